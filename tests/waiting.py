@@ -1,0 +1,21 @@
+"""Wait on a condition with a deadline, never on a fixed sleep."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+POLL_SECONDS = 0.02
+
+T = TypeVar("T")
+
+
+def wait_until(predicate: Callable[[], T], *, timeout_seconds: float = 10.0, what: str = "condition") -> T:
+    """Return the predicate's first truthy value; raise AssertionError after the deadline."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"{what} not met within {timeout_seconds} s; last value {value!r}")
+        time.sleep(POLL_SECONDS)
