@@ -1,0 +1,64 @@
+"""What can go wrong, in four classes. Adapters wrap a vendor's errors in one of them, `from` the cause."""
+
+from dataclasses import dataclass
+
+
+class BridgeError(Exception):
+    """Base of all errors the bridge raises on purpose."""
+
+
+class SettingsError(BridgeError):
+    """A variable of the environment is missing or wrong; the text names it. Raised at boot only."""
+
+
+class TransientError(BridgeError):
+    """Nothing happened; the same call may succeed later.
+
+    `retry_after_seconds` is the other side's own wish, where it gave one.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class PermanentError(BridgeError):
+    """The same call will never succeed; somebody has to change something first."""
+
+
+class UnknownOutcomeError(BridgeError):
+    """The call may or may not have taken effect; ask before repeating it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One mistake in a document. `pointer` is a JSON Pointer (RFC 6901) into the request body."""
+
+    pointer: str
+    detail: str
+
+
+class RejectedError(BridgeError):
+    """The request can't be done as it was asked, and the asker can mend it (RFC 9457 problem).
+
+    `slug` is the last part of the problem type's URI, `status` the HTTP status that goes with it.
+    `members` are extension members of the problem document (RFC 9457 section 3.2).
+    """
+
+    def __init__(
+        self,
+        slug: str,
+        status: int,
+        detail: str,
+        *,
+        errors: tuple[FieldError, ...] = (),
+        members: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.members = members or {}
+        self.headers = headers or {}

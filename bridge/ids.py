@@ -1,0 +1,48 @@
+"""Identifiers: a prefix that says what it is, then a time-ordered body; and what SAP knows us by."""
+
+import base64
+import hashlib
+import os
+import uuid
+from datetime import datetime
+from typing import Literal
+
+Prefix = Literal["pay", "op", "evt", "whe", "dlv", "par"]
+
+RANDOM_BYTES = 10
+REFERENCE_CHARACTERS = 16
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_BODY_CHARACTERS = 26
+# RFC 9562 name-space for the UUIDs under which SAP knows our requests; made once, never changed.
+_SAP_UUID_NAMESPACE = uuid.UUID("6c1b3c70-5d0e-5b55-9f4c-1b1e9f0f6a0e")
+
+
+def new_id(prefix: Prefix, now: datetime) -> str:
+    """Return `prefix_` and 26 characters: 48 bits of milliseconds, 80 random bits (the ULID layout).
+
+    Ids made later sort later, down to the millisecond.
+    """
+    milliseconds = int(now.timestamp() * 1000)
+    number = (milliseconds << (RANDOM_BYTES * 8)) | int.from_bytes(os.urandom(RANDOM_BYTES), "big")
+    body = []
+    for _ in range(_BODY_CHARACTERS):
+        number, digit = divmod(number, 32)
+        body.append(_CROCKFORD[digit])
+    return f"{prefix}_{''.join(reversed(body))}"
+
+
+def sap_reference(operation_id: str) -> str:
+    """Return the 16 characters A-Z2-7 that SAP stores as DocumentReferenceID (XBLNR) for the operation.
+
+    A hash, because the head of a time-ordered id would collide; the same in every generation.
+    """
+    digest = hashlib.sha256(operation_id.encode()).digest()
+    return base64.b32encode(digest).decode()[:REFERENCE_CHARACTERS]
+
+
+def sap_message_uuid(operation_id: str, generation: int) -> uuid.UUID:
+    """Return MessageHeader/UUID of the operation's request: the same for every repetition of a generation.
+
+    The generation rises only after SAP has definitely refused, never on an unknown outcome.
+    """
+    return uuid.uuid5(_SAP_UUID_NAMESPACE, f"{operation_id}/{generation}")

@@ -1,0 +1,69 @@
+"""Money: integers in minor units inside, decimal strings outside (ISO 4217)."""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+
+from iso4217 import Currency
+
+MAX_INTEGER_DIGITS = 13
+_DECIMAL = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]+))?", re.ASCII)
+# ISO 4217 entries that no account is held in: metals, test codes, drawing rights, bond-market units.
+_NOT_PAYABLE = frozenset(
+    {"XAU", "XAG", "XPT", "XPD", "XTS", "XXX", "XDR", "XSU", "XUA", "XBA", "XBB", "XBC", "XBD"}
+)
+
+
+class InvalidMoneyError(ValueError):
+    """The amount or the currency is not acceptable; the text says why in the caller's terms."""
+
+
+@cache
+def exponent(currency: str) -> int:
+    """Return the digits after the decimal point of an ISO 4217 code; InvalidMoneyError if there is none."""
+    try:
+        digits = Currency(currency).exponent
+    except ValueError:
+        digits = None
+    if digits is None or currency in _NOT_PAYABLE:
+        raise InvalidMoneyError("not an ISO 4217 currency code that payments are made in")
+    return int(digits)
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount in minor units (cents for EUR) of an ISO 4217 currency."""
+
+    minor: int
+    currency: str
+
+    @classmethod
+    def parse(cls, value: str, currency: str) -> "Money":
+        """Read a decimal string such as "1250.00" or "1250"; InvalidMoneyError says what is wrong with it.
+
+        At most 13 digits before the point, at most the currency's exponent after it, no sign, above zero.
+        """
+        digits = exponent(currency)
+        match = _DECIMAL.fullmatch(value)
+        if match is None:
+            raise InvalidMoneyError("not a decimal number such as 1250.00")
+        whole, fraction = match[1], match[2] or ""
+        if len(whole) > MAX_INTEGER_DIGITS:
+            raise InvalidMoneyError(f"more than {MAX_INTEGER_DIGITS} digits before the decimal point")
+        if len(fraction) > digits:
+            raise InvalidMoneyError(f"more than {digits} digits after the decimal point for {currency}")
+        minor = int(whole + fraction.ljust(digits, "0"))
+        if minor <= 0:
+            raise InvalidMoneyError("not greater than zero")
+        return cls(minor, currency)
+
+    @property
+    def value(self) -> str:
+        """The decimal string with all the currency's digits: 125000 EUR minor units are "1250.00"."""
+        digits = exponent(self.currency)
+        return f"{Decimal(self.minor).scaleb(-digits):.{digits}f}"
+
+    def as_json(self) -> dict[str, str]:
+        """Return the API's shape: {"value": "1250.00", "currency": "EUR"}."""
+        return {"value": self.value, "currency": self.currency}

@@ -1,0 +1,120 @@
+"""A partner's configuration as Firestore keeps it, one document per partner (`partners/{partner_id}`).
+
+The models validate what is written and what is read. Secrets are in it only hashed (client secrets)
+or encrypted under our own key ring (webhook signing secrets).
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from bridge.payment import OperationKind
+
+Scope = Literal["payments:read", "payments:write", "events:read", "webhooks:read", "webhooks:write"]
+ALL_SCOPES: tuple[Scope, ...] = (
+    "payments:read",
+    "payments:write",
+    "events:read",
+    "webhooks:read",
+    "webhooks:write",
+)
+SapSystemId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+CompanyCode = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{4}$")]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PartnerStatus(StrEnum):
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+class Client(_Document):
+    """An OAuth2 client of the partner. `secret_hash` is an argon2id hash in PHC string format."""
+
+    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+    secret_hash: str
+    scopes: tuple[Scope, ...] = ALL_SCOPES
+    status: Literal["active", "revoked"] = "active"
+
+
+class JournalEntryMapping(_Document):
+    """How one kind of operation becomes a journal entry (SAP.md, Posting)."""
+
+    document_type: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{2}$")]
+    customer: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,10}$")]
+    clearing_account: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,10}$")]
+
+
+class SapRoute(_Document):
+    """Where the partner's payments are posted, fixed on a payment at acceptance."""
+
+    sap_system: SapSystemId
+    company_code: CompanyCode
+    time_zone: str
+    mappings: dict[OperationKind, JournalEntryMapping]
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_time_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError("not an IANA time zone") from error
+        return value
+
+
+class WebhookEndpoint(_Document):
+    """Where a partner wants to be told. `event_types` are exact or end in `.*`.
+
+    `starts_after_sequence` is the feed's sequence when the endpoint was made: what came before is not sent.
+    `encrypted_secrets` are key-ring values (bridge.keyring) of `whsec_…` secrets, the newest first; all sign.
+    """
+
+    endpoint_id: Annotated[str, StringConstraints(pattern=r"^whe_[0-9a-z]{26}$")]
+    url: str
+    event_types: tuple[str, ...] = ("payment.*",)
+    status: Literal["enabled", "disabled"] = "enabled"
+    starts_after_sequence: Annotated[int, Field(ge=0)] = 0
+    encrypted_secrets: Annotated[tuple[str, ...], Field(min_length=1)]
+    description: str | None = None
+
+    def wants(self, event_type: str) -> bool:
+        """Tell whether an event of this type is sent to the endpoint."""
+        return any(
+            pattern == event_type or (pattern.endswith(".*") and event_type.startswith(pattern[:-1]))
+            for pattern in self.event_types
+        )
+
+
+class PartnerConfiguration(_Document):
+    """All that the services need to know of a partner. `version` rises with every change."""
+
+    partner_id: Annotated[str, StringConstraints(pattern=r"^par_[0-9a-z]{26}$")]
+    version: Annotated[int, Field(ge=1)]
+    name: str
+    status: PartnerStatus
+    clients: tuple[Client, ...]
+    route: SapRoute
+    webhook_endpoints: tuple[WebhookEndpoint, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique_ids(self) -> "PartnerConfiguration":
+        for what, ids in (
+            ("client_id", [client.client_id for client in self.clients]),
+            ("endpoint_id", [endpoint.endpoint_id for endpoint in self.webhook_endpoints]),
+        ):
+            if len(set(ids)) != len(ids):
+                raise ValueError(f"{what} occurs twice")
+        return self
+
+    def client(self, client_id: str) -> Client | None:
+        """Return the partner's active client of that id, if it has one."""
+        return next((c for c in self.clients if c.client_id == client_id and c.status == "active"), None)
+
+    def endpoint(self, endpoint_id: str) -> WebhookEndpoint | None:
+        return next((e for e in self.webhook_endpoints if e.endpoint_id == endpoint_id), None)

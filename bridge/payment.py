@@ -1,0 +1,221 @@
+"""The payment and its operations: words, states, what each outcome makes of them, how they are shown.
+
+Pure: no storage, no network. Two services would break over it if they disagreed, so it is kernel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any
+
+from bridge.clock import rfc3339
+from bridge.money import Money
+
+
+class OperationKind(StrEnum):
+    PAYMENT = "payment"
+    AUTHORIZE = "authorize"
+    CAPTURE = "capture"
+    REVERSE = "reverse"
+    REFUND = "refund"
+
+
+class OperationStatus(StrEnum):
+    SCHEDULED = "scheduled"
+    ACCEPTED = "accepted"
+    PROCESSING = "processing"
+    UNKNOWN = "unknown"
+    SUCCEEDED = "succeeded"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    PARKED = "parked"
+
+
+FINAL_OPERATION_STATUSES = frozenset(
+    {OperationStatus.SUCCEEDED, OperationStatus.REJECTED, OperationStatus.CANCELLED}
+)
+
+
+class PaymentStatus(StrEnum):
+    SCHEDULED = "scheduled"
+    ACCEPTED = "accepted"
+    AUTHORIZED = "authorized"
+    PAID = "paid"
+    PARTIALLY_REFUNDED = "partially_refunded"
+    REFUNDED = "refunded"
+    REVERSED = "reversed"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+class EventType(StrEnum):
+    ACCEPTED = "payment.accepted"
+    AUTHORIZED = "payment.authorized"
+    PAID = "payment.paid"
+    REJECTED = "payment.rejected"
+    REVERSED = "payment.reversed"
+    REFUNDED = "payment.refunded"
+    CANCELLED = "payment.cancelled"
+    CAPTURE_REJECTED = "payment.capture_rejected"
+    REFUND_REJECTED = "payment.refund_rejected"
+    REVERSAL_REJECTED = "payment.reversal_rejected"
+    DELAYED = "payment.delayed"
+
+
+class ParkReason(StrEnum):
+    """Why an operation waits for an operator."""
+
+    NO_PROGRESS = "no-progress"
+    POISON = "poison"
+    REFERENCE_CONFLICT = "reference-conflict"
+    OPERATOR = "operator"
+    MAPPING = "mapping"
+
+
+@dataclass(frozen=True, slots=True)
+class SapDocument:
+    """The key of an accounting document in SAP."""
+
+    company_code: str
+    fiscal_year: str
+    number: str
+
+    def as_json(self) -> dict[str, str]:
+        return {"company_code": self.company_code, "fiscal_year": self.fiscal_year, "number": self.number}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an operation was refused, in the partner's terms; never SAP's own text, which carries names.
+
+    `pointer` is a JSON Pointer into the partner's request, where one field is to blame.
+    """
+
+    code: str
+    message: str
+    pointer: str | None = None
+
+    def as_json(self) -> dict[str, str | None]:
+        return {"code": self.code, "message": self.message, "pointer": self.pointer}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One step of a payment that SAP has to book."""
+
+    operation_id: str
+    kind: OperationKind
+    status: OperationStatus
+    amount: Money
+    created_at: datetime
+    sap_document: SapDocument | None = None
+    failure: Failure | None = None
+    completed_at: datetime | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the operation as API.md section 2 shows it."""
+        return {
+            "id": self.operation_id,
+            "kind": str(self.kind),
+            "status": str(self.status),
+            "amount": self.amount.as_json(),
+            "sap_document": self.sap_document.as_json() if self.sap_document else None,
+            "failure": self.failure.as_json() if self.failure else None,
+            "created_at": rfc3339(self.created_at),
+            "completed_at": rfc3339(self.completed_at) if self.completed_at else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """The partner's instruction. Amounts are minor units of `currency`."""
+
+    payment_id: str
+    partner_id: str
+    external_id: str
+    status: PaymentStatus
+    currency: str
+    amount_minor: int
+    captured_minor: int
+    refunded_minor: int
+    capture: str
+    requested_execution_date: date | None
+    created_at: datetime
+    updated_at: datetime
+
+    def as_json(self, operations: Sequence[Operation]) -> dict[str, Any]:
+        """Return the payment without names, accounts, texts and metadata: the shape that events carry.
+
+        The API adds `metadata` and `receipt` (API.md section 2).
+        """
+        view: dict[str, Any] = {
+            "id": self.payment_id,
+            "external_id": self.external_id,
+            "status": str(self.status),
+            "amount": Money(self.amount_minor, self.currency).as_json(),
+            "captured": Money(self.captured_minor, self.currency).as_json(),
+            "refunded": Money(self.refunded_minor, self.currency).as_json(),
+            "capture": self.capture,
+            "operations": [operation.as_json() for operation in operations],
+            "created_at": rfc3339(self.created_at),
+            "updated_at": rfc3339(self.updated_at),
+        }
+        if self.requested_execution_date is not None:
+            view["requested_execution_date"] = self.requested_execution_date.isoformat()
+        return view
+
+
+class InvalidTransitionError(Exception):
+    """The operation's kind does not fit the payment's state; a fault of ours, not of the partner."""
+
+
+def first_operation_kind(capture: str) -> OperationKind:
+    """Return what a new payment starts with: `automatic` is one step, `manual` authorizes first."""
+    return OperationKind.AUTHORIZE if capture == "manual" else OperationKind.PAYMENT
+
+
+def after_success(payment: Payment, kind: OperationKind, amount_minor: int, now: datetime) -> Payment:
+    """Return the payment as it is once SAP has booked an operation of `kind` over `amount_minor`."""
+    S = PaymentStatus  # noqa: N806 - a short name for the table below
+    status, captured, refunded = payment.status, payment.captured_minor, payment.refunded_minor
+    match kind:
+        case OperationKind.PAYMENT if status in (S.ACCEPTED, S.SCHEDULED):
+            status, captured = S.PAID, amount_minor
+        case OperationKind.AUTHORIZE if status in (S.ACCEPTED, S.SCHEDULED):
+            status = S.AUTHORIZED
+        case OperationKind.CAPTURE if status == S.AUTHORIZED:
+            status, captured = S.PAID, amount_minor
+        case OperationKind.REVERSE if status == S.AUTHORIZED:
+            status = S.REVERSED
+        case OperationKind.REFUND if status in (S.PAID, S.PARTIALLY_REFUNDED):
+            refunded += amount_minor
+            if refunded > captured:
+                raise InvalidTransitionError(f"refund above what was captured on {payment.payment_id}")
+            status = S.REFUNDED if refunded == captured else S.PARTIALLY_REFUNDED
+        case _:
+            raise InvalidTransitionError(f"{kind} succeeded on {payment.payment_id}, which is {status}")
+    return replace(payment, status=status, captured_minor=captured, refunded_minor=refunded, updated_at=now)
+
+
+def after_rejection(payment: Payment, kind: OperationKind, now: datetime) -> Payment:
+    """Return the payment as it is once an operation of `kind` was refused: only a first step ends it."""
+    if kind in (OperationKind.PAYMENT, OperationKind.AUTHORIZE):
+        return replace(payment, status=PaymentStatus.REJECTED, updated_at=now)
+    return replace(payment, updated_at=now)
+
+
+SUCCESS_EVENTS = {
+    OperationKind.PAYMENT: EventType.PAID,
+    OperationKind.AUTHORIZE: EventType.AUTHORIZED,
+    OperationKind.CAPTURE: EventType.PAID,
+    OperationKind.REVERSE: EventType.REVERSED,
+    OperationKind.REFUND: EventType.REFUNDED,
+}
+REJECTION_EVENTS = {
+    OperationKind.PAYMENT: EventType.REJECTED,
+    OperationKind.AUTHORIZE: EventType.REJECTED,
+    OperationKind.CAPTURE: EventType.CAPTURE_REJECTED,
+    OperationKind.REVERSE: EventType.REVERSAL_REJECTED,
+    OperationKind.REFUND: EventType.REFUND_REJECTED,
+}

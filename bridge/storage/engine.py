@@ -1,0 +1,107 @@
+"""The one way to PostgreSQL: a plain DSN locally, the Cloud SQL Python Connector with IAM in production."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from bridge.errors import SettingsError
+
+POOL_RECYCLE_SECONDS = 1800
+POOL_TIMEOUT_SECONDS = 5.0
+# pg8000 keeps the connect timeout as the socket's: it must outlast the longest statement.
+SOCKET_TIMEOUT_SECONDS = 15.0
+STATEMENT_TIMEOUT_MILLISECONDS = 10_000
+IDLE_IN_TRANSACTION_TIMEOUT_MILLISECONDS = 15_000
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Either `url`, or `cloud_sql_instance` (project:region:name) with an IAM `user` and database `name`."""
+
+    url: str | None
+    cloud_sql_instance: str | None
+    user: str | None
+    name: str | None
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "DatabaseSettings":
+        """Read DATABASE_URL, or CLOUD_SQL_INSTANCE with DATABASE_USER and DATABASE_NAME."""
+        settings = cls(
+            url=environ.get("DATABASE_URL"),
+            cloud_sql_instance=environ.get("CLOUD_SQL_INSTANCE"),
+            user=environ.get("DATABASE_USER"),
+            name=environ.get("DATABASE_NAME"),
+        )
+        if settings.url:
+            try:
+                make_url(settings.url)
+            except ArgumentError as error:
+                raise SettingsError("DATABASE_URL is not a database URL") from error
+        elif not (settings.cloud_sql_instance and settings.user and settings.name):
+            raise SettingsError(
+                "set DATABASE_URL, or CLOUD_SQL_INSTANCE with DATABASE_USER and DATABASE_NAME"
+            )
+        return settings
+
+
+def make_engine(settings: DatabaseSettings, *, pool_size: int, application_name: str) -> Engine:
+    """Return an engine with `pool_size` connections at most; it connects at first use (so: after fork).
+
+    `hide_parameters` keeps party data out of error messages and logs.
+    """
+    options: dict[str, Any] = {
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": POOL_TIMEOUT_SECONDS,
+        "pool_pre_ping": True,
+        "pool_recycle": POOL_RECYCLE_SECONDS,
+        "pool_use_lifo": True,
+        "hide_parameters": True,
+    }
+    startup = {
+        "statement_timeout": str(STATEMENT_TIMEOUT_MILLISECONDS),
+        "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MILLISECONDS),
+        "TimeZone": "UTC",
+    }
+    if settings.url:
+        url: URL = make_url(settings.url)
+        connect_args = {
+            "application_name": application_name,
+            "timeout": SOCKET_TIMEOUT_SECONDS,
+            "tcp_keepalive": True,
+            "startup_params": startup,
+        }
+        return create_engine(url, connect_args=connect_args, **options)
+    return create_engine(
+        "postgresql+pg8000://",
+        creator=_cloud_sql_creator(settings, application_name, startup),
+        **options,
+    )
+
+
+def _cloud_sql_creator(settings: DatabaseSettings, application_name: str, startup: dict[str, str]) -> Any:
+    # Imported here: a service on a plain DSN does not pay for the connector at start.
+    from google.cloud.sql.connector import Connector, IPTypes  # noqa: PLC0415
+
+    instance = settings.cloud_sql_instance or ""
+    connectors: list[Connector] = []
+
+    def connect() -> Any:
+        if not connectors:
+            connectors.append(Connector(refresh_strategy="lazy"))
+        return connectors[0].connect(
+            instance,
+            "pg8000",
+            user=settings.user,
+            db=settings.name,
+            enable_iam_auth=True,
+            ip_type=IPTypes.PRIVATE,
+            application_name=application_name,
+            timeout=int(SOCKET_TIMEOUT_SECONDS),
+            startup_params=startup,
+        )
+
+    return connect

@@ -1,0 +1,50 @@
+-- One role per service (roles are the cluster's: another database of it may have made them already),
+-- each with the rights its statements need and no more. Logins are members of these.
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOREACH role_name IN ARRAY ARRAY['gateway', 'dispatcher', 'dead_letters', 'sap_adapter', 'webhooks',
+                                     'partners', 'backoffice'] LOOP
+        BEGIN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL;
+        END;
+        EXECUTE format('GRANT USAGE ON SCHEMA public TO %I', role_name);
+    END LOOP;
+END $$;
+
+GRANT SELECT, INSERT ON payments, operations, idempotency_keys, events, outbox TO gateway;
+-- the accept statement locks nothing but its own new rows
+GRANT SELECT ON feed, feed_counters, sap_systems TO gateway;
+GRANT SELECT, INSERT, DELETE ON client_assertions TO gateway;
+GRANT SELECT, INSERT, UPDATE ON partner_configs TO gateway;
+
+GRANT SELECT ON payments, events TO dispatcher;
+GRANT INSERT ON events TO dispatcher;
+GRANT SELECT, UPDATE ON operations, sap_systems, sap_slots TO dispatcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO dispatcher;
+GRANT SELECT, INSERT, UPDATE ON feed_counters TO dispatcher;
+GRANT SELECT, INSERT ON feed TO dispatcher;
+
+GRANT SELECT, UPDATE ON payments, operations TO dead_letters;
+GRANT SELECT, INSERT ON events TO dead_letters;
+GRANT SELECT, INSERT, UPDATE ON outbox, dead_letters TO dead_letters;
+
+GRANT SELECT, UPDATE ON payments, operations, sap_systems, sap_slots TO sap_adapter;
+GRANT SELECT, INSERT ON events TO sap_adapter;
+GRANT SELECT, INSERT, UPDATE ON outbox, partner_configs TO sap_adapter;
+
+GRANT USAGE ON SCHEMA webhooks TO webhooks;
+GRANT SELECT ON events, feed, feed_counters TO webhooks;
+GRANT SELECT, INSERT, UPDATE ON partner_configs TO webhooks;
+GRANT SELECT, INSERT, UPDATE ON webhooks.cursors, webhooks.deliveries TO webhooks;
+GRANT SELECT, INSERT ON webhooks.attempts TO webhooks;
+
+GRANT SELECT, INSERT, UPDATE ON partner_configs TO partners;
+GRANT INSERT ON audit TO partners;
+
+GRANT USAGE ON SCHEMA webhooks TO backoffice;
+GRANT SELECT ON ALL TABLES IN SCHEMA public, webhooks TO backoffice;
+GRANT INSERT ON audit TO backoffice;

@@ -1,0 +1,264 @@
+-- The record of everything. Times are parameters of the statements: no DEFAULT now() anywhere.
+
+CREATE TABLE sap_systems (
+    sap_system          text PRIMARY KEY,
+    hard_cap            integer NOT NULL CHECK (hard_cap BETWEEN 1 AND 256),
+    -- the guard: calls allowed at once; 0 = circuit open, 1 after an outage = half-open, hard_cap = closed
+    call_window         integer NOT NULL CHECK (call_window BETWEEN 0 AND hard_cap),
+    held                boolean NOT NULL DEFAULT false,
+    -- while the circuit is open: when the next probe may go out, and how many have failed in a row
+    probe_not_before    timestamptz,
+    failed_probes       integer NOT NULL DEFAULT 0,
+    -- the distinct operations whose calls failed with no success between
+    failing_operations  text[] NOT NULL DEFAULT '{}'
+);
+
+CREATE TABLE sap_slots (
+    sap_system          text NOT NULL REFERENCES sap_systems,
+    slot_number         integer NOT NULL CHECK (slot_number >= 1),
+    operation_id        text,
+    lease_until         timestamptz,
+    last_outcome        text,
+    last_latency_ms     integer,
+    last_finished_at    timestamptz,
+    last_success_at     timestamptz,
+    PRIMARY KEY (sap_system, slot_number)
+) WITH (fillfactor = 50);
+
+CREATE TABLE payments (
+    payment_id               text PRIMARY KEY,
+    partner_id               text NOT NULL,
+    external_id              text NOT NULL,
+    status                   text NOT NULL CHECK (status IN ('scheduled', 'accepted', 'authorized', 'paid',
+                                 'partially_refunded', 'refunded', 'reversed', 'rejected', 'cancelled')),
+    currency                 text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    amount_minor             bigint NOT NULL CHECK (amount_minor > 0),
+    captured_minor           bigint NOT NULL DEFAULT 0,
+    refunded_minor           bigint NOT NULL DEFAULT 0,
+    capture                  text NOT NULL CHECK (capture IN ('automatic', 'manual')),
+    requested_execution_date date,
+    -- fixed at acceptance
+    sap_system               text NOT NULL REFERENCES sap_systems,
+    company_code             text NOT NULL,
+    time_zone                text NOT NULL,
+    -- debtor, creditor and remittance information, encrypted (bridge.keyring); erased by retention
+    encrypted_parties        text,
+    metadata                 jsonb NOT NULL,
+    receipt                  text,
+    created_at               timestamptz NOT NULL,
+    updated_at               timestamptz NOT NULL,
+    CHECK (0 <= refunded_minor AND refunded_minor <= captured_minor AND captured_minor <= amount_minor)
+);
+CREATE UNIQUE INDEX payments_external_id ON payments (partner_id, external_id)
+    WHERE status NOT IN ('rejected', 'cancelled');
+CREATE INDEX payments_newest ON payments (partner_id, created_at DESC, payment_id DESC);
+
+CREATE TABLE operations (
+    operation_id        text PRIMARY KEY,
+    payment_id          text NOT NULL REFERENCES payments,
+    partner_id          text NOT NULL,
+    -- 1 is the payment's first step; later ones run in this order
+    position            integer NOT NULL CHECK (position >= 1),
+    kind                text NOT NULL CHECK (kind IN ('payment', 'authorize', 'capture', 'reverse', 'refund')),
+    status              text NOT NULL CHECK (status IN ('scheduled', 'accepted', 'processing', 'unknown',
+                            'succeeded', 'rejected', 'cancelled', 'parked')),
+    amount_minor        bigint NOT NULL CHECK (amount_minor > 0),
+    sap_system          text NOT NULL REFERENCES sap_systems,
+    -- what SAP knows the operation by (DocumentReferenceID)
+    sap_reference       text NOT NULL UNIQUE CHECK (sap_reference ~ '^[A-Z2-7]{16}$'),
+    -- rises after a definite refusal only; part of MessageHeader/UUID
+    generation          integer NOT NULL DEFAULT 0,
+    -- rises at each dispatch and at each claim: a message with another number is out of date
+    dispatch_number     bigint NOT NULL DEFAULT 0,
+    -- when it was last published and not yet claimed; what the watchdog looks at
+    dispatched_at       timestamptz,
+    dispatches_without_claim integer NOT NULL DEFAULT 0,
+    -- the claim: who else may not touch it until then
+    lease_until         timestamptz,
+    -- a request may have reached SAP and its outcome is not recorded
+    sent_unresolved     boolean NOT NULL DEFAULT false,
+    -- poison guard: claims started, claims that came to a recorded end
+    claims_started      integer NOT NULL DEFAULT 0,
+    claims_finished     integer NOT NULL DEFAULT 0,
+    -- failures while others in the lane succeeded
+    attempts            integer NOT NULL DEFAULT 0,
+    last_attempt_at     timestamptz,
+    -- the journal entry as first rendered (encrypted), and the clear values the resolver compares with
+    encrypted_document  text,
+    document_type       text,
+    -- unknown outcome: no answer counts before settled_at; when SAP first answered "none" after that
+    settled_at          timestamptz,
+    none_seen_at        timestamptz,
+    sap_company_code    text,
+    sap_fiscal_year     text,
+    sap_document_number text,
+    failure_code        text,
+    failure_message     text,
+    failure_pointer     text,
+    -- SAP's own words (encrypted): they carry names
+    encrypted_sap_log   text,
+    parked_reason       text,
+    delayed_at          timestamptz,
+    traceparent         text,
+    created_at          timestamptz NOT NULL,
+    updated_at          timestamptz NOT NULL,
+    completed_at        timestamptz,
+    UNIQUE (payment_id, position),
+    CHECK ((status = 'succeeded') = (sap_document_number IS NOT NULL)),
+    CHECK ((status = 'parked') = (parked_reason IS NOT NULL)),
+    CHECK ((status IN ('succeeded', 'rejected', 'cancelled')) = (completed_at IS NOT NULL))
+) WITH (fillfactor = 70);
+-- one operation of a payment is with SAP at a time
+CREATE UNIQUE INDEX operations_one_in_flight ON operations (payment_id)
+    WHERE status IN ('processing', 'unknown');
+CREATE INDEX operations_dispatched ON operations (sap_system, dispatched_at) WHERE dispatched_at IS NOT NULL;
+CREATE INDEX operations_leased ON operations (lease_until) WHERE status = 'processing';
+CREATE INDEX operations_unsettled ON operations (sap_system, settled_at) WHERE status = 'unknown';
+CREATE INDEX operations_waiting ON operations (created_at)
+    WHERE status IN ('accepted', 'processing', 'unknown', 'parked');
+
+CREATE TABLE idempotency_keys (
+    partner_id      text NOT NULL,
+    idempotency_key text NOT NULL,
+    -- HMAC-SHA256 over method, path and the canonical body
+    fingerprint     bytea NOT NULL,
+    payment_id      text NOT NULL REFERENCES payments,
+    operation_id    text,
+    created_at      timestamptz NOT NULL,
+    PRIMARY KEY (partner_id, idempotency_key)
+);
+CREATE INDEX idempotency_keys_payment ON idempotency_keys (payment_id);
+
+-- Append-only: the timeline and the audit of a payment.
+CREATE TABLE events (
+    identity     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_id     text NOT NULL UNIQUE,
+    partner_id   text NOT NULL,
+    payment_id   text NOT NULL REFERENCES payments,
+    operation_id text,
+    event_type   text NOT NULL,
+    -- {"payment": {…as it was…}} without names, accounts, texts
+    data         jsonb NOT NULL,
+    created_at   timestamptz NOT NULL
+);
+CREATE INDEX events_payment ON events (payment_id, identity);
+CREATE UNIQUE INDEX events_delayed_once ON events (operation_id) WHERE event_type = 'payment.delayed';
+
+CREATE TABLE feed_counters (
+    partner_id    text PRIMARY KEY,
+    last_sequence bigint NOT NULL DEFAULT 0,
+    epoch         integer NOT NULL DEFAULT 1
+);
+CREATE TABLE feed (
+    partner_id text NOT NULL,
+    sequence   bigint NOT NULL CHECK (sequence >= 1),
+    event_id   text NOT NULL UNIQUE REFERENCES events (event_id),
+    PRIMARY KEY (partner_id, sequence)
+);
+
+-- What still has to be published. A row is a SAP system's operation or a partner's event.
+CREATE TABLE outbox (
+    identity     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    lane         text NOT NULL,
+    partner_id   text NOT NULL,
+    operation_id text UNIQUE REFERENCES operations,
+    event_id     text UNIQUE REFERENCES events (event_id),
+    -- events only: their place in the feed; without one they are not relayed yet
+    sequence     bigint,
+    not_before   timestamptz NOT NULL,
+    -- the relay's claim; a row that is put back while it is being published loses its claim and so survives
+    claim_id     uuid,
+    lease_until  timestamptz,
+    traceparent  text,
+    created_at   timestamptz NOT NULL,
+    CHECK ((operation_id IS NULL) <> (event_id IS NULL)),
+    CHECK ((lane = 'events') = (event_id IS NOT NULL))
+) WITH (fillfactor = 70);
+CREATE INDEX outbox_lane ON outbox (lane, partner_id, not_before, identity);
+CREATE INDEX outbox_unsequenced ON outbox (partner_id, identity) WHERE lane = 'events' AND sequence IS NULL;
+
+CREATE TABLE dead_letters (
+    identity      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subscription  text NOT NULL,
+    message_id    text NOT NULL,
+    reason        text NOT NULL,
+    operation_id  text,
+    event_id      text,
+    attributes    jsonb NOT NULL,
+    status        text NOT NULL CHECK (status IN ('open', 'redriven', 'discarded', 'returned')),
+    received_at   timestamptz NOT NULL,
+    UNIQUE (subscription, message_id)
+);
+
+-- Who did what, when and why, by hand.
+CREATE TABLE audit (
+    identity   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    actor      text NOT NULL,
+    action     text NOT NULL,
+    subject    text NOT NULL,
+    reason     text,
+    created_at timestamptz NOT NULL
+);
+
+-- jti of client assertions already used (RFC 7523): each once until it expires.
+CREATE TABLE client_assertions (
+    client_id  text NOT NULL,
+    jti        text NOT NULL,
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (client_id, jti)
+);
+
+-- The last good copy of each partner's Firestore document.
+CREATE TABLE partner_configs (
+    partner_id text PRIMARY KEY,
+    version    bigint NOT NULL,
+    document   jsonb NOT NULL,
+    -- when a reader last saw the document in Firestore
+    seen_at    timestamptz NOT NULL
+);
+CREATE INDEX partner_configs_clients ON partner_configs USING gin ((document -> 'clients') jsonb_path_ops);
+
+CREATE SCHEMA webhooks;
+
+CREATE TABLE webhooks.cursors (
+    endpoint_id       text PRIMARY KEY,
+    partner_id        text NOT NULL,
+    -- the feed has been walked up to here
+    sequence          bigint NOT NULL,
+    -- the last event that matched the endpoint; 0 before the first
+    previous_sequence bigint NOT NULL DEFAULT 0,
+    created_at        timestamptz NOT NULL
+);
+CREATE INDEX cursors_partner ON webhooks.cursors (partner_id);
+
+CREATE TABLE webhooks.deliveries (
+    delivery_id       text PRIMARY KEY,
+    endpoint_id       text NOT NULL REFERENCES webhooks.cursors,
+    partner_id        text NOT NULL,
+    event_id          text NOT NULL REFERENCES public.events (event_id),
+    sequence          bigint NOT NULL,
+    previous_sequence bigint NOT NULL,
+    status            text NOT NULL CHECK (status IN ('pending', 'delivered', 'exhausted', 'held')),
+    attempts          integer NOT NULL DEFAULT 0,
+    -- raised when a task vanished and is made again: part of the task's name
+    sweep             integer NOT NULL DEFAULT 0,
+    next_attempt_at   timestamptz,
+    -- the claim of a running attempt
+    lease_until       timestamptz,
+    delivered_at      timestamptz,
+    created_at        timestamptz NOT NULL,
+    UNIQUE (endpoint_id, event_id),
+    CHECK ((status = 'pending') = (next_attempt_at IS NOT NULL))
+) WITH (fillfactor = 70);
+CREATE INDEX deliveries_due ON webhooks.deliveries (next_attempt_at) WHERE status = 'pending';
+CREATE INDEX deliveries_endpoint ON webhooks.deliveries (endpoint_id, sequence DESC);
+
+CREATE TABLE webhooks.attempts (
+    delivery_id     text NOT NULL REFERENCES webhooks.deliveries,
+    attempt_number  integer NOT NULL CHECK (attempt_number >= 1),
+    started_at      timestamptz NOT NULL,
+    duration_ms     integer NOT NULL,
+    response_status integer,
+    error_class     text,
+    PRIMARY KEY (delivery_id, attempt_number)
+);
