@@ -13,6 +13,8 @@ CREATE TABLE sap_systems (
     failing_operations  text[] NOT NULL DEFAULT '{}'
 );
 
+-- One row per call that may run at once. An operation whose outcome is unknown keeps the highest free
+-- row until SAP can no longer be working on it, so calls and such operations never exceed the cap.
 CREATE TABLE sap_slots (
     sap_system          text NOT NULL REFERENCES sap_systems,
     slot_number         integer NOT NULL CHECK (slot_number >= 1),
@@ -112,8 +114,8 @@ CREATE TABLE operations (
 CREATE UNIQUE INDEX operations_one_in_flight ON operations (payment_id)
     WHERE status IN ('processing', 'unknown');
 CREATE INDEX operations_dispatched ON operations (sap_system, dispatched_at) WHERE dispatched_at IS NOT NULL;
-CREATE INDEX operations_leased ON operations (lease_until) WHERE status = 'processing';
-CREATE INDEX operations_unsettled ON operations (sap_system, settled_at) WHERE status = 'unknown';
+CREATE INDEX operations_leased ON operations (lease_until) WHERE lease_until IS NOT NULL;
+
 CREATE INDEX operations_waiting ON operations (created_at)
     WHERE status IN ('accepted', 'processing', 'unknown', 'parked');
 
