@@ -1,0 +1,385 @@
+"""Operations: the claim that gives one process the right to call SAP, and the record of what came of it.
+
+Every function takes a connection inside the caller's transaction. Lock order: payment, operation, lane, slot.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, text
+
+from bridge.money import Money
+from bridge.payment import (
+    Failure,
+    Operation,
+    OperationKind,
+    OperationStatus,
+    ParkReason,
+    Payment,
+    PaymentStatus,
+    SapDocument,
+)
+
+LOCK_PAYMENT = text("""
+    /* the payment, so that its operations are judged one after the other */
+    SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor, refunded_minor,
+           capture, requested_execution_date, created_at, updated_at, company_code, time_zone, encrypted_parties
+    FROM payments WHERE payment_id = :payment_id FOR NO KEY UPDATE
+""")
+
+LOCK_OPERATION = text("""
+    /* the operation that is claimed or recorded */
+    SELECT operation.*, payment.currency
+    FROM operations AS operation JOIN payments AS payment USING (payment_id)
+    WHERE operation_id = :operation_id FOR NO KEY UPDATE OF operation
+""")
+
+SELECT_OPERATIONS = text("""
+    /* all steps of a payment, in their order */
+    SELECT operation.*, payment.currency
+    FROM operations AS operation JOIN payments AS payment USING (payment_id)
+    WHERE payment_id = :payment_id ORDER BY position
+""")
+
+SPEND_DISPATCH = text("""
+    /* use up the dispatch number: any other copy of the message is out of date from here on */
+    UPDATE operations
+    SET dispatch_number = dispatch_number + 1, dispatched_at = NULL, dispatches_without_claim = 0
+    WHERE operation_id = :operation_id
+    RETURNING dispatch_number
+""")
+
+START_POST = text("""
+    /* the claim before a posting: from here on SAP may have it */
+    UPDATE operations
+    SET status = 'processing', lease_until = :lease_until, sent_unresolved = true,
+        claims_started = claims_started + 1, encrypted_document = :encrypted_document,
+        document_type = :document_type, updated_at = :now
+    WHERE operation_id = :operation_id
+""")
+
+START_QUESTION = text("""
+    /* the claim before asking SAP for our reference */
+    UPDATE operations
+    SET lease_until = :lease_until, claims_started = claims_started + 1, updated_at = :now
+    WHERE operation_id = :operation_id
+""")
+
+SUCCEED = text("""
+    /* SAP has booked it */
+    UPDATE operations
+    SET status = 'succeeded', sap_company_code = :company_code, sap_fiscal_year = :fiscal_year,
+        sap_document_number = :document_number, sent_unresolved = false, settled_at = NULL,
+        none_seen_at = NULL, completed_at = :now,
+        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
+    WHERE operation_id = :operation_id
+""")
+
+REJECT = text("""
+    /* SAP has refused it for a reason the partner can mend */
+    UPDATE operations
+    SET status = 'rejected', failure_code = :code, failure_message = :message, failure_pointer = :pointer,
+        encrypted_sap_log = :encrypted_sap_log, sent_unresolved = false, completed_at = :now,
+        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
+    WHERE operation_id = :operation_id
+""")
+
+PARK = text("""
+    /* an operator has to look at it; sent_unresolved stays what it is unless the outcome is definite */
+    UPDATE operations
+    SET status = 'parked', parked_reason = :reason, sent_unresolved = sent_unresolved AND NOT :definite,
+        generation = generation + :generations, failure_code = :code, failure_message = :message,
+        encrypted_sap_log = coalesce(:encrypted_sap_log, encrypted_sap_log),
+        delayed_at = coalesce(delayed_at, :now),
+        lease_until = NULL, claims_finished = claims_finished + :finished, updated_at = :now
+    WHERE operation_id = :operation_id
+""")
+
+NOT_POSTED = text("""
+    /* definitely not in SAP: it waits for its next dispatch (a refusal starts a new generation) */
+    UPDATE operations
+    SET status = 'accepted', sent_unresolved = false, settled_at = NULL, none_seen_at = NULL,
+        generation = generation + :generations, attempts = attempts + :attempts, last_attempt_at = :now,
+        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
+    WHERE operation_id = :operation_id
+""")
+
+UNKNOWN = text("""
+    /* it may be in SAP: nothing is posted again before SAP has been asked */
+    UPDATE operations
+    SET status = 'unknown', settled_at = :settled_at, none_seen_at = NULL,
+        attempts = attempts + :attempts, last_attempt_at = :now,
+        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
+    WHERE operation_id = :operation_id
+""")
+
+STILL_UNKNOWN = text("""
+    /* asked, and not yet wiser; a "none" that counts is remembered */
+    UPDATE operations
+    SET none_seen_at = coalesce(none_seen_at, :none_seen_at),
+        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
+    WHERE operation_id = :operation_id
+""")
+
+UPDATE_PAYMENT = text("""
+    /* what the operation's outcome made of the payment */
+    UPDATE payments
+    SET status = :status, captured_minor = :captured_minor, refunded_minor = :refunded_minor, updated_at = :now
+    WHERE payment_id = :payment_id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class LockedPayment:
+    """A payment's row, locked until the transaction ends."""
+
+    payment: Payment
+    company_code: str
+    time_zone: str
+    encrypted_parties: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LockedOperation:
+    """An operation's row, locked until the transaction ends."""
+
+    operation: Operation
+    payment_id: str
+    sap_system: str
+    sap_reference: str
+    generation: int
+    dispatch_number: int
+    lease_until: datetime | None
+    claims_unfinished: int
+    attempts: int
+    last_attempt_at: datetime | None
+    encrypted_document: str | None
+    document_type: str | None
+    settled_at: datetime | None
+    none_seen_at: datetime | None
+    delayed_at: datetime | None
+    traceparent: str | None
+
+
+def lock_payment(connection: Connection, payment_id: str) -> LockedPayment | None:
+    row = connection.execute(LOCK_PAYMENT, {"payment_id": payment_id}).one_or_none()
+    if row is None:
+        return None
+    return LockedPayment(_payment(row), row.company_code, row.time_zone, row.encrypted_parties)
+
+
+def lock_operation(connection: Connection, operation_id: str) -> LockedOperation | None:
+    row = connection.execute(LOCK_OPERATION, {"operation_id": operation_id}).one_or_none()
+    if row is None:
+        return None
+    return LockedOperation(
+        operation=operation_of(row),
+        payment_id=row.payment_id,
+        sap_system=row.sap_system,
+        sap_reference=row.sap_reference,
+        generation=row.generation,
+        dispatch_number=row.dispatch_number,
+        lease_until=row.lease_until,
+        claims_unfinished=row.claims_started - row.claims_finished,
+        attempts=row.attempts,
+        last_attempt_at=row.last_attempt_at,
+        encrypted_document=row.encrypted_document,
+        document_type=row.document_type,
+        settled_at=row.settled_at,
+        none_seen_at=row.none_seen_at,
+        delayed_at=row.delayed_at,
+        traceparent=row.traceparent,
+    )
+
+
+def operations_of_payment(connection: Connection, payment_id: str) -> list[Operation]:
+    rows = connection.execute(SELECT_OPERATIONS, {"payment_id": payment_id})
+    return [operation_of(row) for row in rows]
+
+
+def spend_dispatch(connection: Connection, operation_id: str) -> int:
+    """Raise the dispatch number and return it; it then identifies this claim."""
+    return int(connection.execute(SPEND_DISPATCH, {"operation_id": operation_id}).scalar_one())
+
+
+def start_post(
+    connection: Connection,
+    operation_id: str,
+    *,
+    lease_until: datetime,
+    encrypted_document: str,
+    document_type: str,
+    now: datetime,
+) -> None:
+    connection.execute(
+        START_POST,
+        {
+            "operation_id": operation_id,
+            "lease_until": lease_until,
+            "encrypted_document": encrypted_document,
+            "document_type": document_type,
+            "now": now,
+        },
+    )
+
+
+def start_question(
+    connection: Connection, operation_id: str, *, lease_until: datetime, now: datetime
+) -> None:
+    connection.execute(START_QUESTION, {"operation_id": operation_id, "lease_until": lease_until, "now": now})
+
+
+def record_success(
+    connection: Connection, operation_id: str, document: SapDocument, *, now: datetime
+) -> None:
+    connection.execute(
+        SUCCEED,
+        {
+            "operation_id": operation_id,
+            "company_code": document.company_code,
+            "fiscal_year": document.fiscal_year,
+            "document_number": document.number,
+            "now": now,
+        },
+    )
+
+
+def record_rejection(
+    connection: Connection,
+    operation_id: str,
+    failure: Failure,
+    *,
+    encrypted_sap_log: str | None,
+    now: datetime,
+) -> None:
+    connection.execute(
+        REJECT,
+        {
+            "operation_id": operation_id,
+            "code": failure.code,
+            "message": failure.message,
+            "pointer": failure.pointer,
+            "encrypted_sap_log": encrypted_sap_log,
+            "now": now,
+        },
+    )
+
+
+def record_parked(
+    connection: Connection,
+    operation_id: str,
+    reason: ParkReason,
+    *,
+    definitely_not_posted: bool,
+    refused: bool,
+    claimed: bool,
+    now: datetime,
+    failure: Failure | None = None,
+    encrypted_sap_log: str | None = None,
+) -> None:
+    """Park the operation. `refused`: SAP said no, so the next sending needs a new generation's UUID.
+
+    `claimed`: a claim of ours ends with this; otherwise the claim count stays.
+    """
+    connection.execute(
+        PARK,
+        {
+            "operation_id": operation_id,
+            "reason": str(reason),
+            "definite": definitely_not_posted,
+            "generations": int(refused),
+            "code": failure.code if failure else None,
+            "message": failure.message if failure else None,
+            "encrypted_sap_log": encrypted_sap_log,
+            "finished": int(claimed),
+            "now": now,
+        },
+    )
+
+
+def record_not_posted(
+    connection: Connection, operation_id: str, *, refused: bool, counted: bool, now: datetime
+) -> None:
+    """SAP has not got it. `refused`: it said so itself; `counted`: the attempt counts against the operation."""
+    connection.execute(
+        NOT_POSTED,
+        {
+            "operation_id": operation_id,
+            "generations": int(refused),
+            "attempts": int(counted),
+            "now": now,
+        },
+    )
+
+
+def record_unknown(
+    connection: Connection, operation_id: str, *, settled_at: datetime, counted: bool, now: datetime
+) -> None:
+    """SAP may have it. No "none" counts before `settled_at`."""
+    connection.execute(
+        UNKNOWN,
+        {
+            "operation_id": operation_id,
+            "settled_at": settled_at,
+            "attempts": int(counted),
+            "now": now,
+        },
+    )
+
+
+def record_still_unknown(
+    connection: Connection, operation_id: str, *, none_seen_at: datetime | None, now: datetime
+) -> None:
+    connection.execute(
+        STILL_UNKNOWN, {"operation_id": operation_id, "none_seen_at": none_seen_at, "now": now}
+    )
+
+
+def update_payment(connection: Connection, payment: Payment) -> None:
+    connection.execute(
+        UPDATE_PAYMENT,
+        {
+            "payment_id": payment.payment_id,
+            "status": str(payment.status),
+            "captured_minor": payment.captured_minor,
+            "refunded_minor": payment.refunded_minor,
+            "now": payment.updated_at,
+        },
+    )
+
+
+def _payment(row: Row[tuple[object, ...]]) -> Payment:
+    return Payment(
+        payment_id=row.payment_id,
+        partner_id=row.partner_id,
+        external_id=row.external_id,
+        status=PaymentStatus(row.status),
+        currency=row.currency,
+        amount_minor=row.amount_minor,
+        captured_minor=row.captured_minor,
+        refunded_minor=row.refunded_minor,
+        capture=row.capture,
+        requested_execution_date=row.requested_execution_date,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def operation_of(row: Row[tuple[object, ...]]) -> Operation:
+    """Read an operation out of a row of `operations` joined with its payment's currency."""
+    document = None
+    if row.sap_document_number is not None:
+        document = SapDocument(row.sap_company_code, row.sap_fiscal_year, row.sap_document_number)
+    failure = None
+    if row.status == OperationStatus.REJECTED and row.failure_code is not None:
+        failure = Failure(row.failure_code, row.failure_message, row.failure_pointer)
+    return Operation(
+        operation_id=row.operation_id,
+        kind=OperationKind(row.kind),
+        status=OperationStatus(row.status),
+        amount=Money(row.amount_minor, row.currency),
+        created_at=row.created_at,
+        sap_document=document,
+        failure=failure,
+        completed_at=row.completed_at,
+    )
