@@ -1,4 +1,4 @@
-"""Operations: the claim that gives one process the right to call SAP, and the record of what came of it.
+"""Operations: their rows under lock, and the claim that gives one process the right to call SAP.
 
 Every function takes a connection inside the caller's transaction. Lock order: payment, operation, lane, slot.
 """
@@ -14,7 +14,6 @@ from bridge.payment import (
     Operation,
     OperationKind,
     OperationStatus,
-    ParkReason,
     Payment,
     PaymentStatus,
     SapDocument,
@@ -22,8 +21,9 @@ from bridge.payment import (
 
 LOCK_PAYMENT = text("""
     /* the payment, so that its operations are judged one after the other */
-    SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor, refunded_minor,
-           capture, requested_execution_date, created_at, updated_at, company_code, time_zone, encrypted_parties
+    SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
+           refunded_minor, capture, requested_execution_date, created_at, updated_at, company_code, time_zone,
+           encrypted_parties
     FROM payments WHERE payment_id = :payment_id FOR NO KEY UPDATE
 """)
 
@@ -63,69 +63,6 @@ START_QUESTION = text("""
     UPDATE operations
     SET lease_until = :lease_until, claims_started = claims_started + 1, updated_at = :now
     WHERE operation_id = :operation_id
-""")
-
-SUCCEED = text("""
-    /* SAP has booked it */
-    UPDATE operations
-    SET status = 'succeeded', sap_company_code = :company_code, sap_fiscal_year = :fiscal_year,
-        sap_document_number = :document_number, sent_unresolved = false, settled_at = NULL,
-        none_seen_at = NULL, completed_at = :now,
-        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
-    WHERE operation_id = :operation_id
-""")
-
-REJECT = text("""
-    /* SAP has refused it for a reason the partner can mend */
-    UPDATE operations
-    SET status = 'rejected', failure_code = :code, failure_message = :message, failure_pointer = :pointer,
-        encrypted_sap_log = :encrypted_sap_log, sent_unresolved = false, completed_at = :now,
-        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
-    WHERE operation_id = :operation_id
-""")
-
-PARK = text("""
-    /* an operator has to look at it; sent_unresolved stays what it is unless the outcome is definite */
-    UPDATE operations
-    SET status = 'parked', parked_reason = :reason, sent_unresolved = sent_unresolved AND NOT :definite,
-        generation = generation + :generations, failure_code = :code, failure_message = :message,
-        encrypted_sap_log = coalesce(:encrypted_sap_log, encrypted_sap_log),
-        delayed_at = coalesce(delayed_at, :now),
-        lease_until = NULL, claims_finished = claims_finished + :finished, updated_at = :now
-    WHERE operation_id = :operation_id
-""")
-
-NOT_POSTED = text("""
-    /* definitely not in SAP: it waits for its next dispatch (a refusal starts a new generation) */
-    UPDATE operations
-    SET status = 'accepted', sent_unresolved = false, settled_at = NULL, none_seen_at = NULL,
-        generation = generation + :generations, attempts = attempts + :attempts, last_attempt_at = :now,
-        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
-    WHERE operation_id = :operation_id
-""")
-
-UNKNOWN = text("""
-    /* it may be in SAP: nothing is posted again before SAP has been asked */
-    UPDATE operations
-    SET status = 'unknown', settled_at = :settled_at, none_seen_at = NULL,
-        attempts = attempts + :attempts, last_attempt_at = :now,
-        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
-    WHERE operation_id = :operation_id
-""")
-
-STILL_UNKNOWN = text("""
-    /* asked, and not yet wiser; a "none" that counts is remembered */
-    UPDATE operations
-    SET none_seen_at = coalesce(none_seen_at, :none_seen_at),
-        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
-    WHERE operation_id = :operation_id
-""")
-
-UPDATE_PAYMENT = text("""
-    /* what the operation's outcome made of the payment */
-    UPDATE payments
-    SET status = :status, captured_minor = :captured_minor, refunded_minor = :refunded_minor, updated_at = :now
-    WHERE payment_id = :payment_id
 """)
 
 
@@ -227,125 +164,6 @@ def start_question(
     connection: Connection, operation_id: str, *, lease_until: datetime, now: datetime
 ) -> None:
     connection.execute(START_QUESTION, {"operation_id": operation_id, "lease_until": lease_until, "now": now})
-
-
-def record_success(
-    connection: Connection, operation_id: str, document: SapDocument, *, now: datetime
-) -> None:
-    connection.execute(
-        SUCCEED,
-        {
-            "operation_id": operation_id,
-            "company_code": document.company_code,
-            "fiscal_year": document.fiscal_year,
-            "document_number": document.number,
-            "now": now,
-        },
-    )
-
-
-def record_rejection(
-    connection: Connection,
-    operation_id: str,
-    failure: Failure,
-    *,
-    encrypted_sap_log: str | None,
-    now: datetime,
-) -> None:
-    connection.execute(
-        REJECT,
-        {
-            "operation_id": operation_id,
-            "code": failure.code,
-            "message": failure.message,
-            "pointer": failure.pointer,
-            "encrypted_sap_log": encrypted_sap_log,
-            "now": now,
-        },
-    )
-
-
-def record_parked(
-    connection: Connection,
-    operation_id: str,
-    reason: ParkReason,
-    *,
-    definitely_not_posted: bool,
-    refused: bool,
-    claimed: bool,
-    now: datetime,
-    failure: Failure | None = None,
-    encrypted_sap_log: str | None = None,
-) -> None:
-    """Park the operation. `refused`: SAP said no, so the next sending needs a new generation's UUID.
-
-    `claimed`: a claim of ours ends with this; otherwise the claim count stays.
-    """
-    connection.execute(
-        PARK,
-        {
-            "operation_id": operation_id,
-            "reason": str(reason),
-            "definite": definitely_not_posted,
-            "generations": int(refused),
-            "code": failure.code if failure else None,
-            "message": failure.message if failure else None,
-            "encrypted_sap_log": encrypted_sap_log,
-            "finished": int(claimed),
-            "now": now,
-        },
-    )
-
-
-def record_not_posted(
-    connection: Connection, operation_id: str, *, refused: bool, counted: bool, now: datetime
-) -> None:
-    """SAP has not got it. `refused`: it said so itself; `counted`: the attempt counts against the operation."""
-    connection.execute(
-        NOT_POSTED,
-        {
-            "operation_id": operation_id,
-            "generations": int(refused),
-            "attempts": int(counted),
-            "now": now,
-        },
-    )
-
-
-def record_unknown(
-    connection: Connection, operation_id: str, *, settled_at: datetime, counted: bool, now: datetime
-) -> None:
-    """SAP may have it. No "none" counts before `settled_at`."""
-    connection.execute(
-        UNKNOWN,
-        {
-            "operation_id": operation_id,
-            "settled_at": settled_at,
-            "attempts": int(counted),
-            "now": now,
-        },
-    )
-
-
-def record_still_unknown(
-    connection: Connection, operation_id: str, *, none_seen_at: datetime | None, now: datetime
-) -> None:
-    connection.execute(
-        STILL_UNKNOWN, {"operation_id": operation_id, "none_seen_at": none_seen_at, "now": now}
-    )
-
-
-def update_payment(connection: Connection, payment: Payment) -> None:
-    connection.execute(
-        UPDATE_PAYMENT,
-        {
-            "payment_id": payment.payment_id,
-            "status": str(payment.status),
-            "captured_minor": payment.captured_minor,
-            "refunded_minor": payment.refunded_minor,
-            "now": payment.updated_at,
-        },
-    )
 
 
 def _payment(row: Row[tuple[object, ...]]) -> Payment:
