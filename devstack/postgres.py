@@ -3,8 +3,8 @@
 Only the wheel's binaries are used, never a PostgreSQL of the system. TCP on 127.0.0.1 only, no Unix socket.
 
 PostgreSQL refuses to run as root. As root it therefore runs as an existing unprivileged account (`postgres`,
-else `nobody`; none is created). That account must be able to reach the binaries and the data folder, and a
-checkout below /root or a `mktemp -d` folder is closed to it. No folder that is not ours is ever opened for it:
+else `nobody`; none is created). That account must reach the binaries and the data folder, and a
+checkout below /root or in a `mktemp -d` folder is closed to it. No folder that is not ours is opened for it:
 whatever it cannot reach (data, binaries) then lives in
 `<system temp>/partner-payments-bridge-<uid>/<hash of the folder's path>` instead.
 """
@@ -28,6 +28,9 @@ from typing import Any
 
 import psutil
 
+from devstack.preflight import StartError
+from devstack.strays import kill_processes_in, processes_in
+
 OWNER = "bridge"
 DATABASE = "bridge"
 MAX_CONNECTIONS = 200
@@ -37,7 +40,7 @@ POLL_SECONDS = 0.05
 ACCOUNTS_INSTEAD_OF_ROOT = ("postgres", "nobody")
 
 
-class PostgresError(RuntimeError):
+class PostgresError(StartError):
     """PostgreSQL cannot be set up or started; the message is one line for a person."""
 
 
@@ -131,7 +134,7 @@ class Postgres:
 
     def url(self, database: str = DATABASE, user: str = OWNER) -> str:
         """SQLAlchemy URL for the driver pg8000."""
-        return f"postgresql+pg8000://{user}@127.0.0.1:{self.port}/{database}"
+        return url_at(self.port, database, user)
 
     @property
     def is_initialised(self) -> bool:
@@ -174,7 +177,7 @@ class Postgres:
         return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", "HOME": "/"}
 
     def command(self) -> list[str]:
-        """The foreground command: its process is the postmaster. Start it with `environment()`, `run_as()`."""
+        """The foreground command: its process is the postmaster. Needs `environment()`, `run_as()`."""
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
@@ -195,25 +198,12 @@ class Postgres:
         return self._run("pg_isready", "--host=127.0.0.1", f"--port={self.port}", "--quiet").returncode == 0
 
     def strays(self) -> list[psutil.Process]:
-        """Every process of this cluster, also orphans of a killed postmaster.
-
-        Backends are session leaders of their own, so no process group holds them together; what they share is
-        the data folder as their working directory.
-        """
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                if process.cwd() == str(self.data_folder.resolve()):
-                    found.append(process)
-        return found
+        """Every process of this cluster, also orphaned backends of a killed postmaster."""
+        return processes_in(self.data_folder)
 
     def kill_strays(self) -> None:
         """SIGKILL whatever is left of the cluster and wait until it is gone, so that a new one may start."""
-        left = self.strays()
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=STOP_TIMEOUT_SECONDS)
+        kill_processes_in(self.data_folder)
 
     @contextlib.contextmanager
     def running(self, log: Path) -> Iterator["Postgres"]:
@@ -243,6 +233,11 @@ class Postgres:
                 last = log.read_text(errors="replace").strip().splitlines()[-5:]
                 raise PostgresError(f"PostgreSQL did not start: {' / '.join(last)}")
             time.sleep(POLL_SECONDS)
+
+
+def url_at(port: int, database: str, user: str) -> str:
+    """SQLAlchemy URL for the driver pg8000."""
+    return f"postgresql+pg8000://{user}@127.0.0.1:{port}/{database}"
 
 
 def free_port() -> int:

@@ -1,0 +1,68 @@
+"""Where the local stack keeps things and which ports it uses. Pure: nothing here touches the disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROJECT_ID = "partner-payments-local"
+QUEUE_LOCATION = "europe-west3"
+# the SAP systems of the local stack and how many calls each takes at once; the second is for tests of lanes
+SAP_SYSTEMS = {"s4-main": 8, "s4-second": 8}
+MAX_PORT = 65535
+
+# Until the Envoy edge stands before it, the gateway itself listens on the partners' port.
+PORTS = {
+    "gateway": 8080,
+    "sap_adapter": 8082,
+    "webhooks": 8083,
+    "partners": 8084,
+    "pubsub": 8085,
+    "firestore": 8086,
+    "dead_letters": 8087,
+    "cloud_tasks": 8088,
+    "sap_mock": 8090,
+    "receiver": 8091,
+    "postgres": 8092,
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One stack: its state folder, and the offset added to every port so that several can run at once."""
+
+    state_folder: Path
+    port_offset: int = 0
+
+    @property
+    def ports(self) -> dict[str, int]:
+        return {name: port + self.port_offset for name, port in PORTS.items()}
+
+    def address(self, name: str) -> str:
+        """host:port, as the emulator variables of Google's clients want it."""
+        return f"127.0.0.1:{self.ports[name]}"
+
+    def url(self, name: str) -> str:
+        return f"http://{self.address(name)}"
+
+    @property
+    def stack_file(self) -> Path:
+        return self.state_folder / "stack.json"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.state_folder / "supervisor.lock"
+
+    @property
+    def keys_folder(self) -> Path:
+        return self.state_folder / "keys"
+
+    @property
+    def logs_folder(self) -> Path:
+        return self.state_folder / "logs"
+
+    def log(self, name: str) -> Path:
+        return self.logs_folder / f"{name}.log"
+
+    def data(self, name: str) -> Path:
+        """The folder a process keeps its own data in."""
+        return self.state_folder / name
