@@ -2,6 +2,7 @@
 
 import fcntl
 import socket
+import time
 from pathlib import Path
 from typing import IO
 
@@ -10,11 +11,26 @@ class StartError(Exception):
     """The process can't start; the text is the one line to show."""
 
 
-def require_free_port(host: str, port: int) -> None:
-    """Raise StartError when nobody could listen on `host`:`port`.
+PORT_POLL_SECONDS = 0.05
 
-    Servers either retry for seconds or print their own page of logs when the port is taken.
+
+def require_free_port(host: str, port: int, *, patience_seconds: float = 0.0) -> None:
+    """Raise StartError when nobody could listen on `host`:`port`, now and for `patience_seconds` on.
+
+    Servers either retry for seconds or print their own page of logs when the port is taken. Patience is for a
+    server whose workers hold the port a moment longer than their killed master lived.
     """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return _probe(host, port)
+        except StartError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(PORT_POLL_SECONDS)
+
+
+def _probe(host: str, port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

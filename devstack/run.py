@@ -55,7 +55,7 @@ def _run_locked(
 
     def on_change(pids: Mapping[str, int]) -> None:
         nonlocal was_ready
-        stack_file.write(layout, keys, {**pids, "supervisor": os.getpid()})
+        stack_file.write(layout, keys, {**pids, "supervisor": os.getpid()}, reaper.pid)
         if not was_ready:
             was_ready = True
             on_ready()

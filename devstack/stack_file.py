@@ -10,7 +10,7 @@ from devstack.layout import Layout
 from devstack.postgres import DATABASE, OWNER
 
 
-def document(layout: Layout, keys: Keys, pids: Mapping[str, int]) -> dict[str, Any]:
+def document(layout: Layout, keys: Keys, pids: Mapping[str, int], reaper: int) -> dict[str, Any]:
     """The contents. `database_url` is libpq's form and logs in as the owner."""
     first, second = keys.partners
     return {
@@ -22,6 +22,8 @@ def document(layout: Layout, keys: Keys, pids: Mapping[str, int]) -> dict[str, A
         "sap_mock": layout.url("sap_mock"),
         "receiver": layout.url("receiver"),
         "processes": dict(pids),
+        # no part of the bridge, so not among its processes
+        "reaper": reaper,
         "ports": layout.ports,
         "logs": str(layout.logs_folder),
         "partner": _partner(first),
@@ -38,12 +40,12 @@ def _partner(partner: DemoPartner) -> dict[str, str]:
     }
 
 
-def write(layout: Layout, keys: Keys, pids: Mapping[str, int]) -> None:
+def write(layout: Layout, keys: Keys, pids: Mapping[str, int], reaper: int) -> None:
     """Replace the file in one step; it holds credentials, so only its owner may read it."""
     partial = layout.stack_file.with_name(layout.stack_file.name + ".new")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(document(layout, keys, pids), file, indent=2)
+        json.dump(document(layout, keys, pids, reaper), file, indent=2)
         file.write("\n")
     partial.rename(layout.stack_file)

@@ -41,7 +41,8 @@ class State:
 class Supervisor:
     """Runs the table until it is told to stop.
 
-    `on_change` is called with the pids by name: first when all is ready, then whenever one has changed.
+    `on_change` is called with the pids by name: first when all is ready, then whenever one, or the reaper's,
+    has changed.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Supervisor:
         self._on_change = on_change
         self._on_progress = on_progress
         self._published: dict[str, int] = {}
+        self._is_outdated = False
         self._all_ready = False
         self._stop_asked = False
 
@@ -109,6 +111,7 @@ class Supervisor:
     def _tick(self, checks: ThreadPoolExecutor) -> None:
         if self._reaper.ensure_running():
             log.warning("the reaper had died and is back as pid %d", self._reaper.pid)
+            self._is_outdated = True
         for state in self._states.values():
             if state.child is not None and state.child.has_ended():
                 self._ended(state, state.child)
@@ -194,8 +197,9 @@ class Supervisor:
         }
         # between a death and the restart the old pid stands: a reader need not handle a missing name
         pids = {**self._published, **pids}
-        if self._all_ready and pids != self._published:
+        if self._all_ready and (self._is_outdated or pids != self._published):
             self._published = pids
+            self._is_outdated = False
             self._on_change(pids)
 
     def _stop_all(self) -> None:

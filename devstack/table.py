@@ -27,12 +27,14 @@ def build_table(layout: Layout, keys: Keys, emulators: Emulators, postgres: Post
     ]
 
 
-def _base_environment() -> dict[str, str]:
+def _base_environment(layout: Layout) -> dict[str, str]:
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return {**passed, "PYTHONUNBUFFERED": "1", "TZ": "UTC"}
+    # DEVSTACK tells a person with a process list which stack a process belongs to
+    return {**passed, "PYTHONUNBUFFERED": "1", "TZ": "UTC", "DEVSTACK": str(layout.state_folder)}
 
 
 def _python(
+    layout: Layout,
     name: str,
     module: str,
     *arguments: str,
@@ -42,7 +44,7 @@ def _python(
     return Unit(
         name,
         (sys.executable, "-m", module, *arguments),
-        {**_base_environment(), **(environment or {})},
+        {**_base_environment(layout), **(environment or {})},
         working_directory=REPOSITORY,
         **rest,  # type: ignore[arg-type] # the remaining fields of Unit, by name
     )
@@ -64,16 +66,17 @@ def _infrastructure(layout: Layout, emulators: Emulators, postgres: Postgres) ->
         Unit(
             "pubsub",
             emulators.pubsub_command(ports["pubsub"]),
-            _base_environment(),
+            _base_environment(layout),
             ready=answers_http(ports["pubsub"], "/"),
         ),
         Unit(
             "firestore",
             emulators.firestore_command(ports["firestore"]),
-            _base_environment(),
+            _base_environment(layout),
             ready=answers_http(ports["firestore"], "/"),
         ),
         _python(
+            layout,
             "cloud_tasks",
             "devstack.cloud_tasks",
             f"--port={ports['cloud_tasks']}",
@@ -87,8 +90,9 @@ def _infrastructure(layout: Layout, emulators: Emulators, postgres: Postgres) ->
 def _steps(layout: Layout) -> list[Unit]:
     where = (f"--state-dir={layout.state_folder}", f"--port-offset={layout.port_offset}")
     return [
-        _python("prepare-database", "devstack.prepare", "database", *where, after=("postgres",)),
+        _python(layout, "prepare-database", "devstack.prepare", "database", *where, after=("postgres",)),
         _python(
+            layout,
             "prepare-topics",
             "devstack.prepare",
             "topics",

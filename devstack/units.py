@@ -18,8 +18,8 @@ class Unit:
     """One line of the table.
 
     A process is ready when `ready` says so, a step when it has exited with 0. `after` names the units that
-    must be ready before its first start; later it is restarted on its own. A step runs again after each start anew
-    of a process in `again_after`. `folder` is the working directory of processes that leave their group.
+    must be ready before its first start; later it is restarted on its own. A step runs again whenever one of
+    the processes in `again_after` had to be restarted. `folder` is where those work that leave their group.
     """
 
     name: str
