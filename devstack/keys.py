@@ -38,6 +38,7 @@ class Keys:
     webhook_secrets: Path
     fingerprint: Path
     token_signing_folder: Path
+    receiver_secrets: Path
     partners: tuple[DemoPartner, ...]
 
 
@@ -47,13 +48,18 @@ def load_or_create(folder: Path) -> Keys:
     signing.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not list(signing.glob("*.pem")):
         _create(signing / f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(4)}.pem", _rsa_key)
-    partners = _create(folder / "demo-partners.json", _demo_partners)
+    documents = json.loads(_create(folder / "demo-partners.json", _demo_partners).read_bytes())
+    partners = tuple(DemoPartner(**document) for document in documents)
     return Keys(
         party_data=_create(folder / "party-data.json", _key_ring),
         webhook_secrets=_create(folder / "webhook-secrets.json", _key_ring),
         fingerprint=_create(folder / "fingerprint.key", _hmac_key),
         token_signing_folder=signing,
-        partners=tuple(DemoPartner(**partner) for partner in json.loads(partners.read_bytes())),
+        receiver_secrets=_create(
+            folder / "receiver-secrets.json",
+            lambda: json.dumps({partner.partner_id: partner.webhook_secret for partner in partners}).encode(),
+        ),
+        partners=partners,
     )
 
 

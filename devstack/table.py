@@ -22,6 +22,7 @@ def build_table(layout: Layout, keys: Keys, emulators: Emulators, postgres: Post
     """Every unit, in the order in which the first ones start."""
     return [
         *_infrastructure(layout, emulators, postgres),
+        *_outside_world(layout, keys),
         *_steps(layout),
         *_services(layout, keys),
     ]
@@ -83,6 +84,22 @@ def _infrastructure(layout: Layout, emulators: Emulators, postgres: Postgres) ->
             f"--data={layout.data('cloud_tasks')}.sqlite",
             f"--queue={queue}",
             ready=accepts_connections(ports["cloud_tasks"]),
+        ),
+    ]
+
+
+def _outside_world(layout: Layout, keys: Keys) -> list[Unit]:
+    """What is not ours in production: SAP and the partners."""
+    ports = layout.ports
+    return [
+        _python(
+            layout,
+            "receiver",
+            "devstack.receiver",
+            f"--port={ports['receiver']}",
+            f"--data={layout.data('receiver')}.sqlite",
+            f"--secrets={keys.receiver_secrets}",
+            ready=answers_http(ports["receiver"], "/livez"),
         ),
     ]
 
