@@ -61,6 +61,13 @@ def control(receiver, **settings):
     requests.put(url, json=settings, timeout=TIMEOUT_SECONDS).raise_for_status()
 
 
+def is_alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def run_to_its_end(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "devstack.receiver", *arguments],
@@ -84,7 +91,7 @@ def test_what_was_answered_and_the_control_survive_kill_9(receiver):
     orphans = psutil.Process(receiver.process.pid).children()
     receiver.kill()
     receiver.start()  # the orphaned worker holds the port for a moment
-    wait_until(lambda: not any(orphan.is_running() for orphan in orphans))
+    wait_until(lambda: not any(is_alive(orphan) for orphan in orphans))
     wait_until(lambda: get(receiver, "/livez"))
     assert send(receiver) == 202
     assert [row["attempt_number_seen"] for row in get(receiver, "/_received")] == [1, 2]
