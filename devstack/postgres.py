@@ -123,14 +123,21 @@ class Postgres:
         install = wheel_install_folder()
         if self.account is None or can_reach(self.account, install / "bin"):
             return install
-        copy = reachable_stand_in(install)
+        package = install.parent
+        # another version of the wheel gets another copy
+        copy = reachable_stand_in(package / str((install / "bin" / "postgres").stat().st_mtime_ns))
         if not copy.exists():
-            partial = copy.with_name(f"{copy.name}.{os.getpid()}")
-            shutil.copytree(install, partial, symlinks=True, ignore=shutil.ignore_patterns("include"))
+            partial = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=copy.parent))
+            partial.chmod(0o755)
+            without_headers = shutil.ignore_patterns("include", "pginstall", "__pycache__")
+            # the programs look for their libraries beside the package, by a relative path
+            for name in (package.name, f"{package.name}.libs"):
+                if (package.parent / name).exists():
+                    shutil.copytree(package.parent / name, partial / name, ignore=without_headers)
             with contextlib.suppress(OSError):  # somebody else was faster: theirs is as good
                 partial.rename(copy)
             shutil.rmtree(partial, ignore_errors=True)
-        return copy
+        return copy / package.name / install.name
 
     def url(self, database: str = DATABASE, user: str = OWNER) -> str:
         """SQLAlchemy URL for the driver pg8000."""

@@ -15,7 +15,7 @@ from devstack.units import Unit, accepts_connections, answers_http
 
 # Only these of the caller's variables reach the processes: a proxy, a K_SERVICE or the credentials of the
 # person who runs the stack have no business in it.
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "JAVA_HOME", "VIRTUAL_ENV")
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "JAVA_HOME", "VIRTUAL_ENV", "PYTHONPATH")
 
 
 def build_table(layout: Layout, keys: Keys, emulators: Emulators, postgres: Postgres) -> list[Unit]:

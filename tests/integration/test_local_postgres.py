@@ -117,3 +117,26 @@ def test_reach_follows_the_mode_bits(tmp_path):
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o700)
     assert not can_reach(nobody, folder)
+
+
+def test_server_runs_from_a_checkout_that_no_other_account_may_enter(tmp_path, monkeypatch):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    package = postgres_module.wheel_install_folder().parent
+    for name in (package.name, f"{package.name}.libs"):
+        if (package.parent / name).exists():
+            shutil.copytree(
+                package.parent / name,
+                closed / name,
+                ignore=shutil.ignore_patterns("include", "pginstall"),
+            )
+    install = closed / package.name / "pginstall18"
+    monkeypatch.setattr(postgres_module, "wheel_install_folder", lambda: install)
+    server = Postgres(closed / "data", free_port(), durable=False)
+    try:
+        with server.running(tmp_path / "log"):
+            assert query(server.url("postgres"), "SELECT 1") == 1
+    finally:
+        shutil.rmtree(server.data_folder)
+        if not server._bin.is_relative_to(closed):
+            shutil.rmtree(server._bin.parents[2])
