@@ -39,7 +39,7 @@ class Dispatcher:
         self._stopping = False
         self._running: dict[str, int] = {}  # attempts under way by queue name
         self._buckets: dict[str, TokenBucket] = {}
-        self._pool = urllib3.PoolManager(maxsize=1, block=False)
+        self._pool = urllib3.PoolManager(maxsize=MAX_CONCURRENT_ATTEMPTS)
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
     def start(self) -> None:
