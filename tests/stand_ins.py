@@ -144,7 +144,10 @@ class Worker:
             def log_message(self, *_arguments):
                 """Keep the tests' output clean."""
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 128  # with the default of 5, a burst waits a second for TCP to try again
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
