@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Protocol
 
+from bridge.partner import PartnerConfiguration
+
 
 class TaskQueue(Protocol):
     """Calls one of our own services at a given time (production: Cloud Tasks)."""
@@ -15,4 +17,19 @@ class TaskQueue(Protocol):
         ahead; the whole stays under 100 KB. Raises PermanentError for a task that could never be accepted,
         TransientError when the queue can't be reached: the task may exist then; scheduling it again is safe.
         """
+        ...
+
+
+class PartnerDirectory(Protocol):
+    """The configuration of partners as every service reads it: cached, and served while Firestore is away.
+
+    Both methods raise TransientError when neither Firestore nor the last good copy can answer.
+    """
+
+    def partner(self, partner_id: str) -> PartnerConfiguration | None:
+        """Return the partner's configuration; None if there is no such partner."""
+        ...
+
+    def by_client(self, client_id: str) -> PartnerConfiguration | None:
+        """Return the configuration of the partner that has this OAuth2 client; None if nobody has."""
         ...
