@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError
 
 from bridge.errors import SettingsError
@@ -15,6 +15,9 @@ POOL_TIMEOUT_SECONDS = 5.0
 SOCKET_TIMEOUT_SECONDS = 15.0
 STATEMENT_TIMEOUT_MILLISECONDS = 10_000
 IDLE_IN_TRANSACTION_TIMEOUT_MILLISECONDS = 15_000
+
+
+PING = text("/* is the database there? */ SELECT 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,33 +78,24 @@ def make_engine(settings: DatabaseSettings, *, pool_size: int, application_name:
             "startup_params": startup,
         }
         return create_engine(url, connect_args=connect_args, **options)
+    # Imported here: a service on a plain DSN does not pay for the connector at start.
+    from bridge.gcp.sql import cloud_sql_creator  # noqa: PLC0415
+
     return create_engine(
         "postgresql+pg8000://",
-        creator=_cloud_sql_creator(settings, application_name, startup),
+        creator=cloud_sql_creator(
+            settings.cloud_sql_instance or "",
+            user=settings.user or "",
+            database=settings.name or "",
+            application_name=application_name,
+            startup_params=startup,
+            timeout_seconds=SOCKET_TIMEOUT_SECONDS,
+        ),
         **options,
     )
 
 
-def _cloud_sql_creator(settings: DatabaseSettings, application_name: str, startup: dict[str, str]) -> Any:
-    # Imported here: a service on a plain DSN does not pay for the connector at start.
-    from google.cloud.sql.connector import Connector, IPTypes  # noqa: PLC0415
-
-    instance = settings.cloud_sql_instance or ""
-    connectors: list[Connector] = []
-
-    def connect() -> Any:
-        if not connectors:
-            connectors.append(Connector(refresh_strategy="lazy"))
-        return connectors[0].connect(
-            instance,
-            "pg8000",
-            user=settings.user,
-            db=settings.name,
-            enable_iam_auth=True,
-            ip_type=IPTypes.PRIVATE,
-            application_name=application_name,
-            timeout=int(SOCKET_TIMEOUT_SECONDS),
-            startup_params=startup,
-        )
-
-    return connect
+def ping(engine: Engine) -> None:
+    """Raise unless the database answers."""
+    with engine.connect() as connection:
+        connection.execute(PING)

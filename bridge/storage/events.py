@@ -10,7 +10,7 @@ from bridge.ids import new_id
 from bridge.payment import EventType
 
 APPEND_EVENT = text("""
-    /* append an event to the payment's timeline and queue it for the feed */
+    /* append an event to the timeline of the payment and queue it for the feed */
     WITH event AS (
         INSERT INTO events (event_id, partner_id, payment_id, operation_id, event_type, data, created_at)
         VALUES (:event_id, :partner_id, :payment_id, :operation_id, :event_type, CAST(:data AS jsonb), :now)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 MAX_BACKOFF_DOUBLINGS = 16
 
 TAKE_SLOT = text("""
-    /* a free call permit within the lane's window; none if the lane is held or its circuit is open */
+    /* a free call permit within the window of the lane; none if it is held or its circuit is open */
     UPDATE sap_slots SET operation_id = :operation_id, lease_until = :lease_until
     WHERE (sap_system, slot_number) = (
         SELECT slot.sap_system, slot.slot_number
@@ -45,7 +45,7 @@ KEEP_SETTLING_SLOT = text("""
 """)
 
 FREE_SETTLING_SLOTS = text("""
-    /* the operation's outcome is known: nothing of it can still be running in SAP */
+    /* the outcome is known: nothing of the operation can still be running in SAP */
     UPDATE sap_slots SET operation_id = NULL, lease_until = NULL
     WHERE sap_system = :sap_system AND operation_id = :operation_id
 """)
@@ -56,7 +56,7 @@ OTHERS_SUCCEEDED = text("""
 """)
 
 LOCK_LANE = text("""
-    /* the lane's guard, to change it */
+    /* the guard of the lane, to change it */
     SELECT sap_system, hard_cap, call_window, probe_not_before, failed_probes, failing_operations
     FROM sap_systems WHERE sap_system = :sap_system FOR NO KEY UPDATE
 """)

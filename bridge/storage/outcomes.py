@@ -66,7 +66,7 @@ STILL_UNKNOWN = text("""
 """)
 
 UPDATE_PAYMENT = text("""
-    /* what the operation's outcome made of the payment */
+    /* what the outcome made of the payment */
     UPDATE payments
     SET status = :status, captured_minor = :captured_minor, refunded_minor = :refunded_minor,
         updated_at = :now

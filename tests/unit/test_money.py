@@ -1,8 +1,8 @@
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bridge.money import InvalidMoneyError, Money
+from bridge.money import MAX_INTEGER_DIGITS, InvalidMoneyError, Money
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +27,7 @@ def test_decimal_strings_become_minor_units(value, currency, minor):
     [
         ("0", "EUR"), ("0.00", "EUR"), ("-1", "EUR"), ("+1", "EUR"), ("1.234", "EUR"), ("1.0", "JPY"),
         ("1e3", "EUR"), (" 1", "EUR"), ("1.", "EUR"), (".5", "EUR"), ("01", "EUR"), ("", "EUR"),
-        ("NaN", "EUR"), ("10000000000000", "EUR"), ("١", "EUR"), ("1", "XXX"), ("1", "eur"), ("1", "ABC"),
+        ("NaN", "EUR"), ("10000000000000", "EUR"), ("\u0661", "EUR"), ("1", "XXX"), ("1", "eur"), ("1", "ABC"),
         ("1", "XAU"), ("1\n", "EUR"),
     ],
 )  # fmt: skip
@@ -39,8 +39,5 @@ def test_what_is_no_payable_amount_is_refused(value, currency):
 @given(st.integers(min_value=1, max_value=10**15 - 1), st.sampled_from(["EUR", "JPY", "KWD", "CLF"]))
 def test_every_amount_survives_the_way_out_and_in(minor, currency):
     money = Money(minor, currency)
-    try:
-        assert Money.parse(money.value, currency) == money
-    except InvalidMoneyError as error:
-        assert "13 digits" in str(error)
-        assert len(money.value.split(".")[0]) > 13
+    assume(len(money.value.split(".")[0]) <= MAX_INTEGER_DIGITS)
+    assert Money.parse(money.value, currency) == money

@@ -1,0 +1,91 @@
+"""The port behind which an execution target lives: render once, post, and find what was posted.
+
+S/4HANA over SOAP and OData is the first connector (sap_adapter/s4hana.py).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from bridge.money import Money
+from bridge.payment import OperationKind, SapDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A rendered document as it is frozen at the first claim: the target's own bytes and its type."""
+
+    document_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """One posting. `message_uuid` is the same for every repetition of a generation, `reference` for all."""
+
+    operation_id: str
+    message_uuid: str
+    created_at: datetime
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogItem:
+    """A line of SAP's log. `type_id` is message number and class, e.g. "102(F5)"; `note` carries names."""
+
+    type_id: str
+    severity: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """The target has booked it."""
+
+    document: SapDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The target has definitely not booked it, and says why."""
+
+    log: tuple[LogItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDocument:
+    """A document that carries our reference, with what it must agree in."""
+
+    document: SapDocument
+    document_type: str
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True)
+class JournalFacts:
+    """What an entry is rendered from. Texts are personal data: they go to the target and nowhere else."""
+
+    kind: OperationKind
+    reference: str
+    external_id: str
+    amount: Money
+    company_code: str
+    document_date: str
+    posting_date: str
+    counterparty_text: str
+
+
+class Connector(Protocol):
+    """What the adapter needs of an execution target. Both calls are bounded in time by the connector.
+
+    Errors raised: TransientError if nothing can have been booked (refused connection, 429, 503 with
+    Retry-After), UnknownOutcomeError if it may have been.
+    """
+
+    def post(self, sending: Sending) -> Posted | Refused:
+        """Hand the document over once."""
+        ...
+
+    def find(self, company_code: str, reference: str) -> list[FoundDocument]:
+        """Return the documents that carry the reference; any error means: not answered."""
+        ...

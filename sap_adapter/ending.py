@@ -1,0 +1,172 @@
+"""A claim under lock, and the few ways it can end. Everything here happens in the caller's transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection
+
+from bridge.keyring import KeyRing
+from bridge.payment import (
+    REJECTION_EVENTS,
+    SUCCESS_EVENTS,
+    EventType,
+    Failure,
+    ParkReason,
+    Payment,
+    SapDocument,
+    after_rejection,
+    after_success,
+)
+from bridge.storage import outcomes
+from bridge.storage.events import append_event, put_back
+from bridge.storage.guard import (
+    GuardSettings,
+    free_settling_slots,
+    give_back_slot,
+    note_failure,
+    note_success,
+    others_succeeded,
+)
+from bridge.storage.operations import LockedOperation, LockedPayment, operations_of_payment
+from sap_adapter.connector import LogItem
+
+log = structlog.get_logger()
+
+MAX_ATTEMPTS = 8
+RETRY_PAUSE_SECONDS = 1.0
+MAX_RETRY_PAUSE_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one process took over: an operation, a permit, and the number that proves it."""
+
+    payment_id: str
+    operation_id: str
+    sap_system: str
+    number: int
+    slot_number: int
+    started_monotonic: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldClaim:
+    """A claim whose payment and operation are locked by the transaction of `connection`.
+
+    Lock order from here on: lane, slot, event; so a method that touches the guard comes before `end_call`.
+    """
+
+    connection: Connection
+    payment: LockedPayment
+    row: LockedOperation
+    claim: Claim
+    now: datetime
+    monotonic: float
+
+    def end_call(self, outcome: str, *, success: bool) -> None:
+        """Give the permit back with what became of the call."""
+        latency_ms = round((self.monotonic - self.claim.started_monotonic) * 1000)
+        log.info("call-ended", operation_id=self.claim.operation_id, outcome=outcome, latency_ms=latency_ms)
+        give_back_slot(
+            self.connection, self.claim.sap_system, self.claim.slot_number, self.claim.operation_id,
+            outcome=outcome, success=success, latency_ms=latency_ms, now=self.now,
+        )  # fmt: skip
+
+    def blame_sap(self, guard: GuardSettings, retry_after_seconds: float | None) -> None:
+        """Tell the lane's guard that SAP gave no definite answer."""
+        note_failure(
+            self.connection, self.claim.sap_system, self.claim.operation_id, guard,
+            retry_after_seconds=retry_after_seconds or 0.0, now=self.now,
+        )  # fmt: skip
+
+    def praise_sap(self) -> None:
+        """Tell the lane's guard that SAP answers."""
+        note_success(self.connection, self.claim.sap_system)
+
+    def release_settling(self) -> None:
+        """Nothing of the operation can be running in SAP any more."""
+        free_settling_slots(self.connection, self.claim.sap_system, self.claim.operation_id)
+
+    def return_to_lane(self, pause_seconds: float) -> None:
+        """Queue the operation's next dispatch."""
+        not_before = self.now + timedelta(seconds=pause_seconds)
+        put_back(self.connection, self.claim.operation_id, not_before=not_before, now=self.now)
+
+    def attempt_counts(self) -> bool:
+        """Whether the attempt counts: only while others in the lane succeed is it the operation's fault."""
+        since = self.row.last_attempt_at or self.row.operation.created_at
+        return others_succeeded(self.connection, self.claim.sap_system, since=since)
+
+    def succeed(self, document: SapDocument) -> None:
+        """Record the document, and what it makes of the payment, and tell it."""
+        kind, amount = self.row.operation.kind, self.row.operation.amount
+        outcomes.record_success(self.connection, self.claim.operation_id, document, now=self.now)
+        payment = after_success(self.payment.payment, kind, amount.minor, self.now)
+        outcomes.update_payment(self.connection, payment)
+        tell(self.connection, payment, self.row, SUCCESS_EVENTS[kind], self.now)
+
+    def reject(self, failure: Failure, sap_log: Sequence[LogItem], key_ring: KeyRing) -> None:
+        """Record a refusal that the partner can mend, and tell it."""
+        kind = self.row.operation.kind
+        outcomes.record_rejection(
+            self.connection, self.claim.operation_id, failure,
+            encrypted_sap_log=self._sealed(sap_log, key_ring), now=self.now,
+        )  # fmt: skip
+        payment = after_rejection(self.payment.payment, kind, self.now)
+        outcomes.update_payment(self.connection, payment)
+        tell(self.connection, payment, self.row, REJECTION_EVENTS[kind], self.now)
+
+    def park_refused(
+        self, reason: ParkReason, failure: Failure, sap_log: Sequence[LogItem], key_ring: KeyRing
+    ) -> None:
+        """Park what SAP has definitely refused: its next sending is a new generation."""
+        outcomes.record_parked(
+            self.connection, self.claim.operation_id, reason,
+            definitely_not_posted=True, refused=True, claimed=True, now=self.now,
+            failure=failure, encrypted_sap_log=self._sealed(sap_log, key_ring),
+        )  # fmt: skip
+        tell_delay(self.connection, self.payment.payment, self.row, self.now)
+
+    def park(self, reason: ParkReason, *, definitely_not_posted: bool) -> None:
+        """Park the operation; unless definitely not posted, SAP is asked before it is ever posted again."""
+        outcomes.record_parked(
+            self.connection, self.claim.operation_id, reason,
+            definitely_not_posted=definitely_not_posted, refused=False, claimed=True, now=self.now,
+        )  # fmt: skip
+        tell_delay(self.connection, self.payment.payment, self.row, self.now)
+
+    def _sealed(self, sap_log: Sequence[LogItem], key_ring: KeyRing) -> str:
+        lines = "\n".join(f"{item.type_id} {item.severity} {item.note}" for item in sap_log)
+        return key_ring.encrypt(
+            lines.encode(), table="operations", column="encrypted_sap_log", row=self.claim.operation_id
+        )
+
+
+def pause_seconds(attempts: int, retry_after_seconds: float | None = None) -> float:
+    """Return how long an operation waits before its next dispatch: doubling, or as SAP wished."""
+    doubled = RETRY_PAUSE_SECONDS * float(2**attempts)
+    return max(retry_after_seconds or 0.0, min(doubled, MAX_RETRY_PAUSE_SECONDS))
+
+
+def tell(
+    connection: Connection, payment: Payment, row: LockedOperation, event: EventType, now: datetime
+) -> None:
+    """Append an event with the payment as it now stands."""
+    append_event(
+        connection,
+        partner_id=payment.partner_id,
+        payment_id=payment.payment_id,
+        operation_id=row.operation.operation_id,
+        event_type=event,
+        payment=payment.as_json(operations_of_payment(connection, payment.payment_id)),
+        traceparent=row.traceparent,
+        now=now,
+    )
+
+
+def tell_delay(connection: Connection, payment: Payment, row: LockedOperation, now: datetime) -> None:
+    """Append `payment.delayed`, once per operation."""
+    if row.delayed_at is None:
+        tell(connection, payment, row, EventType.DELAYED, now)

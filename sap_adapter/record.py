@@ -1,0 +1,222 @@
+"""The second half of every claim: one transaction that records what SAP's answer made of the operation.
+
+A claim whose number is no longer the operation's has been taken over (its lease had ended): nothing is
+recorded then, and the one who took over asks SAP.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from bridge.clock import Clock
+from bridge.errors import TransientError, UnknownOutcomeError
+from bridge.keyring import KeyRing
+from bridge.payment import ParkReason
+from bridge.storage import outcomes
+from bridge.storage.guard import GuardSettings, keep_settling_slot
+from bridge.storage.operations import lock_operation, lock_payment
+from sap_adapter.classifier import Classifier, Whose
+from sap_adapter.connector import FoundDocument, Posted, Refused
+from sap_adapter.ending import MAX_ATTEMPTS, Claim, HeldClaim, pause_seconds
+
+log = structlog.get_logger()
+
+# A database that fails over is back within seconds; past that the lease's end takes over.
+RECORD_RETRY_PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSettings:
+    """Times in seconds. `settling_seconds`: how long after a lost call SAP may still be booking it."""
+
+    settling_seconds: float
+    read_lag_seconds: float
+    first_question_seconds: float
+    guard: GuardSettings
+
+
+class Recorder:
+    """Writes outcomes; every public method is a transaction of its own and ends the claim."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        key_ring: KeyRing,
+        classifier: Classifier,
+        clock: Clock,
+        settings: RecordSettings,
+        wake: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._key_ring = key_ring
+        self._classifier = classifier
+        self._clock = clock
+        self._settings = settings
+        self._wake = wake
+
+    def answered(self, claim: Claim, outcome: Posted | Refused) -> None:
+        """SAP has answered a posting with a clear yes or no."""
+        self._record(claim, lambda held: self._answered(held, outcome))
+
+    def not_posted(self, claim: Claim, error: TransientError, *, sap_to_blame: bool) -> None:
+        """Nothing can have been booked: the same generation goes back to the lane.
+
+        It is never the operation's fault, so it does not count as an attempt.
+        """
+
+        def write(held: HeldClaim) -> None:
+            if sap_to_blame:
+                held.blame_sap(self._settings.guard, error.retry_after_seconds)
+            held.end_call("not-posted", success=False)
+            outcomes.record_not_posted(
+                held.connection, claim.operation_id, refused=False, counted=False, now=held.now
+            )
+            held.return_to_lane(pause_seconds(0, error.retry_after_seconds))
+
+        log.warning("not-posted", operation_id=claim.operation_id, reason=str(error))
+        self._record(claim, write)
+
+    def unknown(self, claim: Claim, error: UnknownOutcomeError) -> None:
+        """It may have been booked: SAP is asked before anything is posted again."""
+
+        def write(held: HeldClaim) -> None:
+            settled_at = held.now + timedelta(seconds=self._settings.settling_seconds)
+            counted = held.attempt_counts()
+            held.blame_sap(self._settings.guard, None)
+            held.end_call("unknown", success=False)
+            keep_settling_slot(
+                held.connection, claim.sap_system, claim.operation_id, settled_at=settled_at, now=held.now
+            )
+            outcomes.record_unknown(
+                held.connection, claim.operation_id, settled_at=settled_at, counted=counted, now=held.now
+            )
+            held.return_to_lane(self._settings.first_question_seconds)
+
+        log.warning("outcome-unknown", operation_id=claim.operation_id, reason=str(error))
+        self._record(claim, write)
+
+    def question_failed(self, claim: Claim, error: TransientError, *, sap_to_blame: bool) -> None:
+        """SAP did not answer the question: it stays open."""
+
+        def write(held: HeldClaim) -> None:
+            if sap_to_blame:
+                held.blame_sap(self._settings.guard, error.retry_after_seconds)
+            held.end_call("question-failed", success=False)
+            outcomes.record_still_unknown(
+                held.connection, claim.operation_id, none_seen_at=None, now=held.now
+            )
+            held.return_to_lane(pause_seconds(0, error.retry_after_seconds))
+
+        log.warning("question-failed", operation_id=claim.operation_id, reason=str(error))
+        self._record(claim, write)
+
+    def found(self, claim: Claim, documents: Sequence[FoundDocument]) -> None:
+        """SAP has answered a question with the documents that carry the reference, or with none."""
+        self._record(claim, lambda held: self._found(held, documents))
+
+    def _record(self, claim: Claim, write: Callable[[HeldClaim], None]) -> None:
+        """Write in one transaction, again if the database breaks off: SAP's answer is only known here.
+
+        Repeating is safe: if the first try did commit, the claim is over and the second finds it lost.
+        """
+        for pause in (*RECORD_RETRY_PAUSES_SECONDS, None):
+            try:
+                self._record_once(claim, write)
+            except DBAPIError as error:
+                if pause is None:
+                    raise
+                log.warning("record-repeated", operation_id=claim.operation_id, reason=type(error).__name__)
+                time.sleep(pause)
+            else:
+                self._wake()
+                return
+
+    def _record_once(self, claim: Claim, write: Callable[[HeldClaim], None]) -> None:
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        with self._engine.begin() as connection:
+            payment = lock_payment(connection, claim.payment_id)
+            row = lock_operation(connection, claim.operation_id)
+            if (
+                payment is None
+                or row is None
+                or row.dispatch_number != claim.number
+                or row.lease_until is None
+            ):
+                log.warning("claim-lost", operation_id=claim.operation_id)
+                return
+            write(HeldClaim(connection, payment, row, claim, now, monotonic))
+
+    def _answered(self, held: HeldClaim, outcome: Posted | Refused) -> None:
+        held.praise_sap()
+        held.end_call(type(outcome).__name__.lower(), success=True)
+        held.release_settling()
+        if isinstance(outcome, Posted):
+            held.succeed(outcome.document)
+            return
+        reason = self._classifier.classify(outcome.log)
+        log.info("refused", operation_id=held.claim.operation_id, code=reason.failure.code)
+        match reason.whose:
+            case Whose.PARTNER:
+                held.reject(reason.failure, outcome.log, self._key_ring)
+            case Whose.OPERATOR:
+                held.park_refused(ParkReason.OPERATOR, reason.failure, outcome.log, self._key_ring)
+            case Whose.RETRY if held.row.attempts + 1 >= MAX_ATTEMPTS:
+                held.park_refused(ParkReason.NO_PROGRESS, reason.failure, outcome.log, self._key_ring)
+            case Whose.RETRY:
+                outcomes.record_not_posted(
+                    held.connection, held.claim.operation_id,
+                    refused=True, counted=held.attempt_counts(), now=held.now,
+                )  # fmt: skip
+                held.return_to_lane(pause_seconds(held.row.attempts))
+
+    def _found(self, held: HeldClaim, documents: Sequence[FoundDocument]) -> None:
+        held.praise_sap()
+        # Not a success of the lane: one operation's questions must not make others' attempts count.
+        held.end_call("asked", success=False)
+        if len(documents) == 1 and _is_ours(held, documents[0]):
+            held.release_settling()
+            held.succeed(documents[0].document)
+        elif documents:
+            log.error("reference-conflict", operation_id=held.claim.operation_id, documents=len(documents))
+            held.park(ParkReason.REFERENCE_CONFLICT, definitely_not_posted=False)
+        else:
+            self._none(held)
+
+    def _none(self, held: HeldClaim) -> None:
+        """Weigh a "none": it counts once settled, and decides when it comes again a read lag later."""
+        row, now, operation_id = held.row, held.now, held.claim.operation_id
+        settled_at = row.settled_at or now
+        lag = timedelta(seconds=self._settings.read_lag_seconds)
+        if now < settled_at:
+            outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=None, now=now)
+            held.return_to_lane(self._next_question_seconds(settled_at, now))
+        elif row.none_seen_at is None or now < row.none_seen_at + lag:
+            outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=now, now=now)
+            held.return_to_lane(lag.total_seconds())
+        elif row.attempts >= MAX_ATTEMPTS:
+            held.release_settling()
+            held.park(ParkReason.NO_PROGRESS, definitely_not_posted=True)
+        else:
+            log.info("resolved-not-posted", operation_id=operation_id)
+            held.release_settling()
+            outcomes.record_not_posted(held.connection, operation_id, refused=False, counted=False, now=now)
+            held.return_to_lane(0.0)
+
+    def _next_question_seconds(self, settled_at: datetime, now: datetime) -> float:
+        """Ask again after as long as it has been unknown: early at first, then rarely, then when settled."""
+        until_settled = (settled_at - now).total_seconds()
+        unknown_for = self._settings.settling_seconds - until_settled
+        return min(until_settled, max(unknown_for, self._settings.first_question_seconds))
+
+
+def _is_ours(held: HeldClaim, found: FoundDocument) -> bool:
+    return (
+        found.document.company_code == held.payment.company_code
+        and found.document_type == held.row.document_type
+        and found.amount == held.row.operation.amount
+    )

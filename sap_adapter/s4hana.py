@@ -1,0 +1,188 @@
+"""The connector to S/4HANA: SOAP to post, OData V2 to ask. One pooled session per SAP system."""
+
+import json
+import re
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from bridge.clock import Clock
+from bridge.errors import TransientError, UnknownOutcomeError
+from bridge.money import InvalidMoneyError, Money
+from bridge.payment import SapDocument
+from sap_adapter.connector import FoundDocument, Posted, Refused, Sending
+from sap_adapter.soap import SOAP_ACTION, envelope, read_confirmation
+
+SOAP_PATH = "/sap/bc/srt/scs_ext/sap/journalentrycreaterequestconfi"
+ODATA_PATH = "/sap/opu/odata/sap/API_OPLACCTGDOCITEMCUBE_SRV/A_OperationalAcctgDocItemCube"
+ODATA_FIELDS = (
+    "CompanyCode",
+    "FiscalYear",
+    "AccountingDocument",
+    "AccountingDocumentItem",
+    "AccountingDocumentType",
+    "TransactionCurrency",
+    "AmountInTransactionCurrency",
+)
+MAX_ANSWER_BYTES = 1024 * 1024
+MAX_RETRY_AFTER_SECONDS = 3600.0
+CHUNK_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SapConnection:
+    """Where a SAP system is and who we are there. `reference_field` is the OData field of our reference."""
+
+    base_url: str
+    user: str
+    password: str
+    reference_field: str = "DocumentReferenceID"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long one call may take, in seconds: to connect, and to wait for each part of the answer."""
+
+    connect_seconds: float
+    read_seconds: float
+
+    @property
+    def call_seconds(self) -> float:
+        """The longest a call takes when SAP answers in one piece."""
+        return self.connect_seconds + self.read_seconds
+
+
+class S4HanaConnector:
+    """Implements sap_adapter.connector.Connector."""
+
+    def __init__(
+        self, connection: SapConnection, timeouts: Timeouts, *, max_calls: int, clock: Clock
+    ) -> None:
+        self._connection = connection
+        self._timeouts = timeouts
+        self._clock = clock
+        self._session = requests.Session()
+        self._session.auth = (connection.user, connection.password)
+        # No proxies, no .netrc: where SAP is and who we are is configured, not found in the environment.
+        self._session.trust_env = False
+        # No retries: whether a call may be repeated is decided by the claim, not by the transport.
+        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_calls, max_retries=0)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def post(self, sending: Sending) -> Posted | Refused:
+        """Post one journal entry (SAP.md: a refusal comes with HTTP 200)."""
+        status, headers, content = self._call(
+            "POST",
+            SOAP_PATH,
+            data=envelope(sending),
+            headers={"Content-Type": "text/xml; charset=utf-8", "SOAPAction": f'"{SOAP_ACTION}"'},
+        )
+        if status == 429 or (status == 503 and "Retry-After" in headers):
+            raise TransientError(
+                f"SAP takes no more calls now (HTTP {status})",
+                retry_after_seconds=self._retry_after_seconds(headers),
+            )
+        if status != 200:
+            raise UnknownOutcomeError(f"SAP answered HTTP {status}")
+        return read_confirmation(content)
+
+    def find(self, company_code: str, reference: str) -> list[FoundDocument]:
+        """Read the documents with our reference. TransientError if SAP does not answer clearly."""
+        field = self._connection.reference_field
+        parameters = {
+            "$filter": f"CompanyCode eq {_literal(company_code)} and {field} eq {_literal(reference)}",
+            "$select": ",".join(ODATA_FIELDS),
+            "$format": "json",
+        }
+        try:
+            status, headers, content = self._call("GET", ODATA_PATH, params=parameters)
+        except UnknownOutcomeError as error:
+            raise TransientError(str(error)) from error
+        if status != 200:
+            raise TransientError(
+                f"SAP answered HTTP {status} to a question",
+                retry_after_seconds=self._retry_after_seconds(headers),
+            )
+        return _read_documents(content)
+
+    def _call(self, method: str, path: str, **request: Any) -> tuple[int, Any, bytes]:
+        try:
+            with self._session.request(
+                method,
+                self._connection.base_url + path,
+                timeout=(self._timeouts.connect_seconds, self._timeouts.read_seconds),
+                allow_redirects=False,
+                stream=True,
+                **request,
+            ) as response:
+                content = bytearray()
+                for chunk in response.iter_content(CHUNK_BYTES):
+                    content += chunk
+                    if len(content) > MAX_ANSWER_BYTES:
+                        raise UnknownOutcomeError("SAP's answer is too long")
+                return response.status_code, response.headers, bytes(content)
+        except requests.RequestException as error:
+            if _nothing_was_sent(error):
+                raise TransientError("SAP can't be reached") from error
+            raise UnknownOutcomeError(f"the call to SAP broke off ({type(error).__name__})") from error
+
+    def _retry_after_seconds(self, headers: Any) -> float | None:
+        value = headers.get("Retry-After", "").strip()
+        if re.fullmatch(r"[0-9]{1,9}", value):
+            seconds = float(value)
+        else:
+            try:
+                seconds = (parsedate_to_datetime(value) - self._clock.now()).total_seconds()
+            except (ValueError, TypeError):
+                return None
+        return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+def _nothing_was_sent(error: requests.RequestException) -> bool:
+    """Tell whether the connection was never there: the only failures that surely posted nothing."""
+    reason: object = error
+    while isinstance(reason, BaseException):
+        if isinstance(reason, NewConnectionError | ConnectTimeoutError | NameResolutionError):
+            return True
+        inner = getattr(reason, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = reason.args[0] if reason.args else None
+        reason = inner
+    return False
+
+
+def _literal(value: str) -> str:
+    """Quote an OData V2 string literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _read_documents(content: bytes) -> list[FoundDocument]:
+    """Gather the items of each document; its amount is the sum of the debit side."""
+    try:
+        document = json.loads(content)
+        items = document["d"]["results"]
+        debits: dict[SapDocument, Decimal] = {}
+        kinds: dict[SapDocument, tuple[str, str]] = {}
+        for item in items:
+            key = SapDocument(item["CompanyCode"], item["FiscalYear"], item["AccountingDocument"])
+            amount = Decimal(item["AmountInTransactionCurrency"])
+            debits[key] = debits.get(key, Decimal(0)) + max(amount, Decimal(0))
+            kinds[key] = (item["AccountingDocumentType"], item["TransactionCurrency"])
+        return [
+            FoundDocument(key, kinds[key][0], Money.parse(_plain(debit), kinds[key][1]))
+            for key, debit in debits.items()
+        ]
+    except (ValueError, KeyError, TypeError, InvalidOperation, InvalidMoneyError) as error:
+        raise TransientError("SAP's answer to a question is not readable") from error
+
+
+def _plain(amount: Decimal) -> str:
+    """Write a decimal without exponent and without zeros that the currency may not have."""
+    normal = amount.normalize()
+    return f"{normal:f}"

@@ -1,0 +1,100 @@
+"""The adapter's settings, read and validated once at boot."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.errors import SettingsError
+from bridge.gcp.identity import CallerSettings
+from bridge.storage.engine import DatabaseSettings
+from bridge.storage.guard import GuardSettings
+from sap_adapter.posting import PostingSettings
+from sap_adapter.record import RecordSettings
+from sap_adapter.s4hana import SapConnection, Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the adapter is told; nothing else reads the environment."""
+
+    database: DatabaseSettings
+    sap_connections: Mapping[str, SapConnection]
+    timeouts: Timeouts
+    posting: PostingSettings
+    record: RecordSettings
+    party_key_ring: str
+    callers: CallerSettings
+    threads: int
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read the environment; SettingsError names the first variable that is wrong."""
+        timeouts = Timeouts(
+            _seconds(environ, "SAP_CONNECT_TIMEOUT_SECONDS", 5.0),
+            _seconds(environ, "SAP_READ_TIMEOUT_SECONDS", 60.0),
+        )
+        read_lag_seconds = _seconds(environ, "SAP_READ_LAG_SECONDS", 60.0)
+        return cls(
+            database=DatabaseSettings.from_environment(environ),
+            sap_connections=_connections(_required(environ, "SAP_CONNECTIONS_FILE")),
+            timeouts=timeouts,
+            posting=PostingSettings(
+                call_seconds=timeouts.call_seconds,
+                lease_margin_seconds=_seconds(environ, "SAP_LEASE_MARGIN_SECONDS", 10.0),
+            ),
+            record=RecordSettings(
+                # SAP's work-process limit and the lag of its read side
+                settling_seconds=_seconds(environ, "SAP_SETTLING_SECONDS", 600.0 + read_lag_seconds),
+                read_lag_seconds=read_lag_seconds,
+                first_question_seconds=_seconds(environ, "SAP_FIRST_QUESTION_SECONDS", 1.0),
+                guard=GuardSettings(
+                    failing_operations_to_open=_whole(environ, "SAP_FAILING_OPERATIONS_TO_OPEN", 3),
+                    probe_interval_seconds=_seconds(environ, "SAP_PROBE_INTERVAL_SECONDS", 1.0),
+                    max_probe_interval_seconds=_seconds(environ, "SAP_MAX_PROBE_INTERVAL_SECONDS", 5.0),
+                ),
+            ),
+            party_key_ring=_required(environ, "PARTY_KEY_RING"),
+            callers=CallerSettings.from_environment(environ),
+            threads=_whole(environ, "THREADS", 16),
+        )
+
+
+def _required(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "")
+    if not value:
+        raise SettingsError(f"{name} is not set")
+    return value
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        value = float(environ.get(name, default))
+    except ValueError as error:
+        raise SettingsError(f"{name} is not a number of seconds") from error
+    if not 0 < value < 86_400:
+        raise SettingsError(f"{name} is not between 0 and 86400 seconds")
+    return value
+
+
+def _whole(environ: Mapping[str, str], name: str, default: int) -> int:
+    value = environ.get(name, str(default))
+    if not value.isdigit() or not 1 <= int(value) <= 1000:
+        raise SettingsError(f"{name} is not a whole number from 1 to 1000")
+    return int(value)
+
+
+def _connections(path: str) -> dict[str, SapConnection]:
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        connections = {system: SapConnection(**fields) for system, fields in document.items()}
+    except OSError as error:
+        raise SettingsError(f"SAP_CONNECTIONS_FILE {path}: {error.strerror}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SettingsError(
+            f"SAP_CONNECTIONS_FILE {path}: not an object of SAP system to {{base_url, user, password}}"
+        ) from error
+    for system, connection in connections.items():
+        if not connection.base_url.startswith(("http://", "https://")) or connection.base_url.endswith("/"):
+            raise SettingsError(f"SAP_CONNECTIONS_FILE {path}: base_url of {system} is not a URL's origin")
+    return connections

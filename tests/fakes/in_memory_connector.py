@@ -1,0 +1,85 @@
+"""An execution target in memory, with scripted faults; it passes the conformance suite of Connector."""
+
+import re
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+
+from lxml import etree
+
+from bridge.errors import TransientError, UnknownOutcomeError
+from bridge.money import Money
+from bridge.payment import SapDocument
+from sap_adapter.connector import FoundDocument, LogItem, Posted, Refused, Sending
+
+
+@dataclass
+class InMemoryConnector:
+    """Books documents in a list. `script` holds what the next posts do; empty: they succeed.
+
+    Script words: "ok", "not-posted", "drop" (nothing booked), "commit-then-drop", "refuse:<type id>",
+    "wait" (blocks until `gate` is set, then books).
+    """
+
+    script: deque[str] = field(default_factory=deque)
+    answers_questions: bool = True
+    hidden: bool = False
+    booked: list[tuple[str, FoundDocument]] = field(default_factory=list)
+    sendings: list[Sending] = field(default_factory=list)
+    questions: int = 0
+    max_in_flight: int = 0
+    gate: threading.Event = field(default_factory=threading.Event)
+    _in_flight: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def post(self, sending: Sending) -> Posted | Refused:
+        with self._lock:
+            self.sendings.append(sending)
+            self._in_flight += 1
+            self.max_in_flight = max(self.max_in_flight, self._in_flight)
+            word = self.script.popleft() if self.script else "ok"
+        try:
+            return self._answer(word, sending)
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+
+    def _answer(self, word: str, sending: Sending) -> Posted | Refused:
+        match word.partition(":"):
+            case ("not-posted", _, _):
+                raise TransientError("scripted", retry_after_seconds=1.0)
+            case ("drop", _, _):
+                raise UnknownOutcomeError("scripted")
+            case ("refuse", _, type_id):
+                return Refused(
+                    (LogItem("609(RW)", 3, "Error in document"), LogItem(type_id, 3, "Muster GmbH"))
+                )
+            case ("commit-then-drop", _, _):
+                self._book(sending)
+                raise UnknownOutcomeError("scripted")
+            case ("wait", _, _):
+                assert self.gate.wait(10)
+        return Posted(self._book(sending))
+
+    def _book(self, sending: Sending) -> SapDocument:
+        entry = etree.fromstring(sending.content)
+        amount = entry.find("Item/AmountInTransactionCurrency")
+        money = Money.parse(re.sub("^-", "", amount.text), amount.get("currencyCode"))
+        with self._lock:
+            number = f"{1400000001 + len(self.booked)}"
+            document = SapDocument(entry.findtext("CompanyCode"), "2026", number)
+            found = FoundDocument(document, entry.findtext("AccountingDocumentType"), money)
+            self.booked.append((entry.findtext("DocumentReferenceID"), found))
+        return document
+
+    def find(self, company_code: str, reference: str) -> list[FoundDocument]:
+        self.questions += 1
+        if not self.answers_questions:
+            raise TransientError("scripted")
+        if self.hidden:
+            return []
+        return [
+            found
+            for booked_reference, found in self.booked
+            if booked_reference == reference and found.document.company_code == company_code
+        ]
