@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import SettingsError
+from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
+from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.storage.guard import GuardSettings
 from sap_adapter.posting import PostingSettings
@@ -25,6 +27,10 @@ class Settings:
     record: RecordSettings
     party_key_ring: str
     callers: CallerSettings
+    firestore: FirestoreSettings
+    directory: PartnerDirectorySettings
+    host: str
+    port: int
     threads: int
 
     @classmethod
@@ -56,6 +62,10 @@ class Settings:
             ),
             party_key_ring=_required(environ, "PARTY_KEY_RING"),
             callers=CallerSettings.from_environment(environ),
+            firestore=FirestoreSettings.from_environment(environ),
+            directory=PartnerDirectorySettings.from_environment(environ),
+            host=environ.get("HOST", "127.0.0.1"),
+            port=_whole(environ, "PORT", 8082, at_most=65_535),
             threads=_whole(environ, "THREADS", 16),
         )
 
@@ -77,10 +87,10 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def _whole(environ: Mapping[str, str], name: str, default: int) -> int:
+def _whole(environ: Mapping[str, str], name: str, default: int, *, at_most: int = 256) -> int:
     value = environ.get(name, str(default))
-    if not value.isdigit() or not 1 <= int(value) <= 1000:
-        raise SettingsError(f"{name} is not a whole number from 1 to 1000")
+    if not value.isdigit() or not 1 <= int(value) <= at_most:
+        raise SettingsError(f"{name} is not a whole number from 1 to {at_most}")
     return int(value)
 
 

@@ -415,7 +415,7 @@ def test_a_refusal_ends_where_its_reason_says(bridge, type_id, status, payment_s
 
 def test_a_locked_object_is_tried_again_as_a_new_generation(bridge):
     operation_id = bridge.accept()
-    bridge.sap.script.append("refuse:042(M8)")
+    bridge.sap.script.append("refuse:601(MC)")
     bridge.step(operation_id)
     bridge.clock.advance(2)
     bridge.step(operation_id)
