@@ -1,5 +1,6 @@
 """`python -m devstack up|down|status|run`: the whole bridge on one machine."""
 
+import contextlib
 import json
 import logging
 import os
@@ -42,9 +43,7 @@ def main() -> None:
 def up(state_dir: Path, port_offset: int) -> None:
     """Start the stack in the background and wait until all is ready."""
     layout = Layout(state_dir.absolute(), port_offset)
-    _or_exit(
-        lambda: control.start_in_background(layout, on_progress=lambda name: click.echo(f"  {name} is ready"))
-    )
+    _or_exit(lambda: control.start_in_background(layout, on_progress=_show_progress))
     click.echo(control.describe(layout))
 
 
@@ -87,6 +86,11 @@ def run(state_dir: Path, port_offset: int, report_to: int | None) -> None:
         report({"failed": str(error)})
         click.echo(f"devstack: {error}", err=True)
         sys.exit(1)
+
+
+def _show_progress(name: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody reads on: no reason to give up
+        click.echo(f"  {name} is ready")
 
 
 def _reporter(descriptor: int | None) -> Callable[[dict[str, Any]], None]:

@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from bridge.ids import new_id
 RSA_BITS = 2048
 KEY_BYTES = 32
 PARTNER_COUNT = 2
+SAP_USER = "bridge"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Keys:
     fingerprint: Path
     token_signing_folder: Path
     receiver_secrets: Path
+    sap_password: str
     partners: tuple[DemoPartner, ...]
 
 
@@ -59,8 +61,16 @@ def load_or_create(folder: Path) -> Keys:
             folder / "receiver-secrets.json",
             lambda: json.dumps({partner.partner_id: partner.webhook_secret for partner in partners}).encode(),
         ),
+        sap_password=_create(folder / "sap-password", lambda: secrets.token_urlsafe(24).encode()).read_text(),
         partners=partners,
     )
+
+
+def write_sap_connections(path: Path, base_url: str, password: str, systems: Iterable[str]) -> None:
+    """What the adapter needs to log in to each SAP system; all of them are the one mock here."""
+    connection = {"base_url": base_url, "user": SAP_USER, "password": password}
+    path.unlink(missing_ok=True)
+    _create(path, lambda: json.dumps(dict.fromkeys(systems, connection)).encode())
 
 
 def _create(path: Path, make: Callable[[], bytes]) -> Path:

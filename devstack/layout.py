@@ -57,6 +57,11 @@ class Layout:
         return self.state_folder / "keys"
 
     @property
+    def sap_connections(self) -> Path:
+        """Written at each start: it names the mock's port."""
+        return self.keys_folder / "sap-connections.json"
+
+    @property
     def logs_folder(self) -> Path:
         return self.state_folder / "logs"
 

@@ -204,6 +204,15 @@ class Postgres:
         """Whether it accepts logins (not merely connections: during recovery it refuses them)."""
         return self._run("pg_isready", "--host=127.0.0.1", f"--port={self.port}", "--quiet").returncode == 0
 
+    def has_session_of(self, user: str) -> bool:
+        """Whether that user is connected: how a worker without HTTP shows that it works."""
+        statement = f"SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = '{user}'"  # noqa: S608 - ours
+        done = self._run(
+            "psql", "--host=127.0.0.1", f"--port={self.port}", f"--username={OWNER}", "--dbname=postgres",
+            "--no-psqlrc", "--tuples-only", "--no-align", f"--command={statement}",
+        )  # fmt: skip
+        return done.stdout.strip() == "t"
+
     def strays(self) -> list[psutil.Process]:
         """Every process of this cluster, also orphaned backends of a killed postmaster."""
         return processes_in(self.data_folder)

@@ -27,8 +27,16 @@ def prepare_database(layout: Layout) -> None:
     create_logins(url_at(port, DATABASE, OWNER))
 
 
+def prepare_partners(layout: Layout) -> None:
+    """The partners' documents."""
+    from devstack.seed import seed_partners  # noqa: PLC0415 - Google's client is for this step only
+
+    seed_partners(layout)
+
+
 STEPS: dict[str, Callable[[Layout], None]] = {
     "database": prepare_database,
+    "partners": prepare_partners,
     "topics": create_topics,
 }
 

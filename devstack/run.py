@@ -7,8 +7,8 @@ from typing import IO
 
 from devstack import lock, stack_file
 from devstack.emulators import find_emulators
-from devstack.keys import load_or_create
-from devstack.layout import PORTS, Layout
+from devstack.keys import load_or_create, write_sap_connections
+from devstack.layout import PORTS, SAP_SYSTEMS, Layout
 from devstack.postgres import Postgres
 from devstack.preflight import StartError
 from devstack.reaper import ReaperLink
@@ -47,6 +47,7 @@ def _run_locked(
     postgres.kill_strays()
     require_free_ports(layout, PORTS)
     keys = load_or_create(layout.keys_folder)
+    write_sap_connections(layout.sap_connections, layout.url("sap_mock"), keys.sap_password, SAP_SYSTEMS)
     postgres.initialise()
     reaper = ReaperLink(lock_file, reaper_log)
     reaper.add_folder(postgres.data_folder)

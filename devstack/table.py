@@ -1,21 +1,15 @@
 """The table of everything the local stack runs: one entry per process or step."""
 
-import os
 import signal
-import sys
-from collections.abc import Mapping
 
 from bridge.messages import WEBHOOK_QUEUE
 from devstack.emulators import Emulators
-from devstack.keys import Keys
+from devstack.keys import SAP_USER, Keys
 from devstack.layout import PROJECT_ID, QUEUE_LOCATION, REPOSITORY, Layout
-from devstack.logins import login_of
-from devstack.postgres import DATABASE, Postgres, url_at
+from devstack.postgres import Postgres
+from devstack.programs import base_environment, python
+from devstack.services import services
 from devstack.units import Unit, accepts_connections, answers_http
-
-# Only these of the caller's variables reach the processes: a proxy, a K_SERVICE or the credentials of the
-# person who runs the stack have no business in it.
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "JAVA_HOME", "VIRTUAL_ENV", "PYTHONPATH")
 
 
 def build_table(layout: Layout, keys: Keys, emulators: Emulators, postgres: Postgres) -> list[Unit]:
@@ -24,31 +18,14 @@ def build_table(layout: Layout, keys: Keys, emulators: Emulators, postgres: Post
         *_infrastructure(layout, emulators, postgres),
         *_outside_world(layout, keys),
         *_steps(layout),
-        *_services(layout, keys),
+        *(unit for unit in services(layout, keys, postgres) if _exists(unit.command[2])),
     ]
 
 
-def _base_environment(layout: Layout) -> dict[str, str]:
-    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    # DEVSTACK tells a person with a process list which stack a process belongs to
-    return {**passed, "PYTHONUNBUFFERED": "1", "TZ": "UTC", "DEVSTACK": str(layout.state_folder)}
-
-
-def _python(
-    layout: Layout,
-    name: str,
-    module: str,
-    *arguments: str,
-    environment: Mapping[str, str] | None = None,
-    **rest: object,
-) -> Unit:
-    return Unit(
-        name,
-        (sys.executable, "-m", module, *arguments),
-        {**_base_environment(layout), **(environment or {})},
-        working_directory=REPOSITORY,
-        **rest,  # type: ignore[arg-type] # the remaining fields of Unit, by name
-    )
+def _exists(module: str) -> bool:
+    """Services are still being added: one without an entry point is left out."""
+    path = REPOSITORY / module.replace(".", "/")
+    return (path / "__main__.py").exists() or path.with_suffix(".py").exists()
 
 
 def _infrastructure(layout: Layout, emulators: Emulators, postgres: Postgres) -> list[Unit]:
@@ -67,16 +44,16 @@ def _infrastructure(layout: Layout, emulators: Emulators, postgres: Postgres) ->
         Unit(
             "pubsub",
             emulators.pubsub_command(ports["pubsub"]),
-            _base_environment(layout),
+            base_environment(layout),
             ready=answers_http(ports["pubsub"], "/"),
         ),
         Unit(
             "firestore",
             emulators.firestore_command(ports["firestore"]),
-            _base_environment(layout),
+            base_environment(layout),
             ready=answers_http(ports["firestore"], "/"),
         ),
-        _python(
+        python(
             layout,
             "cloud_tasks",
             "devstack.cloud_tasks",
@@ -92,7 +69,7 @@ def _outside_world(layout: Layout, keys: Keys) -> list[Unit]:
     """What is not ours in production: SAP and the partners."""
     ports = layout.ports
     return [
-        _python(
+        python(
             layout,
             "receiver",
             "devstack.receiver",
@@ -101,14 +78,36 @@ def _outside_world(layout: Layout, keys: Keys) -> list[Unit]:
             f"--secrets={keys.receiver_secrets}",
             ready=answers_http(ports["receiver"], "/livez"),
         ),
+        python(
+            layout,
+            "sap_mock",
+            "sap_mock",
+            environment={
+                "HOST": "127.0.0.1",
+                "PORT": str(ports["sap_mock"]),
+                "SAP_MOCK_DATA": f"{layout.data('sap_mock')}.sqlite",
+                "SAP_MOCK_USER": SAP_USER,
+                "SAP_MOCK_PASSWORD": keys.sap_password,
+            },
+            ready=answers_http(ports["sap_mock"], "/_control/stats"),
+        ),
     ]
 
 
 def _steps(layout: Layout) -> list[Unit]:
     where = (f"--state-dir={layout.state_folder}", f"--port-offset={layout.port_offset}")
     return [
-        _python(layout, "prepare-database", "devstack.prepare", "database", *where, after=("postgres",)),
-        _python(
+        python(layout, "prepare-database", "devstack.prepare", "database", *where, after=("postgres",)),
+        python(
+            layout,
+            "prepare-partners",
+            "devstack.prepare",
+            "partners",
+            *where,
+            after=("prepare-database", "firestore"),
+            again_after=("firestore",),
+        ),
+        python(
             layout,
             "prepare-topics",
             "devstack.prepare",
@@ -118,20 +117,3 @@ def _steps(layout: Layout) -> list[Unit]:
             again_after=("pubsub",),
         ),
     ]
-
-
-def _services(layout: Layout, keys: Keys) -> list[Unit]:
-    return []
-
-
-def _service_environment(layout: Layout, role: str) -> dict[str, str]:
-    """What every service of the bridge gets; each logs in to the database with its own rights."""
-    return {
-        "HOST": "127.0.0.1",
-        "DATABASE_URL": url_at(layout.ports["postgres"], DATABASE, login_of(role)),
-        "GOOGLE_CLOUD_PROJECT": PROJECT_ID,
-        "PUBSUB_EMULATOR_HOST": layout.address("pubsub"),
-        "FIRESTORE_EMULATOR_HOST": layout.address("firestore"),
-        "CLOUD_TASKS_EMULATOR_HOST": layout.address("cloud_tasks"),
-        "PUSH_AUTHENTICATION": "emulator",
-    }

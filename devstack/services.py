@@ -1,0 +1,76 @@
+"""The bridge's own services in the table: what each is told through its environment.
+
+The times of the SAP adapter are short: the mock answers in milliseconds, its faults are scripted in seconds.
+"""
+
+from collections.abc import Mapping
+
+from devstack.keys import Keys
+from devstack.layout import PROJECT_ID, Layout
+from devstack.logins import login_of
+from devstack.postgres import DATABASE, Postgres, url_at
+from devstack.programs import python
+from devstack.units import Unit, answers_http
+
+# a service starts when what it needs at its first call is there
+AFTER = ("prepare-database", "prepare-partners", "prepare-topics", "cloud_tasks", "sap_mock", "receiver")
+# gunicorn lets running requests end (bridge.web.serve)
+STOP_TIMEOUT_SECONDS = 8.0
+SAP_TIMES = {
+    "SAP_CONNECT_TIMEOUT_SECONDS": "2",
+    "SAP_READ_TIMEOUT_SECONDS": "8",
+    "SAP_LEASE_MARGIN_SECONDS": "2",
+    "SAP_SETTLING_SECONDS": "4",
+    "SAP_READ_LAG_SECONDS": "1",
+}
+
+
+def services(layout: Layout, keys: Keys, postgres: Postgres) -> list[Unit]:
+    """One unit per service; all but the dispatcher's worker speak HTTP."""
+    party_data = {"PARTY_KEY_RING": str(keys.party_data)}
+    webhook_secrets = {"WEBHOOK_KEY_RING": str(keys.webhook_secrets)}
+    return [
+        _http_service(layout, "gateway", "gateway", {**party_data, **webhook_secrets}),
+        _http_service(
+            layout,
+            "sap_adapter",
+            "sap_adapter",
+            {**party_data, **SAP_TIMES, "SAP_CONNECTIONS_FILE": str(layout.sap_connections)},
+        ),
+        _http_service(layout, "webhooks", "webhooks", webhook_secrets),
+        _http_service(layout, "partners", "partners", {}),
+        _http_service(layout, "dead_letters", "dispatcher.dead_letters", {}),
+        python(
+            layout,
+            "dispatcher",
+            "dispatcher",
+            environment=_environment(layout, "dispatcher"),
+            after=AFTER,
+            ready=lambda: postgres.has_session_of(login_of("dispatcher")),
+        ),
+    ]
+
+
+def _http_service(layout: Layout, name: str, module: str, own: Mapping[str, str]) -> Unit:
+    port = layout.ports[name]
+    return python(
+        layout,
+        name,
+        module,
+        environment={**_environment(layout, name), **own, "HOST": "127.0.0.1", "PORT": str(port)},
+        after=AFTER,
+        ready=answers_http(port, "/readyz"),
+        stop_timeout_seconds=STOP_TIMEOUT_SECONDS,
+    )
+
+
+def _environment(layout: Layout, role: str) -> dict[str, str]:
+    """What every service gets; each logs in to the database with its own rights."""
+    return {
+        "DATABASE_URL": url_at(layout.ports["postgres"], DATABASE, login_of(role)),
+        "GOOGLE_CLOUD_PROJECT": PROJECT_ID,
+        "PUBSUB_EMULATOR_HOST": layout.address("pubsub"),
+        "FIRESTORE_EMULATOR_HOST": layout.address("firestore"),
+        "CLOUD_TASKS_EMULATOR_HOST": layout.address("cloud_tasks"),
+        "PUSH_AUTHENTICATION": "emulator",
+    }
