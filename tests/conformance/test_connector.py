@@ -1,0 +1,213 @@
+"""What the adapter relies on, asked of the in-memory connector and of S/4HANA's over a real sap_mock."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+import requests
+from fakes.accepted import MAPPING
+from fakes.in_memory_connector import InMemoryConnector
+from stand_ins import REPOSITORY, free_port
+from waiting import wait_until
+
+from bridge.clock import SystemClock
+from bridge.errors import TransientError, UnknownOutcomeError
+from bridge.ids import new_id, sap_message_uuid, sap_reference
+from bridge.money import Money
+from bridge.payment import OperationKind
+from sap_adapter.connector import Connector, JournalFacts, Posted, Refused, Sending
+from sap_adapter.journal_entry import render
+from sap_adapter.s4hana import S4HanaConnector, SapConnection, Timeouts
+
+pytestmark = pytest.mark.conformance
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+TIMEOUTS = Timeouts(1.0, 2.0)
+
+
+class InMemoryTarget:
+    def __init__(self):
+        self.connector: Connector = InMemoryConnector()
+
+    def take_no_more_calls(self):
+        self.connector.script.append("not-posted")
+
+    def lose_the_next_answer(self):
+        self.connector.script.append("commit-then-drop")
+
+    def refuse_the_next(self):
+        self.connector.script.append("refuse:102(F5)")
+
+    def go_away(self):
+        self.connector.answers_questions = False
+        self.connector.script.append("drop")
+
+
+@dataclass
+class MockTarget:
+    connector: Connector
+    url: str
+    external_id: str = "INV-1"
+
+    def faults(self, **faults):
+        requests.put(f"{self.url}/_control/faults", json=faults, timeout=5).raise_for_status()
+
+    def take_no_more_calls(self):
+        # The second call of an overloaded system is a 503; half of those carry Retry-After.
+        self.faults(mode="overloaded")
+
+    def lose_the_next_answer(self):
+        self.faults(commit_then_drop_rate=1.0)
+
+    def refuse_the_next(self):
+        self.external_id = "SBX-CUSTOMER-UNKNOWN"
+
+    def go_away(self):
+        self.faults(mode="down")
+
+
+@pytest.fixture(scope="module")
+def sap_mock_url(tmp_path_factory):
+    folder, port = tmp_path_factory.mktemp("sap"), free_port()
+    environment = {**os.environ, "PORT": str(port), "SAP_MOCK_DATA": str(folder / "ledger.sqlite")}
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sap_mock"], env=environment, cwd=REPOSITORY, stdout=output, stderr=output
+        )
+    try:
+        wait_until(lambda: answers(url), timeout_seconds=20, what="sap_mock")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def answers(url):
+    try:
+        return requests.get(f"{url}/livez", timeout=1).ok
+    except requests.ConnectionError:
+        return False
+
+
+@pytest.fixture(params=["memory", "s4hana"])
+def target(request):
+    if request.param == "memory":
+        return InMemoryTarget()
+    url = request.getfixturevalue("sap_mock_url")
+    requests.post(f"{url}/_control/reset", timeout=5).raise_for_status()
+    connection = SapConnection(url, "sap", "sap-secret")
+    return MockTarget(S4HanaConnector(connection, TIMEOUTS, max_calls=4, clock=SystemClock()), url)
+
+
+def sending(target, operation_id=None, kind=OperationKind.PAYMENT):
+    operation_id = operation_id or new_id("op", NOW)
+    entry = render(
+        JournalFacts(
+            kind=kind,
+            reference=sap_reference(operation_id),
+            external_id=getattr(target, "external_id", "INV-1"),
+            amount=Money(125000, "EUR"),
+            company_code="1000",
+            document_date="2026-11-21",
+            posting_date="2026-11-21",
+            counterparty_text="Invoice 4711",
+        ),
+        MAPPING,
+    )
+    return Sending(operation_id, str(sap_message_uuid(operation_id, 0)), NOW, entry.content)
+
+
+def found(target, sent):
+    return target.connector.find("1000", sap_reference(sent.operation_id))
+
+
+@pytest.mark.parametrize("kind", [OperationKind.PAYMENT, OperationKind.REFUND])
+def test_what_was_posted_is_found_by_its_reference_with_type_and_amount(target, kind):
+    sent = sending(target, kind=kind)
+    outcome = target.connector.post(sent)
+    assert isinstance(outcome, Posted)
+    (document,) = found(target, sent)
+    assert document.document == outcome.document
+    assert document.document_type == MAPPING.document_type
+    assert document.amount == Money(125000, "EUR")
+
+
+def test_what_was_never_posted_is_not_found(target):
+    assert target.connector.find("1000", "AAAABBBBCCCC2345") == []
+
+
+def test_another_company_codes_document_is_not_found(target):
+    sent = sending(target)
+    target.connector.post(sent)
+    assert target.connector.find("2000", sap_reference(sent.operation_id)) == []
+
+
+def test_a_refusal_names_its_reason_and_books_nothing(target):
+    target.refuse_the_next()
+    sent = sending(target)
+    outcome = target.connector.post(sent)
+    assert isinstance(outcome, Refused)
+    assert [item.type_id for item in outcome.log][:2] == ["609(RW)", "102(F5)"]
+    assert found(target, sent) == []
+
+
+def test_a_lost_answer_is_an_unknown_outcome_and_the_document_is_found(target):
+    target.lose_the_next_answer()
+    sent = sending(target)
+    with pytest.raises(UnknownOutcomeError):
+        target.connector.post(sent)
+    assert len(found(target, sent)) == 1
+
+
+def test_a_target_that_is_away_leaves_a_posting_unknown_and_a_question_unanswered(target):
+    target.go_away()
+    sent = sending(target)
+    with pytest.raises(UnknownOutcomeError):
+        target.connector.post(sent)
+    with pytest.raises(TransientError):
+        found(target, sent)
+
+
+def test_a_target_that_takes_no_more_calls_has_posted_nothing(target):
+    target.take_no_more_calls()
+    refused = None
+    for _ in range(12):
+        sent = sending(target)
+        try:
+            target.connector.post(sent)
+        except TransientError as error:
+            refused = error
+            break
+        except UnknownOutcomeError:
+            continue  # 503 without Retry-After
+    assert refused is not None
+    assert refused.retry_after_seconds > 0
+
+
+def test_a_port_on_which_nobody_listens_is_surely_not_posted():
+    connection = SapConnection(f"http://127.0.0.1:{free_port()}", "sap", "sap-secret")
+    connector = S4HanaConnector(connection, TIMEOUTS, max_calls=1, clock=SystemClock())
+    with pytest.raises(TransientError):
+        connector.post(sending(None))
+
+
+def test_an_answer_that_never_comes_is_an_unknown_outcome(sap_mock_url):
+    connector = S4HanaConnector(
+        SapConnection(sap_mock_url, "sap", "sap-secret"), Timeouts(1.0, 0.2), max_calls=1, clock=SystemClock()
+    )
+    faults = {"latency_ms": 1500}
+    requests.put(f"{sap_mock_url}/_control/faults", json=faults, timeout=5).raise_for_status()
+    with pytest.raises(UnknownOutcomeError):
+        connector.post(sending(None))
+
+
+def test_wrong_credentials_post_nothing_that_could_be_missed(sap_mock_url):
+    requests.post(f"{sap_mock_url}/_control/reset", timeout=5).raise_for_status()
+    connection = SapConnection(sap_mock_url, "sap", "wrong")
+    connector = S4HanaConnector(connection, TIMEOUTS, max_calls=1, clock=SystemClock())
+    with pytest.raises(UnknownOutcomeError, match="401"):
+        connector.post(sending(None))
