@@ -1,0 +1,44 @@
+# Two images from one file: `--target services` (the bridge; the command names the service) and
+# `--target sap_mock` (for environments without a SAP). Build with BuildKit.
+# syntax=docker/dockerfile:1
+ARG PYTHON_VERSION=3.13
+
+FROM python:${PYTHON_VERSION}-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /build
+RUN python -m venv /opt/bridge
+COPY requirements.txt ./
+RUN /opt/bridge/bin/pip install --require-hashes --only-binary :all: -r requirements.txt
+
+FROM build AS build-services
+COPY bridge bridge
+COPY gateway gateway
+COPY dispatcher dispatcher
+COPY sap_adapter sap_adapter
+COPY webhooks webhooks
+COPY partners partners
+RUN cp -r bridge gateway dispatcher sap_adapter webhooks partners \
+    "$(/opt/bridge/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+FROM build AS build-sap-mock
+COPY sap_mock sap_mock
+RUN cp -r sap_mock \
+    "$(/opt/bridge/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+FROM python:${PYTHON_VERSION}-slim AS base
+ENV PATH=/opt/bridge/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOST=0.0.0.0
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin bridge
+WORKDIR /tmp
+USER 10001
+# exec form: the service itself gets SIGTERM
+ENTRYPOINT ["python", "-m"]
+
+FROM base AS sap_mock
+COPY --from=build-sap-mock /opt/bridge /opt/bridge
+ENV SAP_MOCK_DATA=/tmp/sap_mock.sqlite
+CMD ["sap_mock"]
+
+FROM base AS services
+COPY --from=build-services /opt/bridge /opt/bridge
+# one of: gateway dispatcher dispatcher.dead_letters sap_adapter webhooks partners bridge.storage.migrate
+CMD ["gateway"]
