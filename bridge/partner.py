@@ -4,6 +4,7 @@ The models validate what is written and what is read. Secrets are in it only has
 or encrypted under our own key ring (webhook signing secrets).
 """
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -20,6 +21,8 @@ ALL_SCOPES: tuple[Scope, ...] = (
     "webhooks:read",
     "webhooks:write",
 )
+PARTNER_ID_PATTERN = re.compile(r"^par_[0-9a-z]{26}$")
+CLIENT_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
 SapSystemId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 CompanyCode = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{4}$")]
 
@@ -36,7 +39,7 @@ class PartnerStatus(StrEnum):
 class Client(_Document):
     """An OAuth2 client of the partner. `secret_hash` is an argon2id hash in PHC string format."""
 
-    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+    client_id: Annotated[str, StringConstraints(pattern=CLIENT_ID_PATTERN.pattern)]
     secret_hash: str
     scopes: tuple[Scope, ...] = ALL_SCOPES
     status: Literal["active", "revoked"] = "active"
@@ -94,7 +97,7 @@ class WebhookEndpoint(_Document):
 class PartnerConfiguration(_Document):
     """All that the services need to know of a partner. `version` rises with every change."""
 
-    partner_id: Annotated[str, StringConstraints(pattern=r"^par_[0-9a-z]{26}$")]
+    partner_id: Annotated[str, StringConstraints(pattern=PARTNER_ID_PATTERN.pattern)]
     version: Annotated[int, Field(ge=1)]
     name: str
     status: PartnerStatus

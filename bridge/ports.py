@@ -3,7 +3,43 @@
 from datetime import datetime
 from typing import Protocol
 
+from bridge.errors import PermanentError
 from bridge.partner import PartnerConfiguration
+
+
+class InvalidDocumentError(PermanentError):
+    """A partner's document does not fit the model; the text names the fields, never a value."""
+
+
+class VersionConflictError(PermanentError):
+    """The partner's document has another version than the one the change was made from."""
+
+
+class ClientTakenError(PermanentError):
+    """A client_id of the document belongs to another partner."""
+
+
+class PartnerStore(Protocol):
+    """The record of the partners' configuration, one document per partner (production: Firestore)."""
+
+    def get(self, partner_id: str) -> PartnerConfiguration | None:
+        """Read one document; TransientError while the store is away, InvalidDocumentError for a bad one."""
+        ...
+
+    def find_by_client(self, client_id: str) -> PartnerConfiguration | None:
+        """Read the partner that has this client, active or revoked; the oldest if there are several.
+
+        Errors as `get`.
+        """
+        ...
+
+    def put(self, document: PartnerConfiguration, expected_version: int | None) -> None:
+        """Replace the document that stands at `expected_version` (None: there is none yet).
+
+        Raises VersionConflictError if another stands there, ClientTakenError, TransientError if nothing was
+        written, UnknownOutcomeError if the answer was lost: read before trying again.
+        """
+        ...
 
 
 class TaskQueue(Protocol):
@@ -31,5 +67,8 @@ class PartnerDirectory(Protocol):
         ...
 
     def by_client(self, client_id: str) -> PartnerConfiguration | None:
-        """Return the configuration of the partner that has this OAuth2 client; None if nobody has."""
+        """Return the configuration of the partner that has this OAuth2 client; None if nobody has.
+
+        Partner and client may be suspended or revoked; `PartnerConfiguration.client` gives an active client.
+        """
         ...
