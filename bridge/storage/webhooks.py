@@ -1,0 +1,152 @@
+"""Fan-out: each webhook endpoint's cursor over its partner's feed, and the deliveries that it leaves behind.
+
+Every function takes a connection inside the caller's transaction. A partner's feed becomes visible in the
+order of its sequence (the dispatcher numbers it under the counter's lock), so a cursor never passes by an
+event that commits later.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+SELECT_POSITIONS = text("""
+    /* how far each endpoint of the partner has come */
+    SELECT endpoint_id, sequence FROM webhooks.cursors WHERE partner_id = :partner_id
+""")
+
+LOCK_CURSOR = text("""
+    /* one fan-out at a time per endpoint */
+    SELECT sequence, previous_sequence FROM webhooks.cursors
+    WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id FOR UPDATE
+""")
+
+INSERT_CURSOR = text("""
+    /* a new endpoint starts after what was sequenced when it was made, however late it becomes known here */
+    INSERT INTO webhooks.cursors (endpoint_id, partner_id, sequence, created_at)
+    VALUES (:endpoint_id, :partner_id, :sequence, :now)
+    ON CONFLICT (endpoint_id) DO NOTHING
+""")
+
+SELECT_FEED_PAGE = text("""
+    /* the partner's next events, in order */
+    SELECT feed.sequence, feed.event_id, events.event_type
+    FROM feed JOIN events USING (event_id)
+    WHERE feed.partner_id = :partner_id AND feed.sequence > :after
+    ORDER BY feed.sequence LIMIT :limit
+""")
+
+INSERT_DELIVERIES = text("""
+    /* one delivery per matching event; an event that the endpoint has already is left as it is */
+    INSERT INTO webhooks.deliveries (delivery_id, endpoint_id, partner_id, event_id, sequence,
+                                     previous_sequence, status, next_attempt_at, created_at)
+    SELECT delivery_id, :endpoint_id, :partner_id, event_id, sequence, previous_sequence, :status,
+           CAST(:next_attempt_at AS timestamptz), :now
+    FROM unnest(CAST(:delivery_ids AS text[]), CAST(:event_ids AS text[]), CAST(:sequences AS bigint[]),
+                CAST(:previous_sequences AS bigint[]))
+         AS delivery (delivery_id, event_id, sequence, previous_sequence)
+    ON CONFLICT (endpoint_id, event_id) DO NOTHING
+    RETURNING delivery_id
+""")
+
+MOVE_CURSOR = text("""
+    /* everything up to here has been looked at */
+    UPDATE webhooks.cursors SET sequence = :sequence, previous_sequence = :previous_sequence
+    WHERE endpoint_id = :endpoint_id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """`sequence`: the feed has been walked up to here; `previous_sequence`: the last event that matched."""
+
+    sequence: int
+    previous_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEntry:
+    sequence: int
+    event_id: str
+    event_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewDelivery:
+    """An event for an endpoint. `previous_sequence` is fixed here, for every attempt and replay."""
+
+    delivery_id: str
+    event_id: str
+    sequence: int
+    previous_sequence: int
+
+
+def cursor_positions(connection: Connection, partner_id: str) -> dict[str, int]:
+    """Return the feed sequence that each known endpoint of the partner has been walked up to."""
+    rows = connection.execute(SELECT_POSITIONS, {"partner_id": partner_id})
+    return {row.endpoint_id: row.sequence for row in rows}
+
+
+def lock_cursor(
+    connection: Connection, *, endpoint_id: str, partner_id: str, starts_after_sequence: int, now: datetime
+) -> Cursor | None:
+    """Lock the endpoint's cursor until the transaction ends, making it first where it is missing.
+
+    None if the endpoint's id belongs to another partner.
+    """
+    parameters = {"endpoint_id": endpoint_id, "partner_id": partner_id}
+    row = connection.execute(LOCK_CURSOR, parameters).one_or_none()
+    if row is None:
+        new = parameters | {"sequence": starts_after_sequence, "now": now}
+        connection.execute(INSERT_CURSOR, new)
+        row = connection.execute(LOCK_CURSOR, parameters).one_or_none()
+    return None if row is None else Cursor(row.sequence, row.previous_sequence)
+
+
+def feed_page(connection: Connection, partner_id: str, *, after: int, limit: int) -> list[FeedEntry]:
+    """Return up to `limit` events of the partner's feed with a sequence above `after`, in order."""
+    rows = connection.execute(
+        SELECT_FEED_PAGE, {"partner_id": partner_id, "after": after, "limit": limit}
+    ).all()
+    return [FeedEntry(row.sequence, row.event_id, row.event_type) for row in rows]
+
+
+def insert_deliveries(
+    connection: Connection,
+    deliveries: Sequence[NewDelivery],
+    *,
+    endpoint_id: str,
+    partner_id: str,
+    held: bool,
+    now: datetime,
+) -> set[str]:
+    """Write deliveries that are due now, or held; return the ids of those that were not there before."""
+    if not deliveries:
+        return set()
+    rows = connection.execute(
+        INSERT_DELIVERIES,
+        {
+            "endpoint_id": endpoint_id,
+            "partner_id": partner_id,
+            "status": "held" if held else "pending",
+            "next_attempt_at": None if held else now,
+            "now": now,
+            "delivery_ids": [delivery.delivery_id for delivery in deliveries],
+            "event_ids": [delivery.event_id for delivery in deliveries],
+            "sequences": [delivery.sequence for delivery in deliveries],
+            "previous_sequences": [delivery.previous_sequence for delivery in deliveries],
+        },
+    )
+    return set(rows.scalars())
+
+
+def move_cursor(connection: Connection, endpoint_id: str, cursor: Cursor) -> None:
+    connection.execute(
+        MOVE_CURSOR,
+        {
+            "endpoint_id": endpoint_id,
+            "sequence": cursor.sequence,
+            "previous_sequence": cursor.previous_sequence,
+        },
+    )

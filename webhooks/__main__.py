@@ -1,0 +1,70 @@
+"""`python -m webhooks`: settings from the environment, then gunicorn."""
+
+import os
+import sys
+
+from flask import Flask
+
+from bridge.clock import SystemClock
+from bridge.errors import SettingsError
+from bridge.gcp.firestore import make_partner_store
+from bridge.gcp.tasks import make_task_queue
+from bridge.keyring import KeyRing
+from bridge.messages import WEBHOOK_QUEUE
+from bridge.partner_directory import make_directory
+from bridge.storage.engine import make_engine
+from bridge.web.logs import configure_logs
+from bridge.web.serve import serve
+from webhooks.app import create_app, make_use_cases
+from webhooks.settings import Settings
+
+# Beside one per request: the sweeper, and the directory's refresh.
+SPARE_CONNECTIONS = 2
+# A push or a task waits no longer for a queue that is away; the sweeper makes the task then.
+TASK_RETRY_TIMEOUT_SECONDS = 3.0
+
+
+def main() -> int:
+    """Serve until SIGTERM; status 2 and one line for a wrong setting."""
+    configure_logs("webhooks")
+    try:
+        settings = Settings.from_environment(os.environ)
+        KeyRing.from_file(settings.webhook_key_ring)
+    except SettingsError as error:
+        sys.stderr.write(f"webhooks: {error}\n")
+        return 2
+    return serve(
+        lambda: _build(settings),
+        host=settings.host,
+        port=settings.port,
+        threads=settings.threads,
+        name="webhooks",
+    )
+
+
+def _build(settings: Settings) -> Flask:
+    """Runs in the worker: what it opens, and the sweeper's thread, cross no fork."""
+    clock = SystemClock()
+    engine = make_engine(
+        settings.database,
+        pool_size=settings.threads + SPARE_CONNECTIONS,
+        application_name="webhooks",
+    )
+    directory = make_directory(make_partner_store(settings.firestore), engine, clock, settings.directory)
+    queue = make_task_queue(
+        settings.tasks.project,
+        settings.tasks.location,
+        WEBHOOK_QUEUE,
+        emulator_host=settings.tasks.emulator_host,
+        service_account_email=settings.tasks.service_account_email,
+        # tasks come back to us: one audience for all our callers
+        audience=settings.callers.audience or None,
+        retry_timeout_seconds=TASK_RETRY_TIMEOUT_SECONDS,
+    )
+    use_cases = make_use_cases(settings, engine, directory, queue, clock)
+    use_cases.sweeper.start()
+    return create_app(settings, engine, use_cases, clock)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The composition root of the webhooks service."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import SystemRandom
+
+from flask import Flask
+from sqlalchemy import Engine
+
+from bridge.clock import Clock
+from bridge.gcp.identity import make_authenticator
+from bridge.keyring import KeyRing
+from bridge.ports import PartnerDirectory, TaskQueue
+from bridge.storage.engine import ping
+from bridge.web.health import register_health
+from bridge.web.logs import register_request_log
+from bridge.web.problems import register_problems
+from bridge.web.request_id import register_request_id
+from webhooks.deliver import Deliver
+from webhooks.fan_out import FanOut
+from webhooks.retries import RetrySchedule
+from webhooks.routes import register_doorbell, register_tasks
+from webhooks.sender import Sender
+from webhooks.settings import Settings
+from webhooks.sweeper import Sweeper
+from webhooks.tasks import DeliveryTasks
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What the service does, without HTTP in front of it."""
+
+    fan_out: FanOut
+    deliver: Deliver
+    sweeper: Sweeper
+
+
+def make_use_cases(
+    settings: Settings,
+    engine: Engine,
+    directory: PartnerDirectory,
+    queue: TaskQueue,
+    clock: Clock,
+    spread: Callable[[], float] | None = None,
+) -> UseCases:
+    """Wire the use cases. `spread` gives the jitter: a number between -1 and 1, at random by default."""
+    random = SystemRandom()
+    tasks = DeliveryTasks(queue, settings.tasks.target_url)
+    fan_out = FanOut(engine, directory, tasks, clock)
+    sender = Sender(
+        clock,
+        timeout_seconds=settings.timeout_seconds,
+        allow_http_loopback=settings.allow_http_loopback,
+        max_connections=settings.threads,
+    )
+    deliver = Deliver(
+        engine,
+        directory,
+        KeyRing.from_file(settings.webhook_key_ring),
+        sender,
+        tasks,
+        RetrySchedule(settings.delays_seconds, spread or (lambda: random.uniform(-1.0, 1.0))),
+        clock,
+        timeout_seconds=settings.timeout_seconds,
+    )
+    sweeper = Sweeper(
+        engine,
+        fan_out,
+        tasks,
+        clock,
+        interval_seconds=settings.sweep_seconds,
+        grace_seconds=settings.sweep_grace_seconds,
+    )
+    return UseCases(fan_out, deliver, sweeper)
+
+
+def create_app(settings: Settings, engine: Engine, use_cases: UseCases, clock: Clock) -> Flask:
+    """Put the routes before the use cases; the sweeper's thread is started by whoever serves."""
+    callers = settings.callers
+    # Tasks come with the token of the account that they were made for, pushes with Pub/Sub's.
+    task_callers = replace(callers, callers=frozenset(filter(None, [settings.tasks.service_account_email])))
+    app = Flask("webhooks")
+    register_request_id(app)
+    register_request_log(app)
+    register_problems(app)
+    after = use_cases.sweeper.sweep_if_due
+    register_doorbell(app, use_cases.fan_out.fan_out, after, make_authenticator(callers, clock))
+    register_tasks(app, use_cases.deliver.attempt, after, make_authenticator(task_callers, clock))
+    register_health(app, {"database": lambda: ping(engine)})
+    return app

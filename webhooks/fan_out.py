@@ -1,0 +1,120 @@
+"""Fan-out: walk a partner's feed past each of its endpoints' cursors and leave a delivery per matching event.
+
+Whoever does it, and however often: the cursor's lock and the unique (endpoint, event) make it once.
+"""
+
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Engine
+
+from bridge.clock import Clock
+from bridge.ids import new_id
+from bridge.partner import PartnerConfiguration, WebhookEndpoint
+from bridge.ports import PartnerDirectory
+from bridge.storage import webhooks
+from bridge.storage.webhooks import Cursor, NewDelivery
+from webhooks.tasks import DeliveryTask, DeliveryTasks
+
+PAGE_EVENTS = 100
+# What is left after so many pages is done by the next doorbell or the sweeper.
+MAX_PAGES = 20
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """`tasks` are due now; `is_last` when the feed had no more at that moment."""
+
+    tasks: list[DeliveryTask]
+    is_last: bool
+
+
+class FanOut:
+    """Use case of the doorbell and of the sweeper."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        directory: PartnerDirectory,
+        tasks: DeliveryTasks,
+        clock: Clock,
+        *,
+        page_events: int = PAGE_EVENTS,
+    ) -> None:
+        self._engine = engine
+        self._directory = directory
+        self._tasks = tasks
+        self._clock = clock
+        self._page_events = page_events
+
+    def fan_out(self, partner_id: str, up_to_sequence: int | None = None) -> None:
+        """Bring all endpoints of the partner up to its feed.
+
+        `up_to_sequence` spares endpoints that are there already. Raises TransientError when the partner's
+        configuration can't be read now.
+        """
+        partner = self._directory.partner(partner_id)
+        if partner is None:
+            _log.warning("events of an unknown partner", partner_id=partner_id)
+            return
+        with self._engine.begin() as connection:
+            positions = webhooks.cursor_positions(connection, partner_id)
+        for endpoint in partner.webhook_endpoints:
+            position = positions.get(endpoint.endpoint_id)
+            if up_to_sequence is None or position is None or position < up_to_sequence:
+                self._bring_up(partner, endpoint)
+
+    def _bring_up(self, partner: PartnerConfiguration, endpoint: WebhookEndpoint) -> None:
+        queue_answers = True
+        for _ in range(MAX_PAGES):
+            page = self._walk_page(partner, endpoint)
+            # a queue that is away is asked once, not once per page
+            queue_answers = queue_answers and self._tasks.create(page.tasks)
+            if page.is_last:
+                return
+
+    def _walk_page(self, partner: PartnerConfiguration, endpoint: WebhookEndpoint) -> _Page:
+        """One transaction: a page of the feed, its deliveries and the cursor after it."""
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            cursor = webhooks.lock_cursor(
+                connection,
+                endpoint_id=endpoint.endpoint_id,
+                partner_id=partner.partner_id,
+                starts_after_sequence=endpoint.starts_after_sequence,
+                now=now,
+            )
+            if cursor is None:
+                _log.error("an endpoint's id is another partner's", endpoint_id=endpoint.endpoint_id)
+                return _Page([], is_last=True)
+            entries = webhooks.feed_page(
+                connection, partner.partner_id, after=cursor.sequence, limit=self._page_events
+            )
+            if not entries:
+                return _Page([], is_last=True)
+            deliveries = []
+            previous_sequence = cursor.previous_sequence
+            for entry in entries:
+                if endpoint.wants(entry.event_type):
+                    delivery_id = new_id("dlv", now)
+                    deliveries.append(
+                        NewDelivery(delivery_id, entry.event_id, entry.sequence, previous_sequence)
+                    )
+                    previous_sequence = entry.sequence
+            is_held = endpoint.status == "disabled"
+            created = webhooks.insert_deliveries(
+                connection,
+                deliveries,
+                endpoint_id=endpoint.endpoint_id,
+                partner_id=partner.partner_id,
+                held=is_held,
+                now=now,
+            )
+            webhooks.move_cursor(
+                connection, endpoint.endpoint_id, Cursor(entries[-1].sequence, previous_sequence)
+            )
+        due = [] if is_held else [delivery.delivery_id for delivery in deliveries]
+        tasks = [DeliveryTask(delivery_id, 1, 0, now) for delivery_id in due if delivery_id in created]
+        return _Page(tasks, is_last=len(entries) < self._page_events)

@@ -1,0 +1,274 @@
+"""One HTTP request to a partner's endpoint: bounded in time and bytes, no redirects, checked addresses.
+
+`requests` bounds the wait for each piece of an answer, not their sum; here a timer shuts the connection down
+when the whole time is over, whatever the receiver trickles.
+"""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.poolmanager import PoolManager
+
+from bridge.clock import Clock
+from webhooks.addresses import (
+    ForbiddenAddressError,
+    ForbiddenUrlError,
+    Resolver,
+    UnresolvableHostError,
+    check_addresses,
+    check_url,
+    resolve,
+)
+from webhooks.retries import read_retry_after
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+MAX_ANSWER_BYTES = 64 * 1024
+MAX_HOSTS_POOLED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an attempt came to: `status` where the receiver answered, else the `error_class`.
+
+    An answer that is not 2xx has both. `retry_after_seconds` is the receiver's wish, if it has one.
+    """
+
+    status: int | None
+    error_class: str | None
+    retry_after_seconds: float | None = None
+
+    @property
+    def is_success(self) -> bool:
+        return self.error_class is None
+
+
+class DeadlinePassedError(OSError):
+    """The request's time is over; the connection was shut down or not used any more."""
+
+
+class _Deadline:
+    """Shuts down every connection that the request uses when its time is over."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self.has_passed = False
+        self._timer = threading.Timer(timeout_seconds, self._pass)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            for duplicate in self._sockets:
+                duplicate.close()
+            self._sockets.clear()
+
+    def check(self) -> None:
+        if self.has_passed:
+            raise DeadlinePassedError("the request's time is over")
+
+    def watch(self, connected: socket.socket) -> None:
+        """Keep a second handle on the connection: TLS takes the first one over."""
+        with self._lock:
+            self.check()
+            self._sockets.append(socket.fromfd(connected.fileno(), connected.family, connected.type))
+
+    def _pass(self) -> None:
+        with self._lock:
+            self.has_passed = True
+            for duplicate in self._sockets:
+                with contextlib.suppress(OSError):
+                    duplicate.shutdown(socket.SHUT_RDWR)
+
+
+class Sender:
+    """POSTs webhooks over one pooled session. Thread-safe; made after the fork."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        timeout_seconds: float,
+        allow_http_loopback: bool,
+        max_connections: int,
+        resolver: Resolver = resolve,
+    ) -> None:
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._allow_http_loopback = allow_http_loopback
+        self._resolver = resolver
+        self._running = threading.local()
+        self._session = requests.Session()
+        # No proxies, no .netrc, no CA bundle by environment
+        self._session.trust_env = False
+        self._session.headers.clear()
+        adapter = _Adapter(self, max_connections)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Send once; never raises for what the receiver, its name or the network does."""
+        try:
+            check_url(url, allow_http_loopback=self._allow_http_loopback)
+        except ForbiddenUrlError:
+            return Answer(None, "forbidden-url")
+        with _Deadline(self._timeout_seconds) as deadline:
+            self._running.deadline = deadline
+            try:
+                return self._exchange(url, body, headers)
+            except (requests.RequestException, OSError, ValueError) as error:
+                return Answer(None, "timeout" if deadline.has_passed else _class_of(error))
+            finally:
+                del self._running.deadline
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _exchange(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        with self._session.post(
+            url,
+            data=body,
+            headers=dict(headers),
+            timeout=(min(CONNECT_TIMEOUT_SECONDS, self._timeout_seconds), self._timeout_seconds),
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            answer = _answer_of(response, self._clock.now())
+            _drain(response)
+            return answer
+
+    def open_socket(self, host: str, port: int, *, plain: bool, connect_seconds: float) -> socket.socket:
+        """Connect to one of the host's addresses, all of which have been checked."""
+        addresses = self._resolver(host, port)
+        check_addresses(addresses, allow_loopback=self._allow_http_loopback, only_loopback=plain)
+        failure: OSError = UnresolvableHostError("the host's name has no address")
+        for address in addresses:
+            self._running.deadline.check()
+            try:
+                connected = socket.create_connection((address, port), timeout=connect_seconds)
+            except OSError as error:
+                failure = error
+                continue
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.watch(connected)
+            return connected
+        raise failure
+
+    def watch(self, connected: socket.socket) -> None:
+        """Put the connection under the deadline of the request that this thread is at."""
+        deadline: _Deadline = self._running.deadline
+        try:
+            deadline.watch(connected)
+        except DeadlinePassedError:
+            connected.close()
+            raise
+
+
+class _Adapter(HTTPAdapter):
+    """requests' transport over connections that the sender opens. No retries: the schedule has them."""
+
+    def __init__(self, sender: Sender, max_connections: int) -> None:
+        self._sender = sender
+        super().__init__(pool_connections=MAX_HOSTS_POOLED, pool_maxsize=max_connections, max_retries=0)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, **options)
+        manager: PoolManager = self.poolmanager
+        manager.pool_classes_by_scheme = _pool_classes(self._sender)
+
+
+def _pool_classes(sender: Sender) -> dict[str, Any]:
+    """urllib3's pools, with connections that are checked and watched by `sender`."""
+
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(sender, self, plain=True)
+
+        def request(self, *arguments: Any, **options: Any) -> None:
+            _watch_reused(sender, self)
+            super().request(*arguments, **options)
+
+    class Secure(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(sender, self, plain=False)
+
+        def request(self, *arguments: Any, **options: Any) -> None:
+            _watch_reused(sender, self)
+            super().request(*arguments, **options)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
+def _connect(sender: Sender, connection: HTTPConnection, *, plain: bool) -> socket.socket:
+    timeout = connection.timeout
+    seconds = float(timeout) if isinstance(timeout, int | float) else CONNECT_TIMEOUT_SECONDS
+    return sender.open_socket(connection.host, connection.port, plain=plain, connect_seconds=seconds)
+
+
+def _watch_reused(sender: Sender, connection: HTTPConnection) -> None:
+    if connection.sock is not None:
+        sender.watch(connection.sock)
+
+
+def _answer_of(response: requests.Response, now: datetime) -> Answer:
+    error_class = None if 200 <= response.status_code < 300 else "http-status"
+    wish = read_retry_after(response.headers.get("Retry-After"), now) if error_class else None
+    return Answer(response.status_code, error_class, wish)
+
+
+def _drain(response: requests.Response) -> None:
+    """Read what is left so that the connection can be used again; the status has decided already."""
+    with contextlib.suppress(Exception):
+        if len(response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=False)) > MAX_ANSWER_BYTES:
+            response.raw.close()
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what it wraps: requests and urllib3 hand the cause on in several ways."""
+    seen: set[int] = set()
+    pending = [error]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        inner = (current.__cause__, current.__context__, getattr(current, "reason", None), *current.args)
+        pending.extend(cause for cause in inner if isinstance(cause, BaseException))
+
+
+def _class_of(error: BaseException) -> str:
+    """Say in one word what went wrong; no text of the error, which may quote the receiver."""
+    causes = list(_causes(error))
+    for kind, name in (
+        (ForbiddenAddressError, "forbidden-address"),
+        (UnresolvableHostError, "unresolvable-host"),
+        (DeadlinePassedError, "timeout"),
+        (requests.exceptions.SSLError, "tls-failed"),
+        (TimeoutError, "timeout"),
+        (requests.Timeout, "timeout"),
+        (ConnectionError, "connection-failed"),
+        (requests.exceptions.InvalidURL, "forbidden-url"),
+    ):
+        if any(isinstance(cause, kind) for cause in causes):
+            return name
+    return "connection-failed" if isinstance(error, requests.ConnectionError) else "unreadable-answer"

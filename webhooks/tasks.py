@@ -1,0 +1,72 @@
+"""The tasks that bring a delivery's attempts back to us at their time.
+
+A task carries ids only, and losing one is no loss: the sweeper makes another for whatever is overdue.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from bridge.errors import PermanentError, TransientError
+from bridge.ports import TaskQueue
+
+_log = structlog.get_logger(__name__)
+
+
+class UnreadableTaskError(ValueError):
+    """The task's body is not one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryTask:
+    """Asks for attempt `attempt_number` (from 1) at `at`. `sweep` tells tasks for the same attempt apart."""
+
+    delivery_id: str
+    attempt_number: int
+    sweep: int
+    at: datetime
+
+    @property
+    def name(self) -> str:
+        """Cloud Tasks takes each name once; a hash spreads them, as it asks for."""
+        return hashlib.sha256(f"{self.delivery_id}/{self.attempt_number}/{self.sweep}".encode()).hexdigest()
+
+    @property
+    def payload(self) -> bytes:
+        return json.dumps({"delivery_id": self.delivery_id, "attempt": self.attempt_number}).encode()
+
+
+def read_payload(document: object) -> tuple[str, int]:
+    """Return delivery id and attempt number of a task's JSON body; UnreadableTaskError if it has none."""
+    delivery_id = document.get("delivery_id") if isinstance(document, dict) else None
+    attempt_number = document.get("attempt") if isinstance(document, dict) else None
+    if not isinstance(delivery_id, str) or not isinstance(attempt_number, int) or attempt_number < 1:
+        raise UnreadableTaskError("a task's body is {delivery_id, attempt}")
+    return delivery_id, attempt_number
+
+
+class DeliveryTasks:
+    """Creates tasks once what they are about is committed."""
+
+    def __init__(self, queue: TaskQueue, target_url: str) -> None:
+        self._queue = queue
+        self._target_url = target_url
+
+    def create(self, tasks: Iterable[DeliveryTask]) -> bool:
+        """Create the tasks; False as soon as one can't be created: the sweeper makes it and the rest."""
+        for task in tasks:
+            try:
+                self._queue.schedule(task.name, self._target_url, task.payload, task.at)
+            except (TransientError, PermanentError) as error:
+                _log.warning(
+                    "no task for a delivery; the sweeper follows",
+                    delivery_id=task.delivery_id,
+                    attempt=task.attempt_number,
+                    reason=str(error),
+                )
+                return False
+        return True
