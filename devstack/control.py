@@ -68,16 +68,17 @@ def stop(layout: Layout) -> int | None:
         _wait_until_free(layout, lock.LEFTOVER_TIMEOUT_SECONDS)
         return None
     os.kill(pid, signal.SIGTERM)
-    if not _wait_until_free(layout, DOWN_TIMEOUT_SECONDS):
+    if not _wait_until_free(layout, DOWN_TIMEOUT_SECONDS, pid):
         os.kill(pid, signal.SIGKILL)  # the reaper ends everything else
-        if not _wait_until_free(layout, lock.LEFTOVER_TIMEOUT_SECONDS):
+        if not _wait_until_free(layout, lock.LEFTOVER_TIMEOUT_SECONDS, pid):
             raise StartError(f"the stack does not stop; see {layout.log('supervisor')}")
     return pid
 
 
-def _wait_until_free(layout: Layout, timeout_seconds: float) -> bool:
+def _wait_until_free(layout: Layout, timeout_seconds: float, pid: int | None = None) -> bool:
+    """Wait until neither the supervisor nor its reaper holds the lock and the process `pid` is gone."""
     deadline = time.monotonic() + timeout_seconds
-    while not lock.is_free(layout.lock_file):
+    while not lock.is_free(layout.lock_file) or (pid is not None and lock.is_alive(pid)):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)

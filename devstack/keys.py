@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from bridge.ids import new_id
 
@@ -39,6 +39,7 @@ class Keys:
     webhook_secrets: Path
     fingerprint: Path
     token_signing_folder: Path
+    receipt_signing: Path
     receiver_secrets: Path
     sap_password: str
     partners: tuple[DemoPartner, ...]
@@ -57,6 +58,7 @@ def load_or_create(folder: Path) -> Keys:
         webhook_secrets=_create(folder / "webhook-secrets.json", _key_ring),
         fingerprint=_create(folder / "fingerprint.key", _hmac_key),
         token_signing_folder=signing,
+        receipt_signing=_create(folder / "receipt-signing.pem", _ed25519_key),
         receiver_secrets=_create(
             folder / "receiver-secrets.json",
             lambda: json.dumps({partner.partner_id: partner.webhook_secret for partner in partners}).encode(),
@@ -96,6 +98,12 @@ def _hmac_key() -> bytes:
 def _rsa_key() -> bytes:
     key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
     return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _ed25519_key() -> bytes:
+    return ed25519.Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 

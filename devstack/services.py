@@ -6,7 +6,7 @@ The times of the SAP adapter are short: the mock answers in milliseconds, its fa
 from collections.abc import Mapping
 
 from devstack.keys import Keys
-from devstack.layout import PROJECT_ID, Layout
+from devstack.layout import PROJECT_ID, QUEUE_LOCATION, Layout
 from devstack.logins import login_of
 from devstack.postgres import DATABASE, Postgres, url_at
 from devstack.programs import python
@@ -16,6 +16,8 @@ from devstack.units import Unit, answers_http
 AFTER = ("prepare-database", "prepare-partners", "prepare-topics", "cloud_tasks", "sap_mock", "receiver")
 # gunicorn lets running requests end (bridge.web.serve)
 STOP_TIMEOUT_SECONDS = 8.0
+# quick at first, so that a receiver that was away is told soon after it is back
+WEBHOOK_SCHEDULE_SECONDS = "1,2,3,5,10,30,60,300,1800,7200"
 SAP_TIMES = {
     "SAP_CONNECT_TIMEOUT_SECONDS": "2",
     "SAP_READ_TIMEOUT_SECONDS": "8",
@@ -28,16 +30,38 @@ SAP_TIMES = {
 def services(layout: Layout, keys: Keys, postgres: Postgres) -> list[Unit]:
     """One unit per service; all but the dispatcher's worker speak HTTP."""
     party_data = {"PARTY_KEY_RING": str(keys.party_data)}
-    webhook_secrets = {"WEBHOOK_KEY_RING": str(keys.webhook_secrets)}
     return [
-        _http_service(layout, "gateway", "gateway", {**party_data, **webhook_secrets}),
+        _http_service(
+            layout,
+            "gateway",
+            "gateway",
+            {
+                **party_data,
+                "TOKEN_ISSUER": layout.url("gateway"),
+                "TOKEN_AUDIENCE": layout.url("gateway"),
+                "TOKEN_SIGNING_KEYS_DIR": str(keys.token_signing_folder),
+                "RECEIPT_SIGNING_KEY": str(keys.receipt_signing),
+                "FINGERPRINT_KEY": str(keys.fingerprint),
+            },
+        ),
         _http_service(
             layout,
             "sap_adapter",
             "sap_adapter",
             {**party_data, **SAP_TIMES, "SAP_CONNECTIONS_FILE": str(layout.sap_connections)},
         ),
-        _http_service(layout, "webhooks", "webhooks", webhook_secrets),
+        _http_service(
+            layout,
+            "webhooks",
+            "webhooks",
+            {
+                "WEBHOOK_KEY_RING": str(keys.webhook_secrets),
+                "WEBHOOK_SCHEDULE_SECONDS": WEBHOOK_SCHEDULE_SECONDS,
+                "WEBHOOK_ALLOW_HTTP_LOOPBACK": "true",
+                "TASK_TARGET_URL": layout.url("webhooks") + "/tasks/deliveries",
+                "TASK_LOCATION": QUEUE_LOCATION,
+            },
+        ),
         _http_service(layout, "partners", "partners", {}),
         _http_service(layout, "dead_letters", "dispatcher.dead_letters", {}),
         python(

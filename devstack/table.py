@@ -5,7 +5,7 @@ import signal
 from bridge.messages import WEBHOOK_QUEUE
 from devstack.emulators import Emulators
 from devstack.keys import SAP_USER, Keys
-from devstack.layout import PROJECT_ID, QUEUE_LOCATION, REPOSITORY, Layout
+from devstack.layout import PROJECT_ID, QUEUE_LOCATION, Layout
 from devstack.postgres import Postgres
 from devstack.programs import base_environment, python
 from devstack.services import services
@@ -18,14 +18,8 @@ def build_table(layout: Layout, keys: Keys, emulators: Emulators, postgres: Post
         *_infrastructure(layout, emulators, postgres),
         *_outside_world(layout, keys),
         *_steps(layout),
-        *(unit for unit in services(layout, keys, postgres) if _exists(unit.command[2])),
+        *services(layout, keys, postgres),
     ]
-
-
-def _exists(module: str) -> bool:
-    """Services are still being added: one without an entry point is left out."""
-    path = REPOSITORY / module.replace(".", "/")
-    return (path / "__main__.py").exists() or path.with_suffix(".py").exists()
 
 
 def _infrastructure(layout: Layout, emulators: Emulators, postgres: Postgres) -> list[Unit]:
