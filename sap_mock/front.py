@@ -1,0 +1,97 @@
+"""What stands before SAP's services: HTTP Basic, HTML error pages, connections that die."""
+
+import errno
+import hmac
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import wraps
+
+from flask import Response, request
+
+from sap_mock.faults import Faults
+from sap_mock.traffic import BrokenError, BusyError, DroppedConnectionError, Traffic
+
+REALM = 'Basic realm="SAP NetWeaver Application Server [MOCKS4/100]"'
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
+_PAGE = "<html><head><title>{title}</title></head><body><h1>{title}</h1><p>{text}</p></body></html>"
+
+
+class Front:
+    """Lets calls through to the SOAP and OData services, or ends them in one of SAP's ways."""
+
+    def __init__(self, traffic: Traffic, user: str, password: str) -> None:
+        self._traffic = traffic
+        self._user = user
+        self._password = password
+
+    def guarded(self, view: Callable[..., Response]) -> Callable[..., Response]:
+        """Wrap a view that takes the faults in force first; it may raise what Traffic raises."""
+
+        @wraps(view)
+        def call(**arguments: str) -> Response:
+            try:
+                with self._traffic.call() as faults:
+                    return self._authenticated(view, faults, arguments)
+            except DroppedConnectionError:
+                return dead_connection()
+            except BusyError as busy:
+                return _busy(busy.retry_after_seconds)
+            except BrokenError:
+                text = "The server encountered an unexpected condition."
+                return _html(500, "500 Internal Server Error", text)
+
+        return call
+
+    def _authenticated(
+        self, view: Callable[..., Response], faults: Faults, arguments: dict[str, str]
+    ) -> Response:
+        given = request.authorization
+        if given is None or given.type != "basic":
+            return _unauthorized()
+        user_fits = _same(given.get("username") or "", self._user)
+        password_fits = _same(given.get("password") or "", self._password)
+        if not (user_fits and password_fits):
+            return _unauthorized()
+        return view(faults, **arguments)
+
+
+def dead_connection() -> Response:
+    """Return an answer whose sending ends the TCP connection without a byte of HTTP."""
+    return Response(_HangUp(request.environ.get("gunicorn.socket")), direct_passthrough=True)
+
+
+class _HangUp(Iterator[bytes]):
+    """gunicorn asks for the first piece before it sends any header; it gets a closed connection instead."""
+
+    def __init__(self, connection: socket.socket | None) -> None:
+        self._connection = connection
+
+    def __next__(self) -> bytes:
+        if self._connection is not None:
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            with suppress(OSError):  # the client may have been faster
+                self._connection.shutdown(socket.SHUT_RDWR)
+        raise ConnectionResetError(errno.ECONNRESET, "connection dropped on purpose")
+
+
+def _same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode(), expected.encode())
+
+
+def _unauthorized() -> Response:
+    answer = _html(401, "401 Unauthorized", "Logon failed.")
+    answer.headers["WWW-Authenticate"] = REALM
+    return answer
+
+
+def _busy(retry_after_seconds: int | None) -> Response:
+    answer = _html(503, "503 Service Unavailable", "All work processes are busy.")
+    if retry_after_seconds is not None:
+        answer.headers["Retry-After"] = str(retry_after_seconds)
+    return answer
+
+
+def _html(status: int, title: str, text: str) -> Response:
+    return Response(_PAGE.format(title=title, text=text), status, content_type="text/html; charset=utf-8")

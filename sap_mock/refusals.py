@@ -1,0 +1,78 @@
+"""Refusals on request: item texts of the form SBX-… (README.md lists them)."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+
+from sap_mock.journal_entry import JournalEntry, LogItem, Refusal
+from sap_mock.kinds import KINDS, kind_of
+
+# Stands in every note below, as SAP's notes carry names: a leak test may look for it.
+NAME_IN_NOTES = "Erika Mustermann GmbH"
+ALWAYS = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """`times`: how often an operation's reference is refused unless the text says otherwise."""
+
+    type_id: str
+    note: str
+    times: int = ALWAYS
+
+
+REASONS: Mapping[str, Reason] = {
+    "CUSTOMER-UNKNOWN": Reason("102(F5)", "Customer {name} is not defined in company code {company_code}"),
+    "VENDOR-UNKNOWN": Reason("104(F5)", "Vendor {name} is not defined in company code {company_code}"),
+    "ACCOUNT-MISSING": Reason(
+        "506(F5)", "G/L account of {name} is not defined in company code {company_code}"
+    ),
+    "PERIOD-CLOSED": Reason("201(F5)", "Period {period} is not open; document of {name}"),
+    "PERIOD-CLOSING": Reason("201(F5A)", "Period {period} is just being closed; document of {name}", times=2),
+    "NOT-AUTHORIZED": Reason(
+        "083(F5)", "No authorization for company code {company_code}; document of {name}"
+    ),
+    "LOCKED": Reason("601(MC)", "Object requested is currently locked by user of {name}", times=2),
+}
+_COUNTS = {"ONCE": 1, "TWICE": 2, None: None}
+_PATTERN = re.compile(
+    rf"SBX-(?:({'|'.join(kind.upper() for kind in KINDS)})-)?"
+    rf"({'|'.join(REASONS)})(?:-(ONCE|TWICE))?(?![A-Z])",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRefusal:
+    """A refusal that the texts ask for; `times` counts the messages refused per reference and reason."""
+
+    reason: str
+    times: int
+    refusal: Refusal
+
+
+def asked_refusal(entry: JournalEntry) -> AskedRefusal | None:
+    """Return the refusal that an item text asks for, if it concerns this kind of document."""
+    for item in entry.items:
+        match = _PATTERN.match(item.text)
+        if match is None or (match[1] and match[1].lower() != kind_of(entry)):
+            continue
+        name = match[2].upper()
+        if name == "PERIOD-CLOSED" and _posted_in_a_later_month(entry):
+            continue
+        reason = REASONS[name]
+        count = _COUNTS[match[3].upper() if match[3] else None]
+        note = reason.note.format(
+            name=NAME_IN_NOTES, company_code=entry.company_code, period=entry.posting_date[:7]
+        )
+        item_log = LogItem(reason.type_id, 3, note)
+        return AskedRefusal(name, reason.times if count is None else count, Refusal((item_log,)))
+    return None
+
+
+def _posted_in_a_later_month(entry: JournalEntry) -> bool:
+    """The month of the document date is the closed one; any later one is open."""
+    document_date = date.fromisoformat(entry.document_date[:10])
+    posting_date = date.fromisoformat(entry.posting_date[:10])
+    return (posting_date.year, posting_date.month) > (document_date.year, document_date.month)
