@@ -1,0 +1,354 @@
+"""The mock as a process under gunicorn, seen through real connections."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+import sap_envelopes as sap
+from lxml import etree
+from waiting import wait_until
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Mock:
+    """One mock process; `start` again after `kill` serves the same file on the same port."""
+
+    def __init__(self, folder):
+        self.data = folder / "sap.sqlite3"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process = None
+
+    def environment(self):
+        return {**os.environ, "PORT": str(self.port), "SAP_MOCK_DATA": str(self.data), "SAP_MOCK_SEED": "1"}
+
+    def start(self):
+        self.process = subprocess.Popen([sys.executable, "-m", "sap_mock"], cwd=ROOT, env=self.environment())
+        wait_until(self._alive, timeout_seconds=20, what="sap_mock's livez")
+
+    def kill(self, number=signal.SIGKILL):
+        self.process.send_signal(number)
+        self.process.wait(20)
+
+    def _alive(self):
+        assert self.process.poll() is None, "sap_mock ended"
+        try:
+            return requests.get(f"{self.url}/livez", timeout=2).ok
+        except requests.ConnectionError:
+            return False
+
+    def faults(self, **faults):
+        requests.put(f"{self.url}/_control/faults", json=faults, timeout=10).raise_for_status()
+
+    def stats(self):
+        return requests.get(f"{self.url}/_control/stats", timeout=10).json()
+
+    def documents(self, reference=None):
+        parameters = {} if reference is None else {"reference": reference}
+        return requests.get(f"{self.url}/_control/documents", parameters, timeout=10).json()
+
+    def soap(self, *bodies, login=sap.LOGIN, content_type="text/xml; charset=utf-8"):
+        headers = {"Content-Type": content_type}
+        body = sap.envelope(*(bodies or [sap.request()]))
+        return requests.post(f"{self.url}{sap.SOAP_PATH}", body, headers=headers, auth=login, timeout=30)
+
+    def items(self, condition, **options):
+        parameters = {"$filter": condition, "$format": "json", **{f"${k}": v for k, v in options.items()}}
+        return requests.get(f"{self.url}{sap.ITEMS_PATH}", parameters, auth=sap.LOGIN, timeout=30)
+
+    def found(self, reference):
+        answer = self.items(f"CompanyCode eq '1000' and DocumentReferenceID eq '{reference}'")
+        assert answer.status_code == 200, answer.text
+        return answer.json()["d"]["results"]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    mock = Mock(tmp_path_factory.mktemp("sap"))
+    mock.start()
+    yield mock
+    mock.kill(signal.SIGTERM)
+
+
+@pytest.fixture
+def mock(running):
+    requests.post(f"{running.url}/_control/reset", timeout=10).raise_for_status()
+    return running
+
+
+@pytest.fixture
+def own_mock(tmp_path):
+    """One that the test may kill."""
+    mock = Mock(tmp_path)
+    mock.start()
+    yield mock
+    if mock.process.poll() is None:
+        mock.kill(signal.SIGTERM)
+
+
+def test_a_posting_is_answered_told_by_odata_and_counted(mock):
+    (posted,) = sap.confirmations(mock.soap().content)
+    items = mock.found("REFERENCE0000001")
+    assert [item["AccountingDocumentItem"] for item in items] == ["001", "002"]
+    assert {item["AccountingDocument"] for item in items} == {posted.number}
+    first = items[0]
+    assert first["AmountInTransactionCurrency"] == "12.50"
+    assert first["TransactionCurrency"] == "EUR"
+    assert first["AccountingDocumentType"] == "DZ"
+    assert first["DocumentItemText"] == "INV-1"
+    assert re.fullmatch(r"/Date\(\d+\)/", first["PostingDate"])
+    assert mock.stats() == {"documents": 1, "calls": 2, "refused": 0, "max_in_flight": 1, "duplicates": 0}
+
+
+def test_a_refusal_comes_with_http_200(mock):
+    answer = mock.soap(sap.request(sap.entry(text="SBX-CUSTOMER-UNKNOWN-1")))
+    assert answer.status_code == 200
+    (refused,) = sap.confirmations(answer.content)
+    assert (refused.severity, refused.number) == (3, "0000000000")
+
+
+@pytest.mark.parametrize("login", [None, ("sap", "wrong"), ("other", "sap-secret"), ("säp", "sap-secret")])
+def test_who_is_not_logged_on_gets_nowhere(mock, login):
+    login = login and (login[0].encode(), login[1].encode())
+    answer = mock.soap(login=login)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+    assert requests.get(f"{mock.url}{sap.ITEMS_PATH}?$format=json", auth=login, timeout=10).status_code == 401
+    assert mock.documents() == []
+
+
+def test_a_broken_message_is_a_soap_fault(mock):
+    headers = {"Content-Type": "text/xml"}
+    answer = requests.post(
+        f"{mock.url}{sap.SOAP_PATH}", b"<oops", headers=headers, auth=sap.LOGIN, timeout=10
+    )
+    assert answer.status_code == 500
+    assert etree.fromstring(answer.content).find(".//faultstring") is not None
+
+
+def test_only_text_xml_is_read(mock):
+    assert mock.soap(content_type="application/json").status_code == 415
+    assert mock.documents() == []
+
+
+def test_the_wsdl_names_its_own_address(mock):
+    answer = requests.get(f"{mock.url}{sap.SOAP_PATH}?wsdl", timeout=10)
+    address = etree.fromstring(answer.content).find(".//{http://schemas.xmlsoap.org/wsdl/soap/}address")
+    assert address.get("location") == f"{mock.url}{sap.SOAP_PATH}"
+
+
+def test_down_closes_connections_without_an_answer_and_commits_nothing(mock):
+    mock.faults(mode="down")
+    for call in (mock.soap, lambda: mock.items("CompanyCode eq '1000'")):
+        with pytest.raises(requests.ConnectionError):
+            call()
+    assert mock.documents() == []
+    mock.faults()
+    assert mock.soap().status_code == 200
+
+
+def test_not_a_byte_of_http_comes_back_from_a_dying_connection(mock):
+    mock.faults(mode="down")
+    with socket.create_connection(("127.0.0.1", mock.port), timeout=10) as connection:
+        connection.sendall(f"GET {sap.ITEMS_PATH} HTTP/1.1\r\nHost: sap\r\n\r\n".encode())
+        try:
+            received = connection.recv(100)
+        except ConnectionResetError:
+            received = b""
+    assert received == b""
+
+
+def test_commit_then_drop_posts_and_says_nothing(mock):
+    mock.faults(commit_then_drop_rate=1.0)
+    with pytest.raises(requests.ConnectionError):
+        mock.soap()
+    assert len(mock.found("REFERENCE0000001")) == 2
+    assert mock.stats()["documents"] == 1
+
+
+def test_drop_before_commit_posts_nothing(mock):
+    mock.faults(drop_before_commit_rate=1.0)
+    with pytest.raises(requests.ConnectionError):
+        mock.soap()
+    assert mock.found("REFERENCE0000001") == []
+
+
+def test_a_late_commit_comes_after_the_connection_has_died(mock):
+    mock.faults(late_commit_ms=2000)
+    started = time.monotonic()
+    with pytest.raises(requests.ConnectionError):
+        mock.soap()
+    assert time.monotonic() - started < 1.5
+    assert mock.documents() == []
+    wait_until(mock.documents)
+    assert time.monotonic() - started >= 2.0
+
+
+def test_a_repeat_before_the_late_commit_is_still_one_document_within_the_window(mock):
+    request = sap.request(message_uuid=uuid.uuid4())
+    mock.faults(late_commit_ms=300)
+    with pytest.raises(requests.ConnectionError):
+        mock.soap(request)
+    mock.faults()
+    (posted,) = sap.confirmations(mock.soap(request).content)
+    mock.faults(late_commit_ms=300)
+    with pytest.raises(requests.ConnectionError):
+        mock.soap(sap.request(sap.entry(reference="LATER")))
+    # commits are made in the order they are due: this one came after the first
+    wait_until(lambda: mock.documents("LATER"))
+    assert [document["number"] for document in mock.documents("REFERENCE0000001")] == [posted.number]
+
+
+def test_reset_takes_waiting_late_commits_with_it(mock):
+    mock.faults(late_commit_ms=300)
+    with pytest.raises(requests.ConnectionError):
+        mock.soap()
+    requests.post(f"{mock.url}/_control/reset", timeout=10).raise_for_status()
+    mock.faults(late_commit_ms=400)
+    with pytest.raises(requests.ConnectionError):
+        mock.soap(sap.request(sap.entry(reference="LATER")))
+    wait_until(lambda: mock.documents("LATER"))
+    assert mock.documents("REFERENCE0000001") == []
+
+
+def test_errors_are_html_pages_and_commit_nothing(mock):
+    mock.faults(error_rate=1.0)
+    answer = mock.soap()
+    assert answer.status_code == 500
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert mock.items("CompanyCode eq '1000'").status_code == 500
+    assert mock.documents() == []
+
+
+def test_the_read_side_lags_and_the_ledger_does_not(mock):
+    mock.faults(read_lag_ms=1500)
+    mock.soap()
+    assert len(mock.documents("REFERENCE0000001")) == 1
+    assert mock.found("REFERENCE0000001") == []
+    wait_until(lambda: mock.found("REFERENCE0000001"))
+
+
+def test_capacity_refuses_what_comes_on_top(mock):
+    mock.faults(capacity=2, latency_ms=1500)
+    start = threading.Barrier(6)
+
+    def call(number):
+        start.wait(10)
+        return mock.soap(sap.request(sap.entry(reference=f"R{number}")))
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(call, range(6)))
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert len(refused) == 4
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
+    stats = mock.stats()
+    assert (stats["documents"], stats["refused"], stats["calls"]) == (2, 4, 6)
+    assert 3 <= stats["max_in_flight"] <= 6
+
+
+def test_latency_holds_for_both_sides(mock):
+    mock.faults(latency_ms=300)
+    for call in (mock.soap, lambda: mock.items("CompanyCode eq '1000'")):
+        started = time.monotonic()
+        assert call().status_code == 200
+        assert time.monotonic() - started >= 0.25
+
+
+def test_wrong_faults_change_nothing(mock):
+    mock.faults(latency_ms=5)
+    answer = requests.put(f"{mock.url}/_control/faults", json={"capasity": 3}, timeout=10)
+    assert answer.status_code == 400
+    assert "capasity" in answer.json()["error"]
+    assert requests.put(f"{mock.url}/_control/faults", data=b"{", timeout=10).status_code == 400
+    assert requests.get(f"{mock.url}/_control/faults", timeout=10).json()["latency_ms"] == 5
+
+
+def test_documents_survive_kill_9_and_faults_do_not(own_mock):
+    (first,) = sap.confirmations(own_mock.soap(sap.request(sap.entry(reference="BEFORE"))).content)
+    own_mock.faults(latency_ms=50)
+    own_mock.kill()
+    own_mock.start()
+    assert [document["number"] for document in own_mock.documents("BEFORE")] == [first.number]
+    assert requests.get(f"{own_mock.url}/_control/faults", timeout=10).json()["latency_ms"] == 0
+    (second,) = sap.confirmations(own_mock.soap(sap.request(sap.entry(reference="AFTER"))).content)
+    assert int(second.number) == int(first.number) + 1
+
+
+def test_every_answered_posting_survives_kill_9_in_full_flight(own_mock):
+    answered = []
+
+    def post_until_it_dies():
+        while True:
+            reference = uuid.uuid4().hex[:16]
+            try:
+                answer = own_mock.soap(sap.request(sap.entry(reference=reference)))
+            except requests.ConnectionError:
+                return
+            (posted,) = sap.confirmations(answer.content)
+            answered.append((reference, posted.number))
+
+    threads = [threading.Thread(target=post_until_it_dies) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(answered) >= 40, timeout_seconds=20)
+    own_mock.kill()
+    for thread in threads:
+        thread.join(20)
+    own_mock.start()
+    kept = {(document["reference"], document["number"]) for document in own_mock.documents()}
+    assert set(answered) <= kept
+
+
+def run_to_the_end(environment):
+    return subprocess.run(
+        [sys.executable, "-m", "sap_mock"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_taken_port_is_one_line_and_an_exit_code(mock):
+    ended = run_to_the_end(mock.environment())
+    assert ended.returncode == 1
+    assert re.fullmatch(
+        rf"sap_mock: can't listen on 127\.0\.0\.1:{mock.port}: Address already in use\n", ended.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"SAP_MOCK_DATA": ""}, "SAP_MOCK_DATA"),
+        ({"PORT": "eighty"}, "PORT"),
+        ({"SAP_MOCK_USER": "a:b"}, "SAP_MOCK_USER"),
+        ({"SAP_MOCK_DATA": "/proc/sap/ledger"}, "/proc/sap/ledger"),
+    ],
+)
+def test_a_bad_setting_is_one_line_and_an_exit_code(mock, changes, named):
+    ended = run_to_the_end({**mock.environment(), **changes})
+    assert ended.returncode == 1
+    assert named in ended.stderr
+    assert ended.stderr.count("\n") == 1
