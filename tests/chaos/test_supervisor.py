@@ -11,6 +11,7 @@ from local_stack import Stack, devstack, free_layout, private_folder, private_st
 from waiting import wait_until
 
 from devstack.layout import PORTS
+from devstack.lock import is_alive
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
@@ -28,10 +29,6 @@ def is_listening(port):
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def is_alive(pid):
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("name", PROCESSES)
