@@ -1,6 +1,7 @@
 """The partners' documents in Firestore: what the mirror remembers, else the demo partners as they begin."""
 
 from argon2 import PasswordHasher
+from sqlalchemy import Engine
 
 from bridge.clock import SystemClock
 from bridge.gcp.firestore import FirestoreSettings, make_partner_store
@@ -15,8 +16,9 @@ from bridge.partner import (
 )
 from bridge.partner_mirror import PartnerMirror, restore_from_mirror
 from bridge.payment import OperationKind
+from bridge.ports import PartnerStore
 from bridge.storage.engine import DatabaseSettings, make_engine
-from devstack.keys import DemoPartner, load_or_create
+from devstack.keys import DemoPartner, Keys, load_or_create
 from devstack.layout import PROJECT_ID, Layout
 from devstack.postgres import DATABASE, OWNER, url_at
 
@@ -24,42 +26,47 @@ SAP_SYSTEM = "s4-main"
 COMPANY_CODE = "1000"
 TIME_ZONE = "Europe/Berlin"
 CLEARING_ACCOUNT = "113100"
-# DZ: customer payment; AB: a general document, as an authorisation is only noted
+# DZ: what comes in, KZ: what goes out; AB: a general document, as an authorisation is only noted
 DOCUMENT_TYPES = {
     OperationKind.PAYMENT: "DZ",
     OperationKind.AUTHORIZE: "AB",
     OperationKind.CAPTURE: "DZ",
     OperationKind.REVERSE: "AB",
-    OperationKind.REFUND: "DZ",
+    OperationKind.REFUND: "KZ",
 }
 
 
 def seed_partners(layout: Layout) -> None:
     """Put back what the emulator has lost; add the demo partners if they have never been there."""
-    keys = load_or_create(layout.keys_folder)
-    webhook_keys = KeyRing.from_file(str(keys.webhook_secrets))
     store = make_partner_store(FirestoreSettings(PROJECT_ID, emulator_host=layout.address("firestore")))
     url = url_at(layout.ports["postgres"], DATABASE, OWNER)
     engine = make_engine(DatabaseSettings(url, None, None, None), pool_size=2, application_name="seed")
     try:
-        restore_from_mirror(engine, store)
-        mirror = PartnerMirror(engine)
-        for number, partner in enumerate(keys.partners, 1):
-            if store.get(partner.partner_id) is None:
-                document = demo_document(layout, partner, number, webhook_keys)
-                store.put(document, None)
-                # so that it survives an emulator's restart before any service has read it
-                mirror.remember(document, SystemClock().now())
+        seed(engine, store, load_or_create(layout.keys_folder), layout.url("receiver"))
     finally:
         engine.dispose()
         store.close()
 
 
+def seed(engine: Engine, store: PartnerStore, keys: Keys, receiver_url: str) -> None:
+    """As seed_partners. What an operator has made of a demo partner since stays as it is."""
+    restore_from_mirror(engine, store)
+    webhook_keys = KeyRing.from_file(str(keys.webhook_secrets))
+    mirror = PartnerMirror(engine)
+    for number, partner in enumerate(keys.partners, 1):
+        document = store.get(partner.partner_id)
+        if document is None:
+            document = demo_document(receiver_url, partner, number, webhook_keys)
+            store.put(document, None)
+        # so that it survives an emulator's restart before any service has read it
+        mirror.remember(document, SystemClock().now())
+
+
 def demo_document(
-    layout: Layout, partner: DemoPartner, number: int, webhook_keys: KeyRing
+    receiver_url: str, partner: DemoPartner, number: int, webhook_keys: KeyRing
 ) -> PartnerConfiguration:
     """The first version of a demo partner; its webhooks go to the stack's receiver."""
-    customer = f"1{number:06}"
+    customer = f"1{number:07}"
     return PartnerConfiguration(
         partner_id=partner.partner_id,
         version=1,
@@ -82,7 +89,7 @@ def demo_document(
         webhook_endpoints=(
             WebhookEndpoint(
                 endpoint_id=partner.endpoint_id,
-                url=f"{layout.url('receiver')}/webhooks/{partner.partner_id}",
+                url=f"{receiver_url}/webhooks/{partner.partner_id}",
                 encrypted_secrets=(
                     webhook_keys.encrypt(
                         partner.webhook_secret.encode(),
