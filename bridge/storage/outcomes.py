@@ -15,7 +15,7 @@ SUCCEED = text("""
     SET status = 'succeeded', sap_company_code = :company_code, sap_fiscal_year = :fiscal_year,
         sap_document_number = :document_number, sent_unresolved = false, settled_at = NULL,
         none_seen_at = NULL, completed_at = :now,
-        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
+        lease_until = NULL, claims_finished = claims_started, updated_at = :now
     WHERE operation_id = :operation_id
 """)
 
@@ -24,7 +24,7 @@ REJECT = text("""
     UPDATE operations
     SET status = 'rejected', failure_code = :code, failure_message = :message, failure_pointer = :pointer,
         encrypted_sap_log = :encrypted_sap_log, sent_unresolved = false, completed_at = :now,
-        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
+        lease_until = NULL, claims_finished = claims_started, updated_at = :now
     WHERE operation_id = :operation_id
 """)
 
@@ -35,7 +35,7 @@ PARK = text("""
         generation = generation + :generations, failure_code = :code, failure_message = :message,
         encrypted_sap_log = coalesce(:encrypted_sap_log, encrypted_sap_log),
         delayed_at = coalesce(delayed_at, :now),
-        lease_until = NULL, claims_finished = claims_finished + :finished, updated_at = :now
+        lease_until = NULL, claims_finished = CASE WHEN :claimed THEN claims_started ELSE claims_finished END, updated_at = :now
     WHERE operation_id = :operation_id
 """)
 
@@ -44,7 +44,7 @@ NOT_POSTED = text("""
     UPDATE operations
     SET status = 'accepted', sent_unresolved = false, settled_at = NULL, none_seen_at = NULL,
         generation = generation + :generations, attempts = attempts + :attempts, last_attempt_at = :now,
-        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
+        lease_until = NULL, claims_finished = claims_started, updated_at = :now
     WHERE operation_id = :operation_id
 """)
 
@@ -53,7 +53,7 @@ UNKNOWN = text("""
     UPDATE operations
     SET status = 'unknown', settled_at = :settled_at, none_seen_at = NULL,
         attempts = attempts + :attempts, last_attempt_at = :now,
-        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
+        lease_until = NULL, claims_finished = claims_started, updated_at = :now
     WHERE operation_id = :operation_id
 """)
 
@@ -61,7 +61,7 @@ STILL_UNKNOWN = text("""
     /* asked, and not yet wiser; a "none" that counts is remembered */
     UPDATE operations
     SET none_seen_at = coalesce(none_seen_at, :none_seen_at),
-        lease_until = NULL, claims_finished = claims_finished + 1, updated_at = :now
+        lease_until = NULL, claims_finished = claims_started, updated_at = :now
     WHERE operation_id = :operation_id
 """)
 
@@ -136,7 +136,7 @@ def record_parked(
             "code": failure.code if failure else None,
             "message": failure.message if failure else None,
             "encrypted_sap_log": encrypted_sap_log,
-            "finished": int(claimed),
+            "claimed": claimed,
             "now": now,
         },
     )

@@ -473,3 +473,13 @@ def test_a_held_lane_makes_no_call(bridge):
     bridge.step(operation_id)
     assert bridge.sap.sendings == []
     assert bridge.row(operation_id).not_before is not None
+
+
+def test_claims_without_an_end_are_forgotten_once_one_ends(bridge):
+    operation_id = bridge.accept()
+    with bridge.engine.begin() as connection:
+        connection.execute(text("UPDATE operations SET claims_started = 2"))
+    bridge.sap.script.append("not-posted")
+    bridge.step(operation_id)
+    row = bridge.row(operation_id)
+    assert row.claims_started == row.claims_finished == 3

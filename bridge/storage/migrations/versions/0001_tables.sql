@@ -79,7 +79,7 @@ CREATE TABLE operations (
     lease_until         timestamptz,
     -- a request may have reached SAP and its outcome is not recorded
     sent_unresolved     boolean NOT NULL DEFAULT false,
-    -- poison guard: claims started, claims that came to a recorded end
+    -- poison guard: claims started, and how many of them had been when one last came to a recorded end
     claims_started      integer NOT NULL DEFAULT 0,
     claims_finished     integer NOT NULL DEFAULT 0,
     -- failures while others in the lane succeeded
@@ -116,8 +116,9 @@ CREATE UNIQUE INDEX operations_one_in_flight ON operations (payment_id)
 CREATE INDEX operations_dispatched ON operations (sap_system, dispatched_at) WHERE dispatched_at IS NOT NULL;
 CREATE INDEX operations_leased ON operations (lease_until) WHERE lease_until IS NOT NULL;
 
-CREATE INDEX operations_waiting ON operations (created_at)
-    WHERE status IN ('accepted', 'processing', 'unknown', 'parked');
+-- everything without an end, for the watchdog to walk through page by page
+CREATE INDEX operations_waiting ON operations (created_at, operation_id)
+    WHERE status IN ('scheduled', 'accepted', 'processing', 'unknown', 'parked');
 
 CREATE TABLE idempotency_keys (
     partner_id      text NOT NULL,
