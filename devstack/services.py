@@ -18,13 +18,15 @@ AFTER = ("prepare-database", "prepare-partners", "prepare-topics", "cloud_tasks"
 STOP_TIMEOUT_SECONDS = 8.0
 # quick at first, so that a receiver that was away is told soon after it is back
 WEBHOOK_SCHEDULE_SECONDS = "1,2,3,5,10,30,60,300,1800,7200"
-SAP_TIMES = {
+SAP_CALL_TIMES = {
     "SAP_CONNECT_TIMEOUT_SECONDS": "2",
     "SAP_READ_TIMEOUT_SECONDS": "8",
     "SAP_LEASE_MARGIN_SECONDS": "2",
-    "SAP_SETTLING_SECONDS": "4",
-    "SAP_READ_LAG_SECONDS": "1",
 }
+# when the adapter believes SAP's "none" is when the dispatcher's watchdog has it asked: one value for both
+SAP_SETTLING_TIMES = {"SAP_SETTLING_SECONDS": "4", "SAP_READ_LAG_SECONDS": "1"}
+# longer than a call's lease and any ordinary wait in the broker, much shorter than a person's patience
+WATCHDOG_TIMES = {"WATCHDOG_FIRST_SECONDS": "15", "WATCHDOG_INTERVAL_SECONDS": "2"}
 
 
 def services(layout: Layout, keys: Keys, postgres: Postgres) -> list[Unit]:
@@ -48,7 +50,12 @@ def services(layout: Layout, keys: Keys, postgres: Postgres) -> list[Unit]:
             layout,
             "sap_adapter",
             "sap_adapter",
-            {**party_data, **SAP_TIMES, "SAP_CONNECTIONS_FILE": str(layout.sap_connections)},
+            {
+                **party_data,
+                **SAP_CALL_TIMES,
+                **SAP_SETTLING_TIMES,
+                "SAP_CONNECTIONS_FILE": str(layout.sap_connections),
+            },
         ),
         _http_service(
             layout,
@@ -68,9 +75,10 @@ def services(layout: Layout, keys: Keys, postgres: Postgres) -> list[Unit]:
             layout,
             "dispatcher",
             "dispatcher",
-            environment=_environment(layout, "dispatcher"),
+            environment={**_environment(layout, "dispatcher"), **SAP_SETTLING_TIMES, **WATCHDOG_TIMES},
             after=AFTER,
             ready=lambda: postgres.has_session_of(login_of("dispatcher")),
+            stop_timeout_seconds=STOP_TIMEOUT_SECONDS,
         ),
     ]
 
