@@ -35,7 +35,8 @@ PARK = text("""
         generation = generation + :generations, failure_code = :code, failure_message = :message,
         encrypted_sap_log = coalesce(:encrypted_sap_log, encrypted_sap_log),
         delayed_at = coalesce(delayed_at, :now),
-        lease_until = NULL, claims_finished = CASE WHEN :claimed THEN claims_started ELSE claims_finished END, updated_at = :now
+        claims_finished = CASE WHEN :claimed THEN claims_started ELSE claims_finished END,
+        lease_until = NULL, updated_at = :now
     WHERE operation_id = :operation_id
 """)
 
