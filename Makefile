@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down
+.PHONY: help install lock check format test up down status
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
@@ -39,3 +39,6 @@ up: install ## start the local stack and leave it running
 
 down: install ## stop the local stack
 	$(BIN)/python -m devstack down
+
+status: install ## tell what runs of the local stack
+	@$(BIN)/python -m devstack status
