@@ -1,0 +1,60 @@
+"""Every variable that some process reads stands in the README's table, and nothing else does."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.contract
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGES = ["bridge", "gateway", "dispatcher", "sap_adapter", "webhooks", "partners", "sap_mock", "devstack", "cli"]
+VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
+# Given by the platform or the tools, not by whoever runs the bridge.
+NOT_OURS = {"PATH", "HOME", "LC_ALL", "TZ", "K_SERVICE", "CLOUDSDK_ROOT_DIR", "JAVA_HOME"}
+
+
+def variables_read():
+    names = set()
+    for package in PACKAGES:
+        for path in (REPOSITORY / package).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for function in ast.walk(tree):
+                if isinstance(function, ast.FunctionDef):
+                    names |= constants_beside_environ(function)
+    return names - NOT_OURS
+
+
+def constants_beside_environ(function):
+    """Names given to `environ[…]`, `environ.get(…)` or to a reader that is handed `environ`."""
+    found = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Subscript) and mentions_environ(node.value):
+            found |= texts([node.slice])
+        elif isinstance(node, ast.Compare) and any(mentions_environ(other) for other in node.comparators):
+            found |= texts([node.left])
+        elif isinstance(node, ast.Call):
+            is_get = isinstance(node.func, ast.Attribute) and mentions_environ(node.func.value)
+            is_reader = any(isinstance(a, ast.Name) and mentions_environ(a) for a in node.args)
+            if is_get or is_reader:
+                found |= texts(node.args[:2])
+    return found
+
+
+def mentions_environ(node):
+    return isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node).split(".")[-1] == "environ"
+
+
+def texts(nodes):
+    return {
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and VARIABLE.fullmatch(node.value)
+    }
+
+
+def test_the_readme_lists_exactly_the_variables_that_are_read():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([A-Z][A-Z0-9_]+)`", readme, re.MULTILINE))
+    assert documented == variables_read()
