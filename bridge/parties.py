@@ -1,7 +1,7 @@
 """Who pays whom and why: the part of a payment that is only ever stored encrypted.
 
-The gateway writes it to `payments.encrypted_parties` (key ring of party data; bound to table `payments`, column
-`encrypted_parties`, row `payment_id`), sap_adapter reads it. The plaintext is this JSON, UTF-8:
+The gateway writes it to `payments.encrypted_parties` (key ring of party data; bound to table `payments`,
+column `encrypted_parties`, row `payment_id`), sap_adapter reads it. The plaintext is this JSON, UTF-8:
 
     {"debtor": {"name": "…", "account": {"iban": "…"}} | null, "creditor": … the same …,
      "remittance_information": "…" | null}

@@ -1,5 +1,7 @@
 """What an error of the database means: passing (try again later), a broken constraint, or a fault of ours."""
 
+import re
+
 from sqlalchemy.exc import DBAPIError
 
 UNIQUE_VIOLATION = "23505"
@@ -37,3 +39,15 @@ def is_passing(error: DBAPIError) -> bool:
         # no answer: pg8000 raises InterfaceError for what happened on the way to the server
         return type(error.orig).__name__ == "InterfaceError"
     return state in _PASSING or state.startswith(_PASSING_CLASSES)
+
+
+def waited_for(error: DBAPIError) -> str | None:
+    """Return the table whose row the statement was waiting for when it gave up, if the server says.
+
+    The server names it in the error's context: `while inserting index tuple (0,1) in relation "…"`.
+    """
+    arguments = getattr(error.orig, "args", ())
+    fields = arguments[0] if arguments else None
+    context = fields.get("W", "") if isinstance(fields, dict) else ""
+    match = re.search(r'relation "([^"]+)"', context)
+    return match[1] if match else None

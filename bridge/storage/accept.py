@@ -1,0 +1,197 @@
+"""Accepting a payment: one statement writes the key, the payment, its first operation, the event, the outbox.
+
+Idempotency is the primary key of `idempotency_keys`: its conflict ends in ON CONFLICT DO NOTHING, and nothing
+else is written. The unique index of `external_id` is left to raise, so that the statement takes the key back
+with everything else. A statement is a transaction (autocommit): one round trip, nothing held between.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import DBAPIError
+
+from bridge.ids import sap_reference
+from bridge.payment import EventType, Operation, Payment
+from bridge.storage.failures import (
+    LOCK_NOT_AVAILABLE,
+    REPEATABLE,
+    UNIQUE_VIOLATION,
+    constraint_of,
+    sqlstate,
+    waited_for,
+)
+
+LOCK_TIMEOUT_MILLISECONDS = 1000
+
+ACCEPT = text("""
+    /* accept a payment, unless the key is taken: then nothing is written and no row comes back */
+    WITH key AS (
+        INSERT INTO idempotency_keys
+            (partner_id, idempotency_key, fingerprint, payment_id, operation_id, created_at)
+        VALUES (:partner_id, :idempotency_key, :fingerprint, :payment_id, :operation_id, :now)
+        ON CONFLICT (partner_id, idempotency_key) DO NOTHING
+        RETURNING payment_id
+    ), payment AS (
+        INSERT INTO payments
+            (payment_id, partner_id, external_id, status, currency, amount_minor, capture,
+             requested_execution_date, sap_system, company_code, time_zone, encrypted_parties, metadata,
+             receipt, created_at, updated_at)
+        SELECT payment_id, :partner_id, :external_id, :payment_status, :currency, :amount_minor, :capture,
+               CAST(:requested_execution_date AS date), :sap_system, :company_code, :time_zone,
+               CAST(:encrypted_parties AS text), CAST(:metadata AS jsonb), :receipt, :now, :now
+        FROM key
+        RETURNING payment_id
+    ), operation AS (
+        INSERT INTO operations
+            (operation_id, payment_id, partner_id, position, kind, status, amount_minor, sap_system,
+             sap_reference, traceparent, created_at, updated_at)
+        SELECT :operation_id, payment_id, :partner_id, 1, :kind, :operation_status, :amount_minor,
+               :sap_system, :sap_reference, CAST(:traceparent AS text), :now, :now
+        FROM payment
+        RETURNING operation_id
+    ), accepted AS (
+        INSERT INTO events (event_id, partner_id, payment_id, operation_id, event_type, data, created_at)
+        SELECT :event_id, :partner_id, payment_id, :operation_id, :event_type,
+               CAST(:event_data AS jsonb), :now
+        FROM payment
+        RETURNING event_id
+    ), dispatch AS (
+        INSERT INTO outbox (lane, partner_id, operation_id, not_before, traceparent, created_at)
+        SELECT :sap_system, :partner_id, operation_id, :not_before, CAST(:traceparent AS text), :now
+        FROM operation
+    ), tell AS (
+        INSERT INTO outbox (lane, partner_id, event_id, not_before, traceparent, created_at)
+        SELECT 'events', :partner_id, event_id, :now, CAST(:traceparent AS text), :now FROM accepted
+    )
+    SELECT payment_id FROM key
+""")
+
+SELECT_KEY = text("""
+    /* what the key stands for: a statement of its own, whose snapshot sees the winner of a race */
+    SELECT fingerprint, payment_id FROM idempotency_keys
+    WHERE partner_id = :partner_id AND idempotency_key = :idempotency_key
+""")
+
+SELECT_EXTERNAL_ID = text("""
+    /* the living payment that has the external id */
+    SELECT payment_id FROM payments
+    WHERE partner_id = :partner_id AND external_id = :external_id AND status NOT IN ('rejected', 'cancelled')
+""")
+
+
+class KeyInProgressError(Exception):
+    """Another transaction with the same key has not ended within the lock timeout."""
+
+
+class ExternalIdTakenError(Exception):
+    """A living payment of the partner has the external id; nothing was written."""
+
+
+class AcceptAgainError(Exception):
+    """The database undid the statement (deadlock, serialization failure); it may be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewPayment:
+    """All that is written at once. `not_before` is when the operation may be dispatched first."""
+
+    payment: Payment
+    operation: Operation
+    idempotency_key: str
+    fingerprint: bytes
+    sap_system: str
+    company_code: str
+    time_zone: str
+    encrypted_parties: str | None
+    metadata: Mapping[str, str]
+    receipt: str
+    event_id: str
+    not_before: datetime
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TakenKey:
+    """What an idempotency key was used for."""
+
+    fingerprint: bytes
+    payment_id: str
+
+
+def bound_lock_waits(engine: Engine) -> None:
+    """Let no statement of this engine's connections wait longer than a second for somebody else's lock."""
+
+    @event.listens_for(engine, "connect")
+    def set_lock_timeout(driver_connection: Any, _record: Any) -> None:
+        cursor = driver_connection.cursor()
+        cursor.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
+        cursor.close()
+        driver_connection.commit()
+
+
+def accept(connection: Connection, new: NewPayment) -> bool:
+    """Write the payment; False, and nothing written, when the key is taken.
+
+    Raises KeyInProgressError, ExternalIdTakenError, AcceptAgainError; nothing was written then either. For
+    any other error of the database the outcome is unknown, and the key makes the repetition safe.
+    """
+    try:
+        return connection.execute(ACCEPT, _parameters(new)).first() is not None
+    except DBAPIError as error:
+        state = sqlstate(error)
+        if state == UNIQUE_VIOLATION and constraint_of(error) == "payments_external_id":
+            raise ExternalIdTakenError from error
+        if state == LOCK_NOT_AVAILABLE and waited_for(error) == "idempotency_keys":
+            raise KeyInProgressError from error
+        if state in REPEATABLE:
+            raise AcceptAgainError from error
+        raise
+
+
+def find_key(connection: Connection, partner_id: str, idempotency_key: str) -> TakenKey | None:
+    parameters = {"partner_id": partner_id, "idempotency_key": idempotency_key}
+    row = connection.execute(SELECT_KEY, parameters).one_or_none()
+    return None if row is None else TakenKey(bytes(row.fingerprint), row.payment_id)
+
+
+def find_external_id(connection: Connection, partner_id: str, external_id: str) -> str | None:
+    """Return the id of the living payment with this external id."""
+    parameters = {"partner_id": partner_id, "external_id": external_id}
+    payment_id: str | None = connection.execute(SELECT_EXTERNAL_ID, parameters).scalar_one_or_none()
+    return payment_id
+
+
+def _parameters(new: NewPayment) -> dict[str, Any]:
+    payment, operation = new.payment, new.operation
+    return {
+        "partner_id": payment.partner_id,
+        "idempotency_key": new.idempotency_key,
+        "fingerprint": new.fingerprint,
+        "payment_id": payment.payment_id,
+        "operation_id": operation.operation_id,
+        "now": payment.created_at,
+        "external_id": payment.external_id,
+        "payment_status": str(payment.status),
+        "currency": payment.currency,
+        "amount_minor": payment.amount_minor,
+        "capture": payment.capture,
+        "requested_execution_date": payment.requested_execution_date,
+        "sap_system": new.sap_system,
+        "company_code": new.company_code,
+        "time_zone": new.time_zone,
+        "encrypted_parties": new.encrypted_parties,
+        "metadata": json.dumps(dict(new.metadata)),
+        "receipt": new.receipt,
+        "kind": str(operation.kind),
+        "operation_status": str(operation.status),
+        "sap_reference": sap_reference(operation.operation_id),
+        "event_id": new.event_id,
+        "event_type": str(EventType.ACCEPTED),
+        "event_data": json.dumps({"payment": payment.as_json([operation])}),
+        "not_before": new.not_before,
+        "traceparent": new.traceparent,
+    }

@@ -1,0 +1,153 @@
+"""Payments as their partner reads them. Every statement names the partner: nobody reads another's."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from bridge.payment import Operation, Payment, PaymentStatus
+from bridge.storage.operations import operation_of
+
+SELECT_PAYMENT = text("""
+    /* one payment of the partner */
+    SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
+           refunded_minor, capture, requested_execution_date, metadata, receipt, created_at, updated_at
+    FROM payments WHERE payment_id = :payment_id AND partner_id = :partner_id
+""")
+
+SELECT_PAGE = text("""
+    /* a page of the partner's payments, newest first, after the last one of the page before */
+    SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
+           refunded_minor, capture, requested_execution_date, metadata, receipt, created_at, updated_at
+    FROM payments
+    WHERE partner_id = :partner_id
+      AND (created_at, payment_id) < (CAST(:before_created_at AS timestamptz), CAST(:before_id AS text))
+      AND (CAST(:status AS text) IS NULL OR status = :status)
+      AND (CAST(:external_id AS text) IS NULL OR external_id = :external_id)
+      AND (CAST(:created_from AS timestamptz) IS NULL OR created_at >= :created_from)
+      AND (CAST(:created_to AS timestamptz) IS NULL OR created_at < :created_to)
+    ORDER BY created_at DESC, payment_id DESC LIMIT :limit
+""")
+
+SELECT_OPERATIONS = text("""
+    /* the steps of some payments, in their order */
+    SELECT operation.*, payment.currency
+    FROM operations AS operation JOIN payments AS payment USING (payment_id)
+    WHERE payment_id = ANY(:payment_ids) ORDER BY payment_id, position
+""")
+
+SELECT_TIMELINE = text("""
+    /* a payment's events, oldest first; one that the feed has not numbered yet has no sequence */
+    SELECT events.event_id, events.event_type, events.created_at, events.data, feed.sequence
+    FROM events LEFT JOIN feed USING (event_id)
+    WHERE events.payment_id = :payment_id AND events.partner_id = :partner_id
+    ORDER BY events.identity LIMIT :limit
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayment:
+    """A payment with its operations and what only its partner is shown."""
+
+    payment: Payment
+    operations: Sequence[Operation]
+    metadata: dict[str, str]
+    receipt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentFilter:
+    """What a list is narrowed to; `created_from` is in it, `created_to` is not."""
+
+    status: PaymentStatus | None = None
+    external_id: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the list of a partner's payments: after this one."""
+
+    created_at: datetime
+    payment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEvent:
+    event_id: str
+    event_type: str
+    created_at: datetime
+    data: dict[str, Any]
+    sequence: int | None
+
+
+def find_payment(connection: Connection, partner_id: str, payment_id: str) -> StoredPayment | None:
+    """Return the payment; None as well when it is another partner's."""
+    parameters = {"partner_id": partner_id, "payment_id": payment_id}
+    rows = connection.execute(SELECT_PAYMENT, parameters).all()
+    return next(iter(_with_operations(connection, rows)), None)
+
+
+def list_payments(
+    connection: Connection, partner_id: str, wanted: PaymentFilter, *, after: Position | None, limit: int
+) -> list[StoredPayment]:
+    """Return up to `limit` payments, newest first, from the one after `after`."""
+    parameters = {
+        "partner_id": partner_id,
+        "before_created_at": after.created_at if after else "infinity",
+        "before_id": after.payment_id if after else "",
+        "status": str(wanted.status) if wanted.status else None,
+        "external_id": wanted.external_id,
+        "created_from": wanted.created_from,
+        "created_to": wanted.created_to,
+        "limit": limit,
+    }
+    return _with_operations(connection, connection.execute(SELECT_PAGE, parameters).all())
+
+
+def timeline(connection: Connection, partner_id: str, payment_id: str, *, limit: int) -> list[TimelineEvent]:
+    parameters = {"partner_id": partner_id, "payment_id": payment_id, "limit": limit}
+    return [
+        TimelineEvent(row.event_id, row.event_type, row.created_at, _document(row.data), row.sequence)
+        for row in connection.execute(SELECT_TIMELINE, parameters)
+    ]
+
+
+def _with_operations(connection: Connection, rows: Sequence[Row[Any]]) -> list[StoredPayment]:
+    if not rows:
+        return []
+    operations: dict[str, list[Operation]] = defaultdict(list)
+    payment_ids = [row.payment_id for row in rows]
+    for row in connection.execute(SELECT_OPERATIONS, {"payment_ids": payment_ids}):
+        operations[row.payment_id].append(operation_of(row))
+    return [
+        StoredPayment(_payment(row), operations[row.payment_id], _document(row.metadata), row.receipt)
+        for row in rows
+    ]
+
+
+def _payment(row: Row[Any]) -> Payment:
+    return Payment(
+        payment_id=row.payment_id,
+        partner_id=row.partner_id,
+        external_id=row.external_id,
+        status=PaymentStatus(row.status),
+        currency=row.currency,
+        amount_minor=row.amount_minor,
+        captured_minor=row.captured_minor,
+        refunded_minor=row.refunded_minor,
+        capture=row.capture,
+        requested_execution_date=row.requested_execution_date,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _document(value: Any) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(value) if isinstance(value, str) else value
+    return document

@@ -1,0 +1,52 @@
+"""`python -m gateway`: settings from the environment, then gunicorn."""
+
+import os
+import sys
+
+from flask import Flask
+
+from bridge.clock import SystemClock
+from bridge.errors import SettingsError
+from bridge.gcp.firestore import make_partner_store
+from bridge.partner_directory import make_directory
+from bridge.storage.engine import make_engine
+from bridge.web.logs import configure_logs
+from bridge.web.serve import serve
+from gateway.app import Keys, create_app
+from gateway.settings import Settings
+
+# Each request uses one connection at a time; the directory's mirror and the readiness check may want one too.
+SPARE_CONNECTIONS = 2
+
+
+def main() -> int:
+    """Serve until SIGTERM; status 2 and one line for a wrong setting or key."""
+    configure_logs("gateway")
+    try:
+        settings = Settings.from_environment(os.environ)
+        keys = Keys.read(settings)
+    except SettingsError as error:
+        sys.stderr.write(f"gateway: {error}\n")
+        return 2
+    return serve(
+        lambda: _build(settings, keys),
+        host=settings.host,
+        port=settings.port,
+        threads=settings.threads,
+        name="gateway",
+    )
+
+
+def _build(settings: Settings, keys: Keys) -> Flask:
+    """Runs in the worker: what it opens crosses no fork."""
+    clock = SystemClock()
+    engine = make_engine(
+        settings.database, pool_size=settings.threads + SPARE_CONNECTIONS, application_name="gateway"
+    )
+    store = make_partner_store(settings.firestore)
+    directory = make_directory(store, engine, clock, settings.directory)
+    return create_app(settings, keys, engine, directory, clock)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The gateway's composition root."""
+
+from dataclasses import dataclass
+
+from flask import Flask, Response
+from joserfc.jwk import OKPKey
+from sqlalchemy import Engine
+
+from bridge.clock import Clock
+from bridge.keyring import KeyRing
+from bridge.ports import PartnerDirectory
+from bridge.storage.accept import bound_lock_waits
+from bridge.storage.engine import ping
+from bridge.storage.wake import Waker
+from bridge.web.health import register_health
+from bridge.web.logs import register_request_log
+from bridge.web.problems import register_problems
+from bridge.web.request_id import register_request_id
+from gateway.accept_payment import AcceptPayment
+from gateway.authorization import register_authorization, require_declared_routes
+from gateway.client_secrets import SecretVerifier
+from gateway.discovery import register_discovery
+from gateway.event_routes import EventRoutes
+from gateway.idempotency import Fingerprints
+from gateway.keys import TokenKeys, read_fingerprint_key, read_receipt_key
+from gateway.payment_routes import PaymentRoutes
+from gateway.receipts import Receipts
+from gateway.settings import TOKEN_LIFETIME_SECONDS, Settings
+from gateway.token_endpoint import TokenEndpoint
+from gateway.tokens import AccessTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys, read at boot so that a wrong file is one line there."""
+
+    token: TokenKeys
+    receipt: OKPKey
+    fingerprint: bytes
+    parties: KeyRing
+
+    @classmethod
+    def read(cls, settings: Settings) -> "Keys":
+        return cls(
+            token=TokenKeys.from_folder(settings.token_signing_keys_dir),
+            receipt=read_receipt_key(settings.receipt_signing_key),
+            fingerprint=read_fingerprint_key(settings.fingerprint_key),
+            parties=KeyRing.from_file(settings.party_key_ring),
+        )
+
+
+def create_app(
+    settings: Settings, keys: Keys, engine: Engine, directory: PartnerDirectory, clock: Clock
+) -> Flask:
+    """Wire the service. Call it in the process that serves: nothing it makes may cross a fork."""
+    app = Flask(__name__, static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # closed by default: no route that nobody declared
+    app.url_map.merge_slashes = False  # a double slash is another path, not a redirect
+    app.json.sort_keys = False  # type: ignore[attr-defined] # of Flask's default provider
+
+    issuer = settings.token_issuer
+    tokens = AccessTokens(
+        keys.token, issuer=issuer, audience=settings.token_audience, lifetime_seconds=TOKEN_LIFETIME_SECONDS
+    )
+    receipts = Receipts(keys.receipt, issuer)
+    bound_lock_waits(engine)
+    # one statement is one transaction here: nothing is held between, and no round trip spent on BEGIN
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    accept_payment = AcceptPayment(
+        engine=autocommit,
+        clock=clock,
+        key_ring=keys.parties,
+        fingerprints=Fingerprints(keys.fingerprint),
+        receipts=receipts,
+        wake=Waker(engine).wake,
+    )
+
+    register_request_id(app)
+    register_request_log(app)
+    register_problems(app, issuer)
+    register_authorization(app, tokens, directory, clock)
+    register_health(app, {"database": lambda: ping(engine)})
+    register_discovery(
+        app, issuer=issuer, token_jwks=keys.token.public_jwks(), receipt_jwks=receipts.public_jwks()
+    )
+    TokenEndpoint(tokens, SecretVerifier(), directory, clock).register(app)
+    PaymentRoutes(accept_payment, autocommit).register(app)
+    EventRoutes(autocommit).register(app)
+    app.after_request(_harden)
+    require_declared_routes(app)
+    return app
+
+
+def _harden(response: Response) -> Response:
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response

@@ -1,0 +1,72 @@
+"""Client secrets: argon2id hashes, verified at bounded cost.
+
+A verification costs tens of milliseconds and tens of megabytes on purpose. What has been verified is
+remembered by a keyed digest, and only a few run at once, so that the token endpoint is no lever against the
+service. An unknown client costs as much as a wrong secret.
+"""
+
+import hashlib
+import hmac
+import os
+import threading
+from collections import OrderedDict
+
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+
+from bridge.errors import TransientError
+
+MAX_REMEMBERED = 1024
+MAX_AT_ONCE = 2
+MAX_WAIT_SECONDS = 3.0
+MAX_SECRET_CHARACTERS = 256
+
+
+class SecretVerifier:
+    """Thread-safe. Remembers successes only, in this process's memory, and never a secret."""
+
+    def __init__(self) -> None:
+        self._hasher = PasswordHasher()
+        self._nobodys_hash = self._hasher.hash(os.urandom(16).hex())
+        self._digest_key = os.urandom(32)
+        self._verified: OrderedDict[bytes, None] = OrderedDict()
+        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
+
+    def verify(self, client_id: str, secret_hash: str | None, secret: str) -> bool:
+        """Tell whether `secret` is the client's; `secret_hash` is None for a client that does not exist.
+
+        Raises TransientError when too many verifications wait already.
+        """
+        if len(secret) > MAX_SECRET_CHARACTERS:
+            return False
+        digest = self._digest(client_id, secret_hash or "", secret)
+        with self._lock:
+            if digest in self._verified:
+                self._verified.move_to_end(digest)
+                return True
+        if not self._places.acquire(timeout=MAX_WAIT_SECONDS):
+            raise TransientError("too many client secrets to verify", retry_after_seconds=1)
+        try:
+            matches = self._matches(secret_hash or self._nobodys_hash, secret)
+        finally:
+            self._places.release()
+        if secret_hash is None or not matches:
+            return False
+        with self._lock:
+            self._verified[digest] = None
+            while len(self._verified) > MAX_REMEMBERED:
+                self._verified.popitem(last=False)
+        return True
+
+    def _matches(self, secret_hash: str, secret: str) -> bool:
+        try:
+            return self._hasher.verify(secret_hash, secret)
+        except (Argon2Error, InvalidHashError):
+            return False
+
+    def _digest(self, client_id: str, secret_hash: str, secret: str) -> bytes:
+        # The hash is part of it: a rotated secret is forgotten at once.
+        parts = [part.encode("utf-8", "surrogatepass") for part in (client_id, secret_hash, secret)]
+        message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+        return hmac.digest(self._digest_key, message, hashlib.sha256)

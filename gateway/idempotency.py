@@ -1,0 +1,35 @@
+"""Idempotency keys and fingerprints (draft-ietf-httpapi-idempotency-key-header; API.md section 2)."""
+
+import hashlib
+import hmac
+import re
+from typing import Any
+
+import rfc8785
+
+from bridge.errors import RejectedError
+
+HEADER = "Idempotency-Key"
+REPLAYED_HEADER = "Idempotency-Replayed"
+_KEY = re.compile(r"[!-~]{1,255}")
+
+
+def read_key(value: str | None) -> str:
+    """Return the header's value; 400 when it is missing or not 1 to 255 visible ASCII characters."""
+    if value is None or not value:
+        raise RejectedError("idempotency-key-missing", 400, f"Send an {HEADER} header, new for each payment.")
+    if not _KEY.fullmatch(value):
+        raise RejectedError("malformed-request", 400, f"{HEADER} is not 1 to 255 visible ASCII characters.")
+    return value
+
+
+class Fingerprints:
+    """HMAC-SHA256, so that a stored fingerprint of a guessable body tells nothing without the key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def of(self, method: str, path: str, document: dict[str, Any]) -> bytes:
+        """Return 32 bytes over method, path and the canonical JSON (RFC 8785) of a validated body."""
+        message = b"\n".join((method.encode(), path.encode(), rfc8785.dumps(document)))
+        return hmac.digest(self._key, message, hashlib.sha256)

@@ -1,0 +1,94 @@
+"""Query parameters: read strictly, 400 for what can't be read."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+
+from bridge.errors import RejectedError
+from bridge.payment import Payment, PaymentStatus
+from bridge.storage.payments import PaymentFilter, Position
+from gateway.json_body import malformed
+
+MAX_CURSOR_CHARACTERS = 200
+# RFC 3339 section 5.6, with the offset that makes it a moment
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_MAX_SEQUENCE = 2**63 - 1
+
+
+def limit_parameter(arguments: Mapping[str, str], *, default: int, highest: int) -> int:
+    """Return `limit`, 1 to `highest`."""
+    value = arguments.get("limit")
+    if value is None:
+        return default
+    if not (value.isascii() and value.isdigit() and len(value) <= 6 and 1 <= int(value) <= highest):
+        raise malformed(f"limit is not a whole number from 1 to {highest}.")
+    return int(value)
+
+
+def sequence_parameter(arguments: Mapping[str, str], name: str) -> int:
+    """Return a sequence of the feed, 0 when it is not there."""
+    value = arguments.get(name, "0")
+    if not (value.isascii() and value.isdigit() and len(value) <= 19 and int(value) <= _MAX_SEQUENCE):
+        raise malformed(f"{name} is not a sequence of the feed.")
+    return int(value)
+
+
+def payment_filter(arguments: Mapping[str, str]) -> PaymentFilter:
+    """Return what the list is narrowed to."""
+    status = arguments.get("status")
+    if status is not None and status not in frozenset(PaymentStatus):
+        raise malformed("status is not the status of a payment.")
+    external_id = arguments.get("external_id")
+    if external_id is not None and "\x00" in external_id:
+        raise malformed("external_id contains NUL.")
+    return PaymentFilter(
+        status=PaymentStatus(status) if status is not None else None,
+        external_id=external_id,
+        created_from=_moment(arguments, "created_from"),
+        created_to=_moment(arguments, "created_to"),
+    )
+
+
+def cursor_after(payment: Payment) -> str:
+    """Return the opaque cursor of the page that starts after `payment`."""
+    position = [payment.created_at.isoformat(), payment.payment_id]
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+
+
+def position_parameter(arguments: Mapping[str, str]) -> Position | None:
+    """Return where `cursor` points to. It needs no signature: every query is bound to the partner anyway."""
+    value = arguments.get("cursor")
+    if not value:
+        return None
+    try:
+        created_at, payment_id = json.loads(
+            base64.b64decode(value[:MAX_CURSOR_CHARACTERS], "-_", validate=True)
+        )
+        position = Position(datetime.fromisoformat(created_at), payment_id)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise _bad_cursor() from error
+    readable = isinstance(payment_id, str) and payment_id.isascii() and payment_id.isprintable()
+    if not readable or position.created_at.tzinfo is None:
+        raise _bad_cursor()
+    return position
+
+
+def _moment(arguments: Mapping[str, str], name: str) -> datetime | None:
+    value = arguments.get(name)
+    if value is None:
+        return None
+    try:
+        # an unencoded + arrives as a space
+        moment = datetime.fromisoformat(value.upper().replace(" ", "+")) if value else None
+    except ValueError:
+        moment = None
+    if moment is None or not _MOMENT.fullmatch(value.replace(" ", "+")):
+        raise malformed(f"{name} is not a time such as 2026-12-01T00:00:00Z.")
+    return moment
+
+
+def _bad_cursor() -> RejectedError:
+    return malformed("cursor is not one that a list has given.")

@@ -1,0 +1,217 @@
+"""What a partner may send as a payment: the models that validate it, and mistakes as JSON Pointers."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from stdnum import iban
+from stdnum.exceptions import ValidationError as NotAnIbanError
+
+from bridge.errors import FieldError, RejectedError
+from bridge.money import Money, exponent
+from bridge.parties import Parties, Party
+
+MAX_EXTERNAL_ID_CHARACTERS = 35
+MAX_NAME_CHARACTERS = 140
+MAX_REMITTANCE_CHARACTERS = 140
+MAX_METADATA_ENTRIES = 20
+MAX_METADATA_KEY_CHARACTERS = 40
+MAX_METADATA_VALUE_CHARACTERS = 200
+MAX_ERRORS = 50
+MAX_POINTER_CHARACTERS = 200
+
+_IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+# controls, surrogates, and the two code points that are no characters in XML either
+_NOT_TEXT = frozenset({"Cc", "Cs"})
+_NONCHARACTERS = frozenset("\ufffe\uffff")
+_NOT_VISIBLE = frozenset({"Cc", "Cs", "Cf", "Cn", "Co", "Zl", "Zp", "Zs"})
+
+# pydantic's own texts may quote what was sent; these never do
+_DETAILS = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known member",
+    "string_type": "must be a string",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "string_unicode": "is not Unicode text",
+}
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    if any(unicodedata.category(c) in _NOT_TEXT or c in _NONCHARACTERS for c in value):
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def _identifier(value: str) -> str:
+    if value != value.strip() or any(unicodedata.category(c) in _NOT_VISIBLE for c in value if c != " "):
+        raise ValueError("must be visible characters, without space at its ends")
+    return value
+
+
+def _storable(value: str) -> str:
+    if any(c == "\x00" or unicodedata.category(c) == "Cs" for c in value):
+        raise ValueError("must be Unicode text without NUL")
+    return value
+
+
+def _iban(value: str) -> str:
+    # python-stdnum would also take spaces and lower case, which is the printed form
+    if not _IBAN.fullmatch(value):
+        raise ValueError("must be an IBAN in capital letters and digits, without spaces")
+    try:
+        iban.validate(value)
+    except NotAnIbanError as error:
+        raise ValueError("must be an IBAN with the right length and check digits for its country") from error
+    return value
+
+
+def _currency(value: str) -> str:
+    exponent(value)
+    return value
+
+
+def _date(value: str) -> str:
+    # fromisoformat takes 20261201 and 2026-W49-2 as well
+    problem = "must be a date such as 2026-12-01"
+    if not _DATE.fullmatch(value):
+        raise ValueError(problem)
+    try:
+        date.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError(problem) from error
+    return value
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class AmountModel(_Model):
+    # before the value, whose decimals depend on it
+    currency: Annotated[str, AfterValidator(_currency)]
+    value: str
+
+    @field_validator("value")
+    @classmethod
+    def _valid_money(cls, value: str, info: ValidationInfo) -> str:
+        # an unknown currency is told once, at its own place
+        Money.parse(value, info.data.get("currency", "EUR"))
+        return value
+
+
+class AccountModel(_Model):
+    iban: Annotated[str, AfterValidator(_iban)]
+
+
+class PartyModel(_Model):
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS), AfterValidator(_text)]
+    account: AccountModel
+
+
+class PaymentModel(_Model):
+    """The body of `POST /v1/payments` (API.md section 2)."""
+
+    external_id: Annotated[
+        str, Field(min_length=1, max_length=MAX_EXTERNAL_ID_CHARACTERS), AfterValidator(_identifier)
+    ]
+    amount: AmountModel
+    capture: Literal["automatic", "manual"]
+    debtor: PartyModel | None = None
+    creditor: PartyModel | None = None
+    remittance_information: (
+        Annotated[str, Field(max_length=MAX_REMITTANCE_CHARACTERS), AfterValidator(_text)] | None
+    ) = None
+    requested_execution_date: Annotated[str, AfterValidator(_date)] | None = None
+    metadata: Annotated[
+        dict[
+            Annotated[
+                str, Field(min_length=1, max_length=MAX_METADATA_KEY_CHARACTERS), AfterValidator(_storable)
+            ],
+            Annotated[str, Field(max_length=MAX_METADATA_VALUE_CHARACTERS), AfterValidator(_storable)],
+        ],
+        Field(max_length=MAX_METADATA_ENTRIES),
+    ] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRequest:
+    """A valid payment as the partner asked for it."""
+
+    external_id: str
+    amount: Money
+    capture: str
+    parties: Parties
+    requested_execution_date: date | None
+    metadata: Mapping[str, str]
+
+
+def read_payment(document: dict[str, Any]) -> PaymentRequest:
+    """Validate a parsed body; 422 with a pointer for each mistake, and none of the values that were sent."""
+    try:
+        model = PaymentModel.model_validate(document)
+    except ValidationError as error:
+        raise invalid_request(
+            FieldError(_pointer(item["loc"]), _detail(item))
+            for item in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+        ) from error
+    on = model.requested_execution_date
+    return PaymentRequest(
+        external_id=model.external_id,
+        amount=Money.parse(model.amount.value, model.amount.currency),
+        capture=model.capture,
+        parties=Parties(_party(model.debtor), _party(model.creditor), model.remittance_information),
+        requested_execution_date=date.fromisoformat(on) if on is not None else None,
+        metadata=model.metadata,
+    )
+
+
+def invalid_request(errors: Any) -> RejectedError:
+    return RejectedError("invalid-request", 422, "The body is not as it must be.", errors=tuple(errors))
+
+
+def _party(model: PartyModel | None) -> Party | None:
+    return None if model is None else Party(model.name, model.account.iban)
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """Return the JSON Pointer; of a member with a name of absurd length, the object's that has it."""
+    # pydantic marks a mistake in a key of a mapping by a last element of its own
+    parts = location[:-1] if location and location[-1] == "[key]" else location
+    pointer = ""
+    for part in parts:
+        longer = f"{pointer}/{str(part).replace('~', '~0').replace('/', '~1')}"
+        if len(longer) > MAX_POINTER_CHARACTERS:
+            break
+        pointer = longer
+    return pointer
+
+
+def _detail(item: Any) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"must be {context['expected']}"
+    if kind in ("string_too_long", "too_long"):
+        unit = "characters" if kind == "string_too_long" else "entries"
+        return f"must have at most {context['max_length']} {unit}"
+    if kind == "string_too_short":
+        return "must not be empty"
+    return _DETAILS.get(kind, "is not acceptable")

@@ -1,0 +1,137 @@
+"""`POST /oauth2/token`: client_credentials (RFC 6749 sections 4.4 and 5), by HTTP Basic or form fields."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote_plus
+
+import structlog
+from flask import Flask, Response, jsonify, request
+
+from bridge.clock import Clock
+from bridge.partner import Client, PartnerConfiguration, PartnerStatus
+from bridge.ports import PartnerDirectory
+from gateway.authorization import REALM, authorization_header
+from gateway.client_secrets import SecretVerifier
+from gateway.tokens import AccessTokens
+
+PATH = "/oauth2/token"
+MAX_BODY_BYTES = 16 * 1024
+AUTHENTICATION_METHODS = ("client_secret_basic", "client_secret_post")
+_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+_log = structlog.get_logger(__name__)
+
+
+class _TokenError(Exception):
+    """An error answer of RFC 6749 section 5.2."""
+
+    def __init__(self, code: str, description: str, status: int = 400) -> None:
+        super().__init__(description)
+        self.code = code
+        self.description = description
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEndpoint:
+    """Authenticates clients and gives them tokens."""
+
+    tokens: AccessTokens
+    secrets: SecretVerifier
+    directory: PartnerDirectory
+    clock: Clock
+
+    def register(self, app: Flask) -> None:
+        app.add_url_rule(PATH, endpoint="token", view_func=self._answer, methods=["POST"])
+
+    def _answer(self) -> Response:
+        try:
+            form = _form()
+            partner, client = self._authenticate(form)
+            scopes = _granted(form, client)
+        except _TokenError as error:
+            return _error_answer(error)
+        token = self.tokens.issue(client, partner.partner_id, scopes, self.clock.now())
+        _log.info("token issued", partner_id=partner.partner_id, client_id=client.client_id)
+        answer = jsonify(
+            access_token=token,
+            token_type="Bearer",  # noqa: S106 - the type's name in RFC 6750, no secret
+            expires_in=self.tokens.lifetime_seconds,
+            scope=" ".join(scopes),
+        )
+        answer.headers.update(_NO_STORE)
+        return answer
+
+    def _authenticate(self, form: Mapping[str, str]) -> tuple[PartnerConfiguration, Client]:
+        client_id, secret = _credentials(form)
+        partner = self.directory.by_client(client_id)
+        client = partner.client(client_id) if partner else None
+        # An unknown client is verified too, against nobody's hash: it must not be told from a wrong secret.
+        secret_hash = client.secret_hash if client else None
+        if not self.secrets.verify(client_id, secret_hash, secret) or partner is None or client is None:
+            raise _TokenError("invalid_client", "The client is unknown or its secret is wrong.", 401)
+        if partner.status != PartnerStatus.ACTIVE:
+            raise _TokenError("unauthorized_client", "The partner's access is suspended.")
+        return partner, client
+
+
+def _form() -> dict[str, str]:
+    """Return the form's parameters; those without a value count as left out (RFC 6749 section 3.2)."""
+    if request.mimetype != "application/x-www-form-urlencoded":
+        raise _TokenError("invalid_request", "Send the parameters as application/x-www-form-urlencoded.")
+    request.max_content_length = MAX_BODY_BYTES
+    request.max_form_memory_size = MAX_BODY_BYTES
+    fields = request.form
+    if any(len(values) > 1 for _, values in fields.lists()):
+        raise _TokenError("invalid_request", "A parameter is there twice.")
+    return {name: value for name, value in fields.items() if value}
+
+
+def _credentials(form: Mapping[str, str]) -> tuple[str, str]:
+    # Another scheme is not the client's: the API Gateway puts its own bearer token where none was.
+    scheme, _, encoded = (authorization_header() or "").partition(" ")
+    if scheme.lower() == "basic":
+        if "client_secret" in form or "client_assertion" in form:
+            raise _TokenError("invalid_request", "Use one way of client authentication.")
+        return _basic(encoded)
+    if "client_id" in form and "client_secret" in form:
+        return form["client_id"], form["client_secret"]
+    raise _TokenError("invalid_client", "Authenticate the client, best by HTTP Basic.", 401)
+
+
+def _basic(encoded: str) -> tuple[str, str]:
+    """Read HTTP Basic; id and secret are form-encoded within it (RFC 6749 section 2.3.1)."""
+    try:
+        decoded = base64.b64decode(encoded.strip(), validate=True).decode("utf-8")
+        client_id, colon, secret = decoded.partition(":")
+        credentials = unquote_plus(client_id, errors="strict"), unquote_plus(secret, errors="strict")
+    except (binascii.Error, ValueError) as error:
+        raise _TokenError("invalid_client", "The HTTP Basic credentials can't be read.", 401) from error
+    if not colon:
+        raise _TokenError("invalid_client", "The HTTP Basic credentials can't be read.", 401)
+    return credentials
+
+
+def _granted(form: Mapping[str, str], client: Client) -> tuple[str, ...]:
+    grant_type = form.get("grant_type")
+    if grant_type is None:
+        raise _TokenError("invalid_request", "grant_type is missing.")
+    if grant_type != "client_credentials":
+        raise _TokenError("unsupported_grant_type", "The grant type is client_credentials.")
+    if "scope" not in form:
+        return client.scopes
+    wanted = form["scope"].split(" ")
+    if not set(wanted) <= set(client.scopes):
+        raise _TokenError("invalid_scope", "The client may not have all of these scopes.")
+    return tuple(scope for scope in client.scopes if scope in wanted)
+
+
+def _error_answer(error: _TokenError) -> Response:
+    answer = jsonify(error=error.code, error_description=error.description)
+    answer.status_code = error.status
+    answer.headers.update(_NO_STORE)
+    if error.status == 401:
+        answer.headers["WWW-Authenticate"] = f'Basic realm="{REALM}", charset="UTF-8"'
+    return answer
