@@ -69,7 +69,7 @@ def services(layout: Layout, keys: Keys, postgres: Postgres) -> list[Unit]:
                 "TASK_LOCATION": QUEUE_LOCATION,
             },
         ),
-        _http_service(layout, "partners", "partners", {}),
+        _http_service(layout, "partners", "partners", {"OPERATOR_AUTHENTICATION": "emulator"}),
         _http_service(layout, "dead_letters", "dispatcher.dead_letters", {}),
         python(
             layout,
