@@ -121,8 +121,9 @@ Send the first payment:
   TOKEN=$(curl -s -u '{partner["client_id"]}:{partner["client_secret"]}' \\
     -d grant_type=client_credentials {stack["api"]}/oauth2/token \\
     | python3 -c 'import json,sys; print(json.load(sys.stdin)["access_token"])')
-  curl -i {stack["api"]}/v1/payments -H "Authorization: Bearer $TOKEN" \\
+  curl -si {stack["api"]}/v1/payments -H "Authorization: Bearer $TOKEN" \\
     -H "Idempotency-Key: $(date +%s)-1" -H 'Content-Type: application/json' \\
-    -d '{{"external_id": "'INV-$(date +%s)'", "amount": {{"value": "12.50", "currency": "EUR"}}}}'
+    -d '{{"external_id": "'INV-$(date +%s)'", "capture": "automatic",
+         "amount": {{"value": "12.50", "currency": "EUR"}}}}'
 
 Stop it with `make down`."""
