@@ -1,0 +1,272 @@
+"""The outbox: claiming rows for publishing, deleting them when published, giving them back when not.
+
+Rows are locked with SKIP LOCKED throughout, so that the relay never waits for anybody who holds a payment or
+an operation: it takes the lane before the operations, against the usual order, and may only do so because of
+that. A row whose operation is locked is simply left for the next round.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+from bridge.messages import EVENTS_LANE, EventMessage, OperationMessage
+from bridge.payment import OperationStatus
+
+Message = TypeVar("Message", OperationMessage, EventMessage)
+
+DISPATCHABLE = frozenset({OperationStatus.ACCEPTED, OperationStatus.SCHEDULED, OperationStatus.UNKNOWN})
+
+FAIR_ROWS = text("""
+    /* rows of the lane that are due: those of a partner in order, one of each partner in turn, beginning
+       after the partner served last; jumps from partner to partner by the index */
+    WITH RECURSIVE partners AS (
+        (SELECT partner_id FROM outbox WHERE lane = :lane ORDER BY partner_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT outbox.partner_id FROM outbox
+                WHERE outbox.lane = :lane AND outbox.partner_id > partners.partner_id
+                ORDER BY outbox.partner_id LIMIT 1)
+        FROM partners WHERE partners.partner_id IS NOT NULL
+    )
+    SELECT due.identity, partners.partner_id
+    FROM partners CROSS JOIN LATERAL (
+        SELECT identity, row_number() OVER (ORDER BY not_before, identity) AS turn
+        FROM (
+            SELECT identity, not_before FROM outbox
+            WHERE lane = :lane AND partner_id = partners.partner_id AND not_before <= :now
+              AND (claim_id IS NULL OR lease_until < :now) AND (sequence IS NOT NULL OR event_id IS NULL)
+            ORDER BY not_before, identity LIMIT :limit
+        ) AS first_rows
+    ) AS due
+    WHERE partners.partner_id IS NOT NULL
+    ORDER BY due.turn, (partners.partner_id > :after_partner) DESC, partners.partner_id
+    LIMIT :limit
+""")
+
+UNKNOWN_ROW = text("""
+    /* the row of an operation whose outcome is unknown, for a probe: the one that has waited longest */
+    SELECT outbox.identity, outbox.partner_id
+    FROM operations JOIN outbox USING (operation_id)
+    WHERE operations.status = 'unknown' AND operations.sap_system = :lane AND outbox.not_before <= :now
+      AND (outbox.claim_id IS NULL OR outbox.lease_until < :now)
+    ORDER BY outbox.not_before, outbox.identity LIMIT 1
+""")
+
+LOCK_ROWS = text("""
+    /* these rows with their operations, as far as nobody else is at them */
+    SELECT outbox.identity, operations.operation_id, operations.status
+    FROM outbox JOIN operations USING (operation_id)
+    WHERE outbox.identity = ANY(CAST(:identities AS bigint[])) AND outbox.not_before <= :now
+      AND (outbox.claim_id IS NULL OR outbox.lease_until < :now)
+    FOR NO KEY UPDATE OF operations SKIP LOCKED FOR UPDATE OF outbox SKIP LOCKED
+""")
+
+DISPATCH_OPERATIONS = text("""
+    /* the operations go out: every earlier message of theirs is out of date from now on */
+    UPDATE operations SET dispatch_number = dispatch_number + 1, dispatched_at = :now
+    WHERE operation_id = ANY(CAST(:operation_ids AS text[]))
+    RETURNING operation_id, payment_id, partner_id, sap_system, dispatch_number, traceparent
+""")
+
+CLAIM_ROWS = text("""
+    /* nobody else publishes these until the lease ends */
+    UPDATE outbox SET claim_id = :claim_id, lease_until = :lease_until
+    WHERE identity = ANY(CAST(:identities AS bigint[]))
+""")
+
+CLAIM_EVENTS = text("""
+    /* nobody else publishes these until the lease ends */
+    UPDATE outbox SET claim_id = :claim_id, lease_until = :lease_until
+    WHERE identity IN (
+        SELECT identity FROM outbox
+        WHERE identity = ANY(CAST(:identities AS bigint[])) AND (claim_id IS NULL OR lease_until < :now)
+        FOR UPDATE SKIP LOCKED
+    )
+    RETURNING identity, event_id, partner_id, sequence, traceparent
+""")
+
+DELETE_ROWS = text("""
+    /* what has nothing to say any more: the operation is with somebody or at its end */
+    DELETE FROM outbox WHERE identity = ANY(CAST(:identities AS bigint[]))
+""")
+
+DELETE_PUBLISHED = text("""
+    /* published; a row that was put back meanwhile has lost the claim and stays */
+    DELETE FROM outbox WHERE identity = ANY(CAST(:identities AS bigint[])) AND claim_id = :claim_id
+""")
+
+RECALL_OPERATIONS = text("""
+    /* not published: they are not out, unless somebody has gone on with them meanwhile */
+    UPDATE operations SET dispatched_at = NULL
+    WHERE operation_id IN (
+        SELECT operation_id FROM operations
+        JOIN unnest(CAST(:operation_ids AS text[]), CAST(:dispatch_numbers AS bigint[]))
+             AS sent (operation_id, dispatch_number) USING (operation_id, dispatch_number)
+        FOR NO KEY UPDATE OF operations SKIP LOCKED
+    )
+""")
+
+RELEASE_ROWS = text("""
+    /* not published: the next round may have them */
+    UPDATE outbox SET claim_id = NULL, lease_until = NULL
+    WHERE identity = ANY(CAST(:identities AS bigint[])) AND claim_id = :claim_id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Our right to publish some rows. `lease_until`: afterwards anybody may."""
+
+    claim_id: UUID
+    lease_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[Message]):
+    """What was claimed. `found` counts the rows that were due, claimed or not, up to the limit."""
+
+    claim: Claim
+    identities: tuple[int, ...]
+    messages: tuple[Message, ...]
+    found: int
+    last_partner: str
+
+
+def claim_operations(
+    connection: Connection,
+    lane: str,
+    claim: Claim,
+    *,
+    limit: int,
+    after_partner: str,
+    unknown_first: bool,
+    now: datetime,
+) -> Batch[OperationMessage]:
+    """Claim up to `limit` due rows of a SAP lane and raise their operations' dispatch numbers.
+
+    `unknown_first` prefers an operation whose outcome is unknown: asking about it is the gentlest probe.
+    The caller holds the lane's row, which keeps other relays away. Lock order: see the module.
+    """
+    candidates = _unknown_row(connection, lane, now) if unknown_first else []
+    if not candidates:
+        candidates = _fair_rows(connection, lane, limit=limit, after_partner=after_partner, now=now)
+    identities = [identity for identity, _ in candidates]
+    parameters = {"identities": identities, "now": now}
+    rows = connection.execute(LOCK_ROWS, parameters).all() if identities else []
+    locked = {row.identity: row for row in rows}
+    outdated = {identity for identity, row in locked.items() if row.status not in DISPATCHABLE}
+    if outdated:
+        connection.execute(DELETE_ROWS, {"identities": list(outdated)})
+    taken = [(identity, partner) for identity, partner in candidates if identity in locked.keys() - outdated]
+    messages = _dispatch(connection, [locked[identity].operation_id for identity, _ in taken], now)
+    _claim_rows(connection, claim, [identity for identity, _ in taken])
+    return Batch(
+        claim=claim,
+        identities=tuple(identity for identity, _ in taken),
+        messages=tuple(messages[locked[identity].operation_id] for identity, _ in taken),
+        found=len(candidates),
+        last_partner=taken[-1][1] if taken else after_partner,
+    )
+
+
+def claim_events(
+    connection: Connection, claim: Claim, *, limit: int, after_partner: str, now: datetime
+) -> Batch[EventMessage]:
+    """Claim up to `limit` sequenced rows of the events lane."""
+    candidates = _fair_rows(connection, EVENTS_LANE, limit=limit, after_partner=after_partner, now=now)
+    parameters = {
+        "identities": [identity for identity, _ in candidates],
+        "claim_id": claim.claim_id,
+        "lease_until": claim.lease_until,
+        "now": now,
+    }
+    rows = {row.identity: row for row in connection.execute(CLAIM_EVENTS, parameters)} if candidates else {}
+    taken = [(identity, partner) for identity, partner in candidates if identity in rows]
+    return Batch(
+        claim=claim,
+        identities=tuple(identity for identity, _ in taken),
+        messages=tuple(_event_message(rows[identity]) for identity, _ in taken),
+        found=len(candidates),
+        last_partner=taken[-1][1] if taken else after_partner,
+    )
+
+
+def delete_published(connection: Connection, claim: Claim, identities: Sequence[int]) -> int:
+    """Delete what was published under the claim; return how many rows that were."""
+    parameters = {"identities": list(identities), "claim_id": claim.claim_id}
+    return connection.execute(DELETE_PUBLISHED, parameters).rowcount
+
+
+def release(
+    connection: Connection,
+    claim: Claim,
+    identities: Sequence[int],
+    messages: Sequence[OperationMessage | EventMessage],
+) -> None:
+    """Give claimed rows back that were not (or perhaps not) published."""
+    operations = [message for message in messages if isinstance(message, OperationMessage)]
+    if operations:
+        connection.execute(
+            RECALL_OPERATIONS,
+            {
+                "operation_ids": [message.operation_id for message in operations],
+                "dispatch_numbers": [message.dispatch_number for message in operations],
+            },
+        )
+    parameters = {"identities": list(identities), "claim_id": claim.claim_id}
+    connection.execute(RELEASE_ROWS, parameters)
+
+
+def _fair_rows(
+    connection: Connection, lane: str, *, limit: int, after_partner: str, now: datetime
+) -> list[tuple[int, str]]:
+    parameters = {"lane": lane, "limit": limit, "after_partner": after_partner, "now": now}
+    return [(row.identity, row.partner_id) for row in connection.execute(FAIR_ROWS, parameters)]
+
+
+def _unknown_row(connection: Connection, lane: str, now: datetime) -> list[tuple[int, str]]:
+    rows = connection.execute(UNKNOWN_ROW, {"lane": lane, "now": now})
+    return [(row.identity, row.partner_id) for row in rows]
+
+
+def _dispatch(
+    connection: Connection, operation_ids: Sequence[str], now: datetime
+) -> dict[str, OperationMessage]:
+    if not operation_ids:
+        return {}
+    rows = connection.execute(DISPATCH_OPERATIONS, {"operation_ids": list(operation_ids), "now": now})
+    return {
+        row.operation_id: OperationMessage(
+            operation_id=row.operation_id,
+            payment_id=row.payment_id,
+            partner_id=row.partner_id,
+            sap_system=row.sap_system,
+            dispatch_number=row.dispatch_number,
+            traceparent=row.traceparent,
+        )
+        for row in rows
+    }
+
+
+def _claim_rows(connection: Connection, claim: Claim, identities: Sequence[int]) -> None:
+    if identities:
+        connection.execute(
+            CLAIM_ROWS,
+            {
+                "identities": list(identities),
+                "claim_id": claim.claim_id,
+                "lease_until": claim.lease_until,
+            },
+        )
+
+
+def _event_message(row: Row[tuple[object, ...]]) -> EventMessage:
+    return EventMessage(
+        event_id=row.event_id,
+        partner_id=row.partner_id,
+        sequence=row.sequence,
+        traceparent=row.traceparent,
+    )

@@ -1,0 +1,192 @@
+"""Finding what makes no progress, and putting it back on its way. Nothing here touches a live lease.
+
+Candidates are locked with SKIP LOCKED: whoever holds an operation is making progress with it, and several
+watchdogs at once share the work. Lock order: operation, lane, slot, event.
+"""
+
+import zlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, text
+
+MAX_REDISPATCH_SECONDS = 3600.0
+JITTER = 0.1
+# Enough to reach the maximum from any first interval; keeps 2**n a small number.
+_MAX_DOUBLINGS = 20
+
+LOCK_EXPIRED = text("""
+    /* claims whose lease has ended with nothing recorded: the process died, or was frozen */
+    SELECT operation_id, payment_id, sap_system, status, lease_until, settled_at,
+           claims_started - claims_finished AS claims_unfinished, delayed_at
+    FROM operations
+    WHERE lease_until < :now AND status IN ('processing', 'unknown')
+    ORDER BY lease_until LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+END_EXPIRED = text("""
+    /* SAP may have it: it is unknown until SAP has been asked, and a none counts only after settled_at */
+    UPDATE operations
+    SET status = 'unknown', lease_until = NULL, settled_at = :settled_at,
+        none_seen_at = CASE WHEN status = 'unknown' THEN none_seen_at END, updated_at = :now
+    WHERE operation_id = :operation_id
+""")
+
+LOCK_DISPATCHED = text("""
+    /* published some time ago and never claimed; the exact moment is judged by the caller */
+    SELECT operation_id, status, dispatched_at, dispatches_without_claim
+    FROM operations
+    WHERE dispatched_at IS NOT NULL AND (lease_until IS NULL OR lease_until < :now)
+      AND dispatched_at <= :now - make_interval(secs => CAST(:shortest AS float8) * least(
+              CAST(:first_seconds AS float8) * power(2, least(dispatches_without_claim, :max_doublings)),
+              CAST(:max_seconds AS float8)))
+    ORDER BY dispatched_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+RECALL = text("""
+    /* it is not out any more; nobody has claimed it this often now */
+    UPDATE operations SET dispatched_at = NULL, dispatches_without_claim = dispatches_without_claim + :lost
+    WHERE operation_id = :operation_id
+""")
+
+SELECT_WAITING = text("""
+    /* a page of everything that waits, to find what nothing would move any more; the day a scheduled
+       payment is due begins at midnight in its own time zone */
+    SELECT operation.operation_id, operation.created_at, operation.status, operation.delayed_at,
+           operation.dispatched_at IS NULL AND operation.lease_until IS NULL AND operation.status IN
+               ('scheduled', 'accepted', 'unknown')
+               AND NOT EXISTS (SELECT FROM outbox WHERE outbox.operation_id = operation.operation_id)
+               AS is_stranded,
+           CASE WHEN operation.status = 'scheduled'
+                THEN CAST(payment.requested_execution_date AS timestamp) AT TIME ZONE payment.time_zone
+                END AS due_at
+    FROM operations AS operation JOIN payments AS payment USING (payment_id)
+    WHERE operation.status IN ('scheduled', 'accepted', 'processing', 'unknown', 'parked')
+      AND (operation.created_at, operation.operation_id) > (:after_created_at, :after_id)
+    ORDER BY operation.created_at, operation.operation_id LIMIT :limit
+""")
+
+LOCK_STRANDED = text("""
+    /* the same question again, with the operation locked: it may just have been moved */
+    SELECT operation_id FROM operations
+    WHERE operation_id = :operation_id AND dispatched_at IS NULL AND lease_until IS NULL
+      AND status IN ('scheduled', 'accepted', 'unknown')
+      AND NOT EXISTS (SELECT FROM outbox WHERE outbox.operation_id = operations.operation_id)
+    FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+MARK_DELAYED = text("""
+    /* the partner is told once */
+    UPDATE operations SET delayed_at = :now
+    WHERE operation_id IN (
+        SELECT operation_id FROM operations
+        WHERE operation_id = :operation_id AND delayed_at IS NULL
+          AND status IN ('scheduled', 'accepted', 'processing', 'unknown', 'parked')
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    RETURNING payment_id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredClaim:
+    """A claim that will not be recorded any more; its operation is locked."""
+
+    operation_id: str
+    payment_id: str
+    sap_system: str
+    status: str
+    lease_until: datetime
+    settled_at: datetime | None
+    claims_unfinished: int
+    delayed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchedOperation:
+    """A dispatch that nobody has claimed yet; its operation is locked."""
+
+    operation_id: str
+    status: str
+    dispatched_at: datetime
+    dispatches_without_claim: int
+
+    def redispatch_at(self, first_seconds: float) -> datetime:
+        """Return when it goes out again: after 1, 2, 4 … times `first_seconds`, an hour at most.
+
+        The jitter is the operation's own, so that looking twice gives the same answer.
+        """
+        doublings = min(self.dispatches_without_claim, _MAX_DOUBLINGS)
+        seconds = min(first_seconds * float(2**doublings), MAX_REDISPATCH_SECONDS)
+        seed = f"{self.operation_id}/{self.dispatches_without_claim}".encode()
+        spread = zlib.crc32(seed) / 0xFFFFFFFF * 2 - 1
+        return self.dispatched_at + timedelta(seconds=seconds * (1 + JITTER * spread))
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingOperation:
+    """An operation without an end. `is_stranded`: nothing is under way that would move it."""
+
+    operation_id: str
+    created_at: datetime
+    status: str
+    delayed_at: datetime | None
+    is_stranded: bool
+    due_at: datetime | None
+
+
+def lock_expired_claims(connection: Connection, *, limit: int, now: datetime) -> list[ExpiredClaim]:
+    rows = connection.execute(LOCK_EXPIRED, {"limit": limit, "now": now})
+    return [ExpiredClaim(*row) for row in rows]
+
+
+def end_expired_claim(
+    connection: Connection, operation_id: str, *, settled_at: datetime | None, now: datetime
+) -> None:
+    """Let the operation be unknown; `claims_finished` stays, which is how poison is noticed."""
+    parameters = {"operation_id": operation_id, "settled_at": settled_at, "now": now}
+    connection.execute(END_EXPIRED, parameters)
+
+
+def lock_dispatched(
+    connection: Connection, *, first_seconds: float, limit: int, now: datetime
+) -> list[DispatchedOperation]:
+    """Return dispatches that are or will soon be due again, by the shortest interval the jitter allows."""
+    rows = connection.execute(
+        LOCK_DISPATCHED,
+        {
+            "first_seconds": first_seconds,
+            "max_seconds": MAX_REDISPATCH_SECONDS,
+            "max_doublings": _MAX_DOUBLINGS,
+            "shortest": 1 - JITTER,
+            "limit": limit,
+            "now": now,
+        },
+    )
+    return [DispatchedOperation(*row) for row in rows]
+
+
+def recall(connection: Connection, operation_id: str, *, is_lost: bool) -> None:
+    """Take the operation off those that are out; `is_lost`: because nobody has claimed it in time."""
+    connection.execute(RECALL, {"operation_id": operation_id, "lost": int(is_lost)})
+
+
+def waiting_page(
+    connection: Connection, *, after: tuple[datetime, str], limit: int
+) -> list[WaitingOperation]:
+    """Return the next operations without an end, by (created_at, operation_id)."""
+    parameters = {"after_created_at": after[0], "after_id": after[1], "limit": limit}
+    return [WaitingOperation(*row) for row in connection.execute(SELECT_WAITING, parameters)]
+
+
+def lock_stranded(connection: Connection, operation_id: str) -> bool:
+    """Return whether nothing moves the operation, and keep it locked if so."""
+    return connection.execute(LOCK_STRANDED, {"operation_id": operation_id}).scalar() is not None
+
+
+def mark_delayed(connection: Connection, operation_id: str, *, now: datetime) -> str | None:
+    """Return the payment's id if the delay has still to be told (the operation is then locked)."""
+    payment_id: str | None = connection.execute(
+        MARK_DELAYED, {"operation_id": operation_id, "now": now}
+    ).scalar_one_or_none()
+    return payment_id

@@ -1,0 +1,43 @@
+"""`python -m dispatcher`: the worker. It has no HTTP; SIGTERM and SIGINT stop it within 8 s."""
+
+import os
+import signal
+import sys
+import threading
+
+from bridge.clock import SystemClock
+from bridge.errors import SettingsError
+from bridge.gcp.pubsub import PubSubPublisher
+from bridge.storage.engine import make_engine
+from bridge.web.logs import configure_logs
+from dispatcher.app import Dispatcher
+from dispatcher.settings import Settings
+
+
+def main() -> int:
+    """Run until told to stop."""
+    try:
+        settings = Settings.from_environment(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"dispatcher: {error}\n")
+        return 2
+    configure_logs("dispatcher")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    engine = make_engine(
+        settings.database, pool_size=settings.database_connections, application_name="dispatcher"
+    )
+    publisher = PubSubPublisher(
+        settings.project,
+        emulator_host=settings.pubsub_emulator_host,
+        timeout_seconds=settings.publish_timeout_seconds,
+    )
+    is_clean = Dispatcher(settings, engine, publisher, SystemClock(), stop).run()
+    publisher.close()
+    engine.dispose()
+    return 0 if is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

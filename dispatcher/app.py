@@ -1,0 +1,134 @@
+"""The worker's wiring: one thread for each thing that may hang, and one that knows when there is work.
+
+sequencer → events relay; one relay for each SAP lane; the watchdog. Each has its own round and its own
+failures, so that a hanging topic, lane or partner holds up nothing else.
+"""
+
+import threading
+from datetime import datetime
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from bridge.clock import Clock
+from bridge.messages import EVENTS_LANE
+from bridge.storage.lanes import next_due, sap_systems
+from bridge.storage.wake import WakeListener
+from dispatcher.relay import EventsRelay, OperationsRelay, Publisher
+from dispatcher.sequencer import Sequencer
+from dispatcher.settings import Settings
+from dispatcher.watchdog import Watchdog
+from dispatcher.worker import Worker
+
+# The process has 10 s from SIGTERM to SIGKILL on Cloud Run.
+STOP_SECONDS = 7.5
+LANES_INTERVAL_SECONDS = 30.0
+MIN_PAUSE_SECONDS = 0.02
+MAX_WAIT_SECONDS = 0.5
+
+_log = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """Runs until `stop` is set. Several may run at once, on one machine or many."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        publisher: Publisher,
+        clock: Clock,
+        stop: threading.Event,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._publisher = publisher
+        self._clock = clock
+        self._stop = stop
+        self._listener = WakeListener(engine)
+        self._lanes: dict[str, Worker] = {}
+        relay = EventsRelay(engine, publisher, clock, settings.relay)
+        self._events = Worker("events relay", relay.go_round, stop)
+        self._sequencer = Worker("sequencer", Sequencer(engine, self._events.wake).go_round, stop)
+        watchdog = Watchdog(engine, clock, settings.watchdog, self._wake_all)
+        self._watchdog = Worker("watchdog", watchdog.go_round, stop)
+        self._poll_at = 0.0
+        self._read_lanes_at = 0.0
+        self._poll_failed = False
+
+    def run(self) -> bool:
+        """Work until stopped, then let every round end; return whether all did in time."""
+        for worker in (self._sequencer, self._events, self._watchdog):
+            worker.start()
+        _log.info("ready")
+        while not self._stop.is_set():
+            wait_seconds = min(max(self._poll_at - self._clock.monotonic(), 0.0), MAX_WAIT_SECONDS)
+            if self._listener.wait(wait_seconds, self._stop):
+                self._wake_all()
+            if self._clock.monotonic() >= self._poll_at:
+                self._poll()
+        return self._end()
+
+    def _poll(self) -> None:
+        """Wake who has something to do, in case that nobody did; know when the next thing is due."""
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        pause_seconds = self._settings.poll_seconds
+        try:
+            with self._engine.begin() as connection:
+                if monotonic >= self._read_lanes_at:
+                    self._start_lanes(sap_systems(connection))
+                    self._read_lanes_at = monotonic + LANES_INTERVAL_SECONDS
+                due = next_due(connection, now)
+        except SQLAlchemyError as error:
+            if not self._poll_failed:
+                _log.warning("poll failed", reason=type(error).__name__)
+            self._poll_failed = True
+        else:
+            self._poll_failed = False
+            pause_seconds = self._wake_due(due, now)
+        self._poll_at = self._clock.monotonic() + pause_seconds
+
+    def _wake_due(self, due: dict[str, datetime], now: datetime) -> float:
+        """Wake the lanes with something due; return the seconds until the next is, or the poll interval."""
+        pause_seconds = self._settings.poll_seconds
+        for lane, due_at in due.items():
+            until_due = (due_at - now).total_seconds()
+            if until_due <= 0:
+                self._wake_lane(lane)
+            else:
+                pause_seconds = min(pause_seconds, max(until_due, MIN_PAUSE_SECONDS))
+        return pause_seconds
+
+    def _start_lanes(self, lanes: list[str]) -> None:
+        for lane in lanes:
+            if lane not in self._lanes:
+                relay = OperationsRelay(
+                    lane, self._engine, self._publisher, self._clock, self._settings.relay
+                )
+                self._lanes[lane] = Worker(f"relay {lane}", relay.go_round, self._stop)
+                self._lanes[lane].start()
+
+    def _wake_lane(self, lane: str) -> None:
+        if lane == EVENTS_LANE:
+            self._sequencer.wake()
+            self._events.wake()
+        elif lane in self._lanes:
+            self._lanes[lane].wake()
+
+    def _wake_all(self) -> None:
+        # A copy: the watchdog's thread comes here too, while a lane may be added.
+        for worker in (self._sequencer, *list(self._lanes.values())):
+            worker.wake()
+
+    def _end(self) -> bool:
+        workers = (self._sequencer, self._events, self._watchdog, *self._lanes.values())
+        for worker in workers:
+            worker.wake()
+        deadline = self._clock.monotonic() + STOP_SECONDS
+        late = [
+            worker.name for worker in workers if not worker.join(max(0.0, deadline - self._clock.monotonic()))
+        ]
+        self._listener.close()
+        _log.info("stopped", late=late)
+        return not late

@@ -1,0 +1,155 @@
+"""The relay: claims outbox rows of a lane, publishes them in one call, deletes them.
+
+A crash between only publishes again. No network call happens inside a transaction.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from bridge.clock import Clock
+from bridge.errors import TransientError
+from bridge.messages import EVENTS_TOPIC, EventMessage, OperationMessage, operations_topic
+from bridge.storage.lanes import LaneState, count_out, half_open, lock_lane, next_due
+from bridge.storage.outbox import Batch, Claim, claim_events, claim_operations, delete_published, release
+from dispatcher.worker import Round
+
+# Another relay is at the lane, or somebody at its operations: look again soon.
+BUSY_SECONDS = 0.05
+
+_log = structlog.get_logger(__name__)
+
+
+class Publisher(Protocol):
+    """What carries messages away."""
+
+    def publish(self, topic: str, messages: Sequence[OperationMessage | EventMessage]) -> None:
+        """Return when all are stored there, within a bounded time; else TransientError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """`lease_seconds` outlasts the publisher's timeout; `max_batch` is in messages."""
+
+    lease_seconds: float
+    max_batch: int
+
+
+class OperationsRelay:
+    """Relays one SAP system's lane. Used by one thread."""
+
+    def __init__(
+        self, lane: str, engine: Engine, publisher: Publisher, clock: Clock, settings: RelaySettings
+    ) -> None:
+        self._lane = lane
+        self._engine = engine
+        self._publisher = publisher
+        self._clock = clock
+        self._settings = settings
+        self._last_partner = ""
+
+    def go_round(self) -> Round:
+        """Publish what the lane has room for."""
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            lane = lock_lane(connection, self._lane)
+            if lane is None:
+                return Round(next_seconds=BUSY_SECONDS)
+            room = self._open(connection, lane, now)
+            if room is None:
+                return self._when_due(connection, now)
+            if room == 0:
+                # Whoever makes room wakes us.
+                return Round()
+            batch = self._claim(connection, lane, room, now)
+            if batch.found == 0:
+                return self._when_due(connection, now)
+        self._last_partner = batch.last_partner
+        if not batch.messages:
+            return Round(next_seconds=BUSY_SECONDS)
+        publish_batch(self._engine, self._publisher, operations_topic(self._lane), batch)
+        return Round(again=True)
+
+    def _open(self, connection: Connection, lane: LaneState, now: datetime) -> int | None:
+        """Return the lane's room, None if closed; an open circuit lets a probe through in time."""
+        if lane.is_probe_due(now):
+            half_open(connection, self._lane)
+            lane = lane.probing()
+        if lane.held or lane.call_window == 0:
+            return None
+        out, calls = count_out(connection, self._lane, call_window=lane.call_window, now=now)
+        return lane.room(out=out, calls=calls)
+
+    def _claim(
+        self, connection: Connection, lane: LaneState, room: int, now: datetime
+    ) -> Batch[OperationMessage]:
+        return claim_operations(
+            connection,
+            self._lane,
+            new_claim(now, self._settings),
+            limit=min(room, self._settings.max_batch),
+            after_partner=self._last_partner,
+            unknown_first=lane.is_half_open() or lane.is_probe_due(now),
+            now=now,
+        )
+
+    def _when_due(self, connection: Connection, now: datetime) -> Round:
+        return Round(next_seconds=seconds_until(next_due(connection, now).get(self._lane), now))
+
+
+class EventsRelay:
+    """Relays the events that have their place in the feed. This lane is always open. Used by one thread."""
+
+    def __init__(self, engine: Engine, publisher: Publisher, clock: Clock, settings: RelaySettings) -> None:
+        self._engine = engine
+        self._publisher = publisher
+        self._clock = clock
+        self._settings = settings
+        self._last_partner = ""
+
+    def go_round(self) -> Round:
+        """Publish a batch of events."""
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            batch = claim_events(
+                connection,
+                new_claim(now, self._settings),
+                limit=self._settings.max_batch,
+                after_partner=self._last_partner,
+                now=now,
+            )
+        self._last_partner = batch.last_partner
+        if not batch.messages:
+            return Round(next_seconds=BUSY_SECONDS if batch.found else None)
+        publish_batch(self._engine, self._publisher, EVENTS_TOPIC, batch)
+        return Round(again=batch.found >= self._settings.max_batch)
+
+
+def new_claim(now: datetime, settings: RelaySettings) -> Claim:
+    return Claim(uuid.uuid4(), now + timedelta(seconds=settings.lease_seconds))
+
+
+def publish_batch(
+    engine: Engine, publisher: Publisher, topic: str, batch: Batch[OperationMessage] | Batch[EventMessage]
+) -> None:
+    """Publish what was claimed and delete its rows; on TransientError give the rows back and raise it."""
+    try:
+        publisher.publish(topic, batch.messages)
+    except TransientError:
+        with engine.begin() as connection:
+            release(connection, batch.claim, batch.identities, batch.messages)
+        raise
+    with engine.begin() as connection:
+        deleted = delete_published(connection, batch.claim, batch.identities)
+    _log.info("published", topic=topic, messages=len(batch.messages), kept=len(batch.messages) - deleted)
+
+
+def seconds_until(due_at: datetime | None, now: datetime) -> float | None:
+    """Return how long it is until then: never less than the shortest pause, None if there is nothing due."""
+    return None if due_at is None else max(BUSY_SECONDS, (due_at - now).total_seconds())

@@ -1,0 +1,170 @@
+"""Puts back whatever makes no progress: dead claims, lost messages, stranded operations; tells long delays.
+
+The broker may lose everything: what was dispatched and is not claimed goes out again after 1, 2, 4 … 60
+minutes. An operation with a live lease is never touched.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from bridge.clock import Clock
+from bridge.payment import OperationStatus, ParkReason
+from bridge.storage.delays import tell_delay
+from bridge.storage.events import put_back
+from bridge.storage.guard import keep_settling_slot
+from bridge.storage.outbox import DISPATCHABLE
+from bridge.storage.outcomes import record_parked
+from bridge.storage.watchdog import (
+    ExpiredClaim,
+    WaitingOperation,
+    end_expired_claim,
+    lock_dispatched,
+    lock_expired_claims,
+    lock_stranded,
+    mark_delayed,
+    recall,
+    waiting_page,
+)
+from dispatcher.worker import Round
+
+MAX_EXPIRED = 100
+MAX_DISPATCHED = 200
+MAX_PAGE = 500
+# Claims of one operation that were started and never came to an end before it counts as poison.
+POISON_CLAIMS = 3
+_START = (datetime(1970, 1, 1, tzinfo=UTC), "")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogSettings:
+    """Times in seconds. `settling_seconds`: how long after a lost call SAP may still be booking it."""
+
+    interval_seconds: float
+    first_redispatch_seconds: float
+    settling_seconds: float
+    delayed_after_seconds: float
+
+
+class Watchdog:
+    """`put_back_some` is called when something has been put back. Used by one thread."""
+
+    def __init__(
+        self, engine: Engine, clock: Clock, settings: WatchdogSettings, put_back_some: Callable[[], None]
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._settings = settings
+        self._put_back_some = put_back_some
+        # Two walks through what waits: one round and round, one that follows the delay's limit in time.
+        self._round_walk = _START
+        self._delay_walk = _START
+
+    def go_round(self) -> Round:
+        """Look at everything once, in bounded batches."""
+        now = self._clock.now()
+        is_full = (
+            self._expired_claims(now) == MAX_EXPIRED,
+            self._lost_dispatches(now) == MAX_DISPATCHED,
+            self._delays(now) == MAX_PAGE,
+        )
+        self._stranded(now)
+        return Round(again=any(is_full), next_seconds=self._settings.interval_seconds)
+
+    def _expired_claims(self, now: datetime) -> int:
+        with self._engine.begin() as connection:
+            claims = lock_expired_claims(connection, limit=MAX_EXPIRED, now=now)
+            for claim in claims:
+                self._end_claim(connection, claim, now)
+        if claims:
+            self._put_back_some()
+        return len(claims)
+
+    def _end_claim(self, connection: Connection, claim: ExpiredClaim, now: datetime) -> None:
+        """The call's outcome is unknown; its permit ends by its own lease, SAP may go on until it settles."""
+        settled_at = claim.settled_at
+        if claim.status == OperationStatus.PROCESSING:
+            settled_at = claim.lease_until + timedelta(seconds=self._settings.settling_seconds)
+            keep_settling_slot(
+                connection, claim.sap_system, claim.operation_id, settled_at=settled_at, now=now
+            )
+        end_expired_claim(connection, claim.operation_id, settled_at=settled_at, now=now)
+        is_poison = claim.claims_unfinished >= POISON_CLAIMS
+        _log.warning("claim expired", operation_id=claim.operation_id, poison=is_poison)
+        if not is_poison:
+            put_back(connection, claim.operation_id, not_before=now, now=now)
+            return
+        record_parked(
+            connection, claim.operation_id, ParkReason.POISON,
+            definitely_not_posted=False, refused=False, claimed=False, now=now,
+        )  # fmt: skip
+        if claim.delayed_at is None:
+            tell_delay(connection, claim.operation_id, now=now)
+
+    def _lost_dispatches(self, now: datetime) -> int:
+        first_seconds = self._settings.first_redispatch_seconds
+        lost = []
+        with self._engine.begin() as connection:
+            found = lock_dispatched(connection, first_seconds=first_seconds, limit=MAX_DISPATCHED, now=now)
+            for operation in found:
+                if operation.status not in DISPATCHABLE:
+                    recall(connection, operation.operation_id, is_lost=False)
+                elif operation.redispatch_at(first_seconds) <= now:
+                    recall(connection, operation.operation_id, is_lost=True)
+                    put_back(connection, operation.operation_id, not_before=now, now=now)
+                    lost.append(operation.operation_id)
+        if lost:
+            _log.warning("dispatched and not claimed", operations=len(lost), first=lost[0])
+            self._put_back_some()
+        # What is not quite due stays; only a full batch of lost ones means that there may be more.
+        return len(lost)
+
+    def _delays(self, now: datetime) -> int:
+        """Follow the limit in time: everything accepted before it is looked at once."""
+        limit = now - timedelta(seconds=self._settings.delayed_after_seconds)
+        with self._engine.begin() as connection:
+            page = waiting_page(connection, after=self._delay_walk, limit=MAX_PAGE)
+        page = [operation for operation in page if operation.created_at < limit]
+        for operation in page:
+            self._tell_if_delayed(operation, now)
+        if page:
+            self._delay_walk = (page[-1].created_at, page[-1].operation_id)
+        return len(page)
+
+    def _stranded(self, now: datetime) -> None:
+        """Walk one page further through all that waits; at the end begin anew."""
+        with self._engine.begin() as connection:
+            page = waiting_page(connection, after=self._round_walk, limit=MAX_PAGE)
+        for operation in page:
+            if operation.is_stranded:
+                self._rescue(operation, now)
+            self._tell_if_delayed(operation, now)
+        is_end = len(page) < MAX_PAGE
+        self._round_walk = _START if is_end else (page[-1].created_at, page[-1].operation_id)
+
+    def _rescue(self, operation: WaitingOperation, now: datetime) -> None:
+        with self._engine.begin() as connection:
+            is_stranded = lock_stranded(connection, operation.operation_id)
+            if is_stranded:
+                not_before = max(now, operation.due_at or now)
+                put_back(connection, operation.operation_id, not_before=not_before, now=now)
+        if is_stranded:
+            # It must not happen: whoever let it fall has to be found.
+            _log.error("operation was stranded", operation_id=operation.operation_id)
+            self._put_back_some()
+
+    def _tell_if_delayed(self, operation: WaitingOperation, now: datetime) -> None:
+        waits_since = operation.due_at or operation.created_at
+        is_late = (now - waits_since).total_seconds() > self._settings.delayed_after_seconds
+        is_parked = operation.status == OperationStatus.PARKED
+        if operation.delayed_at is not None or not (is_late or is_parked):
+            return
+        with self._engine.begin() as connection:
+            if mark_delayed(connection, operation.operation_id, now=now):
+                tell_delay(connection, operation.operation_id, now=now)
+                _log.warning("operation is delayed", operation_id=operation.operation_id)
