@@ -1,0 +1,1 @@
+"""`python -m devstack.demo`: payments through the whole bridge while SAP is well, overloaded and down."""
