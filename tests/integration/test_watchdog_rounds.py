@@ -1,0 +1,245 @@
+"""The watchdog: dead claims, lost messages, stranded operations, long delays; and what it leaves alone."""
+
+from datetime import timedelta
+
+import pytest
+from accepted import (
+    LANE,
+    NOW,
+    add_lanes,
+    add_payments,
+    change,
+    operation,
+    outbox_rows,
+    scalar,
+)
+from fakes.publisher import InMemoryPublisher
+from sqlalchemy import create_engine, text
+
+from bridge.clock import ManualClock
+from dispatcher.relay import OperationsRelay, RelaySettings
+from dispatcher.watchdog import POISON_CLAIMS, Watchdog, WatchdogSettings
+
+pytestmark = pytest.mark.integration
+
+SETTINGS = WatchdogSettings(
+    interval_seconds=5.0, first_redispatch_seconds=60.0, settling_seconds=30.0, delayed_after_seconds=900.0
+)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def owner(database):
+    add_lanes(database.engine, s4_main=4)
+    return database.engine
+
+
+@pytest.fixture
+def engine(database):
+    engine = create_engine(database.url_for("dispatcher"), pool_size=5)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def clock():
+    return ManualClock(NOW)
+
+
+@pytest.fixture
+def woken():
+    return []
+
+
+@pytest.fixture
+def watchdog(owner, engine, clock, woken):
+    return Watchdog(engine, clock, SETTINGS, lambda: woken.append(clock.now()))
+
+
+def drain(round_of):
+    while round_of.go_round().again:
+        pass
+
+
+def claim(owner, operation_id, *, lease_until, claims=1, slot=1):
+    """What the adapter's claim leaves: a lease, a permit, no outbox row."""
+    change(
+        owner, operation_id, status="processing", sent_unresolved=True, lease_until=lease_until,
+        claims_started=claims, dispatched_at=None,
+    )  # fmt: skip
+    with owner.begin() as connection:
+        connection.execute(text("DELETE FROM outbox WHERE operation_id = :id"), {"id": operation_id})
+        connection.execute(
+            text("UPDATE sap_slots SET operation_id = :id, lease_until = :until WHERE slot_number = :slot"),
+            {"id": operation_id, "until": lease_until, "slot": slot},
+        )
+
+
+def delayed_events(owner, operation_id):
+    statement = "SELECT count(*) FROM events WHERE operation_id = :id AND event_type = 'payment.delayed'"
+    return scalar(owner, statement, id=operation_id)
+
+
+def test_a_live_lease_is_never_touched(owner, watchdog, clock):
+    [operation_id] = add_payments(owner, 1)
+    claim(owner, operation_id, lease_until=NOW + 10 * MINUTE, claims=POISON_CLAIMS)
+    change(owner, operation_id, dispatched_at=NOW - 600 * MINUTE)
+    before = operation(owner, operation_id)
+    clock.advance(599)
+    drain(watchdog)
+    assert operation(owner, operation_id) == before
+    assert outbox_rows(owner) == {}
+
+
+def test_an_expired_lease_makes_the_outcome_unknown_and_asks(owner, watchdog, clock, woken):
+    [operation_id] = add_payments(owner, 1)
+    claim(owner, operation_id, lease_until=NOW + MINUTE)
+    clock.advance(61)
+    drain(watchdog)
+    row = operation(owner, operation_id)
+    assert (row.status, row.lease_until, row.sent_unresolved) == ("unknown", None, True)
+    assert row.settled_at == NOW + MINUTE + timedelta(seconds=SETTINGS.settling_seconds)
+    assert (row.claims_started, row.claims_finished) == (1, 0)
+    assert list(outbox_rows(owner)) == [operation_id]
+    assert woken
+
+
+def test_a_permit_stays_taken_while_sap_may_still_work_on_a_dead_claim(owner, watchdog, clock):
+    [operation_id] = add_payments(owner, 1)
+    claim(owner, operation_id, lease_until=NOW + MINUTE)
+    clock.advance(61)
+    drain(watchdog)
+    until = NOW + MINUTE + timedelta(seconds=SETTINGS.settling_seconds)
+    statement = "SELECT count(*) FROM sap_slots WHERE lease_until > :now"
+    assert scalar(owner, statement, now=clock.now()) == 1
+    assert scalar(owner, "SELECT max(lease_until) FROM sap_slots") == until
+
+
+def test_a_question_whose_asker_died_stays_unknown_and_keeps_what_is_known(owner, watchdog, clock):
+    [operation_id] = add_payments(owner, 1)
+    claim(owner, operation_id, lease_until=NOW + MINUTE)
+    change(owner, operation_id, status="unknown", settled_at=NOW, none_seen_at=NOW)
+    clock.advance(61)
+    drain(watchdog)
+    row = operation(owner, operation_id)
+    assert (row.status, row.settled_at, row.none_seen_at, row.lease_until) == ("unknown", NOW, NOW, None)
+    assert list(outbox_rows(owner)) == [operation_id]
+
+
+def test_what_kills_its_process_again_and_again_is_parked_and_told(owner, watchdog, clock):
+    [operation_id] = add_payments(owner, 1)
+    for number in range(1, POISON_CLAIMS + 1):
+        claim(owner, operation_id, lease_until=clock.now() + MINUTE, claims=number)
+        clock.advance(61)
+        drain(watchdog)
+    row = operation(owner, operation_id)
+    assert (row.status, row.parked_reason, row.sent_unresolved) == ("parked", "poison", True)
+    assert outbox_rows(owner) == {}
+    assert delayed_events(owner, operation_id) == 1
+    drain(watchdog)
+    assert delayed_events(owner, operation_id) == 1
+
+
+def test_what_was_dispatched_and_never_claimed_goes_out_again_at_growing_intervals(
+    owner, engine, watchdog, clock
+):
+    [operation_id] = add_payments(owner, 1)
+    publisher = InMemoryPublisher()
+    relay = OperationsRelay(LANE, engine, publisher, clock, RelaySettings(25.0, 500))
+    gaps = []
+    for _ in range(9):
+        drain(relay)
+        started = clock.now()
+        while not outbox_rows(owner):
+            clock.advance(20)
+            drain(watchdog)
+        gaps.append((clock.now() - started).total_seconds() / 60)
+    for gap, expected in zip(gaps, (1, 2, 4, 8, 16, 32, 60, 60, 60), strict=True):
+        assert expected * 0.9 <= gap <= expected * 1.1 + 20 / 60
+    numbers = [message.dispatch_number for message in publisher.messages()]
+    assert numbers == sorted(set(numbers))
+    row = operation(owner, operation_id)
+    assert (row.status, row.dispatched_at, row.dispatches_without_claim) == ("accepted", None, 9)
+
+
+@pytest.mark.parametrize("status", ["cancelled", "parked"])
+def test_what_is_out_but_at_its_end_takes_no_room_any_more(owner, watchdog, clock, status):
+    [operation_id] = add_payments(owner, 1, row=False)
+    extra = {"parked_reason": "operator"} if status == "parked" else {"completed_at": NOW}
+    change(owner, operation_id, status=status, dispatched_at=NOW, **extra)
+    clock.advance(120)
+    drain(watchdog)
+    assert operation(owner, operation_id).dispatched_at is None
+    assert outbox_rows(owner) == {}
+
+
+@pytest.mark.parametrize("status", ["accepted", "unknown"])
+def test_a_stranded_operation_is_put_back(owner, watchdog, status):
+    [operation_id] = add_payments(owner, 1, row=False)
+    change(owner, operation_id, status=status)
+    drain(watchdog)
+    assert list(outbox_rows(owner)) == [operation_id]
+
+
+def test_a_stranded_scheduled_payment_is_put_back_for_its_day(owner, watchdog):
+    [operation_id] = add_payments(owner, 1, row=False, status="scheduled", execution_date="2026-12-01")
+    drain(watchdog)
+    [row] = outbox_rows(owner).values()
+    assert row.operation_id == operation_id
+    assert row.not_before.isoformat() == "2026-11-30T23:00:00+00:00", "midnight in Berlin"
+
+
+def test_what_is_on_its_way_is_not_stranded(owner, watchdog, clock):
+    waiting, out, calling, parked = add_payments(owner, 4)
+    with owner.begin() as connection:
+        connection.execute(text("DELETE FROM outbox WHERE operation_id <> :id"), {"id": waiting})
+    change(owner, out, dispatched_at=NOW)
+    claim(owner, calling, lease_until=NOW + MINUTE)
+    change(owner, parked, status="parked", parked_reason="operator")
+    clock.advance(10)
+    drain(watchdog)
+    assert list(outbox_rows(owner)) == [waiting]
+
+
+def test_a_long_wait_is_told_once(owner, watchdog, clock):
+    first, second = add_payments(owner, 2)
+    clock.advance(901)
+    add_payments(owner, 1, now=clock.now())
+    drain(watchdog)
+    drain(watchdog)
+    assert [delayed_events(owner, first), delayed_events(owner, second)] == [1, 1]
+    total = "SELECT count(*) FROM events WHERE event_type = 'payment.delayed'"
+    assert scalar(owner, total) == 2
+    clock.advance(901)
+    drain(watchdog)
+    assert scalar(owner, total) == 3
+    assert operation(owner, first).delayed_at == NOW + timedelta(seconds=901)
+    data = scalar(owner, "SELECT data FROM events WHERE event_type = 'payment.delayed' LIMIT 1")
+    assert data["payment"]["status"] == "accepted"
+    assert len(data["payment"]["operations"]) == 1
+
+
+def test_a_scheduled_payment_is_late_only_after_its_day_has_come(owner, engine, clock):
+    [operation_id] = add_payments(owner, 1, status="scheduled", execution_date="2026-12-01")
+    watchdog = Watchdog(engine, clock, SETTINGS, lambda: None)
+    clock.advance(10 * 86_400)  # 30 November, noon
+    drain(watchdog)
+    assert delayed_events(owner, operation_id) == 0
+    clock.advance(12 * 3600)
+    drain(watchdog)
+    drain(watchdog)
+    assert delayed_events(owner, operation_id) == 1
+
+
+def test_two_watchdogs_do_not_do_the_same_twice(owner, engine, watchdog, clock):
+    [operation_id] = add_payments(owner, 1)
+    claim(owner, operation_id, lease_until=NOW + MINUTE)
+    clock.advance(61)
+    with owner.begin() as connection:
+        connection.execute(
+            text("SELECT 1 FROM operations WHERE operation_id = :id FOR NO KEY UPDATE"), {"id": operation_id}
+        )
+        drain(Watchdog(engine, clock, SETTINGS, lambda: None))
+        assert outbox_rows(owner) == {}, "somebody is at it, and nobody waits for him"
+    drain(watchdog)
+    assert list(outbox_rows(owner)) == [operation_id]
