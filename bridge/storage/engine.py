@@ -77,11 +77,11 @@ def make_engine(settings: DatabaseSettings, *, pool_size: int, application_name:
             "tcp_keepalive": True,
             "startup_params": startup,
         }
-        return create_engine(url, connect_args=connect_args, **options)
+        return _pinged_outside_transactions(create_engine(url, connect_args=connect_args, **options))
     # Imported here: a service on a plain DSN does not pay for the connector at start.
     from bridge.gcp.sql import cloud_sql_creator  # noqa: PLC0415
 
-    return create_engine(
+    engine = create_engine(
         "postgresql+pg8000://",
         creator=cloud_sql_creator(
             settings.cloud_sql_instance or "",
@@ -93,6 +93,29 @@ def make_engine(settings: DatabaseSettings, *, pool_size: int, application_name:
         ),
         **options,
     )
+    return _pinged_outside_transactions(engine)
+
+
+def _pinged_outside_transactions(engine: Engine) -> Engine:
+    """Have the pool's ping open no transaction.
+
+    pg8000 would begin one for it, SQLAlchemy would leave it open, and whoever then asks for AUTOCOMMIT would
+    run in it: nobody commits it, and the return to the pool rolls back what was written.
+    """
+
+    def ping(dbapi_connection: Any) -> bool:
+        before = dbapi_connection.autocommit
+        dbapi_connection.autocommit = True
+        try:
+            cursor = dbapi_connection.cursor()
+            cursor.execute(";")
+            cursor.close()
+        finally:
+            dbapi_connection.autocommit = before
+        return True
+
+    engine.dialect.do_ping = ping  # type: ignore[method-assign]
+    return engine
 
 
 def ping(engine: Engine) -> None:
