@@ -163,7 +163,9 @@ class CachedPartnerDirectory:
             try:
                 standing = self._mirror.remember(found, self._clock.now())
             except TransientError as error:
-                _log.warning("partner not mirrored", partner_id=found.partner_id, reason=str(error))
+                _log.warning(
+                    "partner not mirrored", partner_id=found.partner_id, reason=type(error.__cause__).__name__
+                )
             else:
                 mirrored_at = now
                 newest = max(newest, standing, key=lambda configuration: configuration.version)

@@ -65,7 +65,7 @@ def make_authenticator(settings: CallerSettings, clock: Clock) -> Callable[[str 
     """Return what checks an Authorization header: RejectedError (401) unless the caller is expected."""
     if settings.authentication == "emulator":
         return _accept_anybody
-    return ServiceAccountVerifier(settings, CachedCertificates(_http_transport(), clock))
+    return ServiceAccountVerifier(settings, google_certificates(clock))
 
 
 class ServiceAccountVerifier:
@@ -77,19 +77,36 @@ class ServiceAccountVerifier:
 
     def __call__(self, authorization: str | None) -> None:
         """RejectedError (401) for a token that is not a caller's, TransientError without certificates."""
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise _unauthenticated("a bearer token is missing")
-        try:
-            claims = id_token.verify_oauth2_token(  # type: ignore[no-untyped-call]
-                token.strip(), self._certificates, self._settings.audience, CLOCK_SKEW_SECONDS
-            )
-        except exceptions.TransportError as error:
-            raise TransientError("Google's certificates can't be fetched") from error
-        except (ValueError, exceptions.GoogleAuthError) as error:
-            raise _unauthenticated("the token is not valid here") from error
-        if claims.get("email_verified") is not True or claims.get("email") not in self._settings.callers:
+        email = verified_email(authorization, self._certificates, self._settings.audience)
+        if email not in self._settings.callers:
             raise _unauthenticated("the token is of another caller")
+
+
+def verified_email(authorization: str | None, certificates: transport.Request, audience: str) -> str:
+    """Return the e-mail of a bearer token's owner: signature, audience, expiry, issuer are checked first.
+
+    RejectedError (401) for a token that is not good here, TransientError without certificates.
+    """
+    scheme, _, token = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise _unauthenticated("a bearer token is missing")
+    try:
+        claims = id_token.verify_oauth2_token(  # type: ignore[no-untyped-call]
+            token.strip(), certificates, audience, CLOCK_SKEW_SECONDS
+        )
+    except exceptions.TransportError as error:
+        raise TransientError("Google's certificates can't be fetched") from error
+    except (ValueError, exceptions.GoogleAuthError) as error:
+        raise _unauthenticated("the token is not valid here") from error
+    email = claims.get("email")
+    if claims.get("email_verified") is not True or not isinstance(email, str):
+        raise _unauthenticated("the token is of another caller")
+    return email
+
+
+def google_certificates(clock: Clock) -> transport.Request:
+    """Google's certificates, fetched when they are first needed and kept."""
+    return CachedCertificates(_http_transport(), clock)
 
 
 @dataclass(frozen=True, slots=True)
