@@ -1,0 +1,122 @@
+"""The use cases: show a partner's document, replace it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import Engine
+
+from bridge.clock import Clock
+from bridge.errors import RejectedError, TransientError, UnknownOutcomeError
+from bridge.partner import PartnerConfiguration
+from bridge.partner_mirror import PartnerMirror
+from bridge.ports import ClientTakenError, InvalidDocumentError, PartnerStore, VersionConflictError
+from bridge.storage import audit
+from partners import documents
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an operator wants: `body` in place of the document at `expected_version` (None: there is none)."""
+
+    partner_id: str
+    body: Any
+    expected_version: int | None
+    operator: str
+    reason: str
+
+
+class Partners:
+    """Reads and replaces partners' documents. Every change is in the audit trail before it is made."""
+
+    def __init__(self, store: PartnerStore, engine: Engine, clock: Clock) -> None:
+        self._store = store
+        self._engine = engine
+        self._mirror = PartnerMirror(engine)
+        self._clock = clock
+
+    def show(self, partner_id: str) -> PartnerConfiguration:
+        """RejectedError: 404, or 409 for a document that somebody has damaged; it names the fields."""
+        try:
+            found = self._store.get(partner_id)
+        except InvalidDocumentError as error:
+            raise RejectedError(
+                "invalid-document", 409, f"The stored document is damaged: {error}"
+            ) from error
+        if found is None:
+            raise RejectedError("not-found", 404, "There is no such partner.")
+        return found
+
+    def change(self, change: Change) -> PartnerConfiguration:
+        """Return the new document. RejectedError: 409, 412, 422; TransientError: nothing has changed.
+
+        UnknownOutcomeError: read before trying again.
+        """
+        base, newest_version = self._standing(change)
+        document = documents.read(
+            change.body, partner_id=change.partner_id, version=newest_version + 1, base=base
+        )
+        self._note("partner.change", change, document)
+        try:
+            self._store.put(document, change.expected_version)
+        except VersionConflictError as error:
+            self._note("partner.change_refused", change, document)
+            raise stale() from error
+        except ClientTakenError as error:
+            self._note("partner.change_refused", change, document)
+            raise RejectedError("client-taken", 409, "A client_id belongs to another partner.") from error
+        except TransientError:
+            self._note("partner.change_failed", change, document)
+            raise
+        except UnknownOutcomeError as error:
+            self._note("partner.change_unknown", change, document)
+            raise RejectedError(
+                "unknown-outcome", 503, "The change may have been made; read the partner before trying again."
+            ) from error
+        self._remember(document)
+        return document
+
+    def _standing(self, change: Change) -> tuple[PartnerConfiguration | None, int]:
+        """Return the document that secrets are kept from, and the highest version that readers have seen.
+
+        Readers never go back to a lower version, so a document that was lost, or put back from an old
+        backup, has to be replaced by one above what the mirror has.
+        """
+        mirrored = self._mirror.get(change.partner_id)
+        last_good = mirrored.configuration if mirrored is not None else None
+        try:
+            stored = self._store.get(change.partner_id)
+        except InvalidDocumentError:
+            # This change is how it is repaired; the store compares the version it can still read.
+            stored_version = change.expected_version
+            base = last_good
+        else:
+            stored_version = stored.version if stored is not None else None
+            base = stored or last_good
+        if stored_version != change.expected_version:
+            raise stale()
+        return base, max(stored_version or 0, last_good.version if last_good is not None else 0)
+
+    def _remember(self, document: PartnerConfiguration) -> None:
+        try:
+            self._mirror.remember(document, self._clock.now())
+        except TransientError:
+            # Whoever reads it next will.
+            _log.warning("changed partner not mirrored", partner_id=document.partner_id)
+
+    def _note(self, action: str, change: Change, document: PartnerConfiguration) -> None:
+        with self._engine.begin() as connection:
+            audit.append(
+                connection,
+                actor=change.operator,
+                action=action,
+                subject=f"{document.partner_id} version {document.version}",
+                reason=change.reason,
+                now=self._clock.now(),
+            )
+
+
+def stale() -> RejectedError:
+    return RejectedError("version-conflict", 412, "The document has another version; read it again.")

@@ -1,0 +1,81 @@
+"""A partner's document as operators see and send it: without what is secret, which stays where it is.
+
+Client secrets' hashes and webhook secrets are never shown. A document that comes back leaves them out, and
+the client or endpoint of that id keeps what it has; a new one has to bring its own.
+"""
+
+import copy
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+from bridge.errors import FieldError, RejectedError
+from bridge.partner import PartnerConfiguration
+
+# PHC string format of argon2id; other hashes, and a secret pasted in clear, are refused
+_ARGON2ID = re.compile(r"\$argon2id\$v=\d+\$m=\d+,t=\d+,p=\d+\$[A-Za-z0-9+/]{11,}\$[A-Za-z0-9+/]{20,}")
+# list of the document, what identifies an item in it, its secret member
+_SECRETS = (
+    ("clients", "client_id", "secret_hash"),
+    ("webhook_endpoints", "endpoint_id", "encrypted_secrets"),
+)
+
+
+def shown(configuration: PartnerConfiguration) -> dict[str, Any]:
+    """Return the document without its secrets."""
+    document = configuration.model_dump(mode="json")
+    for items, _, secret in _SECRETS:
+        for item in document[items]:
+            del item[secret]
+    return document
+
+
+def read(
+    body: Any, *, partner_id: str, version: int, base: PartnerConfiguration | None
+) -> PartnerConfiguration:
+    """Return the document that `body` describes; secrets that it leaves out come from `base`.
+
+    It gets `version`, whatever version it came with: which one it replaces is said by If-Match.
+    RejectedError (422) points at each mistake and repeats no value.
+    """
+    if not isinstance(body, dict):
+        raise _invalid(FieldError("", "must be an object"))
+    if body.get("partner_id", partner_id) != partner_id:
+        raise _invalid(FieldError("/partner_id", "is not the partner of the path"))
+    document = copy.deepcopy(body) | {"partner_id": partner_id, "version": version}
+    if base is not None:
+        _keep_secrets(document, base.model_dump(mode="json"))
+    try:
+        configuration = PartnerConfiguration.model_validate(document)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        raise _invalid(
+            *(FieldError(_pointer(problem["loc"]), str(problem["msg"])) for problem in problems)
+        ) from None
+    unhashed = [
+        FieldError(f"/clients/{index}/secret_hash", "is not an argon2id hash in PHC string format")
+        for index, client in enumerate(configuration.clients)
+        if not _ARGON2ID.fullmatch(client.secret_hash)
+    ]
+    if unhashed:
+        raise _invalid(*unhashed)
+    return configuration
+
+
+def _keep_secrets(document: dict[str, Any], base: dict[str, Any]) -> None:
+    for items, identity, secret in _SECRETS:
+        kept = {item[identity]: item[secret] for item in base[items]}
+        sent = document.get(items)
+        for item in sent if isinstance(sent, list) else []:
+            if isinstance(item, dict) and secret not in item and item.get(identity) in kept:
+                item[secret] = kept[item[identity]]
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """Return a JSON Pointer (RFC 6901)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def _invalid(*errors: FieldError) -> RejectedError:
+    return RejectedError("invalid-request", 422, "The document is not acceptable.", errors=errors)

@@ -1,0 +1,40 @@
+"""The service's settings, read and validated once at boot."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bridge.errors import SettingsError
+from bridge.gcp.firestore import FirestoreSettings
+from bridge.gcp.operators import OperatorSettings
+from bridge.storage.engine import DatabaseSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the service is told; nothing else reads the environment."""
+
+    database: DatabaseSettings
+    firestore: FirestoreSettings
+    operators: OperatorSettings
+    host: str
+    port: int
+    threads: int
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read the environment; SettingsError names the first variable that is wrong."""
+        return cls(
+            database=DatabaseSettings.from_environment(environ),
+            firestore=FirestoreSettings.from_environment(environ),
+            operators=OperatorSettings.from_environment(environ),
+            host=environ.get("HOST", "127.0.0.1"),
+            port=_whole(environ, "PORT", 8084, 65_535),
+            threads=_whole(environ, "THREADS", 4, 1000),
+        )
+
+
+def _whole(environ: Mapping[str, str], name: str, default: int, highest: int) -> int:
+    value = environ.get(name, str(default))
+    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= highest):
+        raise SettingsError(f"{name} is not a whole number from 1 to {highest}")
+    return int(value)
