@@ -1,0 +1,85 @@
+"""What no subscriber took: recorded once, without contents."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import Connection, text
+
+INSERT_DEAD_LETTER = text("""
+    /* once per message, however often it is pushed */
+    INSERT INTO dead_letters (subscription, message_id, reason, operation_id, event_id, attributes, status,
+                              received_at)
+    VALUES (:subscription, :message_id, :reason, :operation_id, :event_id, CAST(:attributes AS jsonb),
+            :status, :now)
+    ON CONFLICT (subscription, message_id) DO NOTHING
+    RETURNING identity
+""")
+
+UPDATE_DEAD_LETTER = text("""
+    /* what became of it */
+    UPDATE dead_letters SET reason = :reason, status = :status WHERE identity = :identity
+""")
+
+CALL_BACK = text("""
+    /* the message is lost, so the operation is not out any more */
+    UPDATE operations SET dispatched_at = NULL
+    WHERE operation_id = :operation_id AND dispatch_number = :dispatch_number
+""")
+
+
+class DeadLetterStatus(StrEnum):
+    """`open` waits for an operator, who redrives or discards; `returned` went on by itself."""
+
+    OPEN = "open"
+    REDRIVEN = "redriven"
+    DISCARDED = "discarded"
+    RETURNED = "returned"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that ended as a dead letter. `attributes` are its own, never its data."""
+
+    subscription: str
+    message_id: str
+    operation_id: str | None
+    event_id: str | None
+    attributes: dict[str, str]
+
+
+def record_dead_letter(
+    connection: Connection, letter: DeadLetter, reason: str, status: DeadLetterStatus, *, now: datetime
+) -> int | None:
+    """Record it and return its number, or None if it was recorded before."""
+    identity: int | None = connection.execute(
+        INSERT_DEAD_LETTER,
+        {
+            "subscription": storable(letter.subscription),
+            "message_id": storable(letter.message_id),
+            "reason": reason,
+            "operation_id": letter.operation_id,
+            "event_id": letter.event_id,
+            "attributes": json.dumps({storable(k): storable(v) for k, v in letter.attributes.items()}),
+            "status": str(status),
+            "now": now,
+        },
+    ).scalar_one_or_none()
+    return identity
+
+
+def judge_dead_letter(connection: Connection, identity: int, reason: str, status: DeadLetterStatus) -> None:
+    parameters = {"identity": identity, "reason": reason, "status": str(status)}
+    connection.execute(UPDATE_DEAD_LETTER, parameters)
+
+
+def call_back(connection: Connection, operation_id: str, dispatch_number: int) -> None:
+    """Take the operation off those that are out, if this dispatch is the current one."""
+    parameters = {"operation_id": operation_id, "dispatch_number": dispatch_number}
+    connection.execute(CALL_BACK, parameters)
+
+
+def storable(value: str) -> str:
+    """Replace what PostgreSQL takes neither in text nor in jsonb: NUL and halves of surrogate pairs."""
+    return value.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
