@@ -24,8 +24,8 @@ from webhooks.tasks import DeliveryTask, DeliveryTasks
 
 # How far the clocks of the task queue and of the database's writers may be apart.
 EARLY_TOLERANCE = timedelta(seconds=2)
-# The lease outlives the request by this: connecting, recording, a machine that is slow.
-LEASE_MARGIN_SECONDS = 15.0
+# The lease outlives the request, so that recording, or a machine that is slow, does not lose the claim.
+LEASE_TIMEOUTS = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -65,6 +65,7 @@ class Deliver:
         self._schedule = schedule
         self._clock = clock
         self._timeout_seconds = timeout_seconds
+        self._lease_seconds = timeout_seconds * LEASE_TIMEOUTS
 
     def attempt(self, delivery_id: str, attempt_number: int) -> None:
         """Make the attempt, unless it is over, running, not due or out of date.
@@ -75,9 +76,8 @@ class Deliver:
         if claim is None:
             return
         started_at, started_monotonic = self._clock.now(), self._clock.monotonic()
-        left_seconds = self._timeout_seconds + LEASE_MARGIN_SECONDS
-        left_seconds -= started_monotonic - claim.claimed_at_monotonic
-        if left_seconds < self._timeout_seconds:
+        waited_seconds = started_monotonic - claim.claimed_at_monotonic
+        if self._lease_seconds - waited_seconds < self._timeout_seconds:
             # the process was stopped for that long: somebody else may be about to take the attempt
             _log.warning("claim too old to send", delivery_id=delivery_id, attempt=attempt_number)
             return
@@ -98,7 +98,7 @@ class Deliver:
             with self._engine.begin() as connection:
                 webhook_attempts.hold_delivery(connection, delivery_id, attempt_number, now=now)
             return None
-        lease_until = now + timedelta(seconds=self._timeout_seconds + LEASE_MARGIN_SECONDS)
+        lease_until = now + timedelta(seconds=self._lease_seconds)
         with self._engine.begin() as connection:
             event = webhook_attempts.claim_attempt(
                 connection,

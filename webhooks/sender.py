@@ -128,7 +128,7 @@ class Sender:
         with _Deadline(self._timeout_seconds) as deadline:
             self._running.deadline = deadline
             try:
-                return self._exchange(url, body, headers)
+                return self._exchange(url, body, headers, deadline)
             except (requests.RequestException, OSError, ValueError) as error:
                 return Answer(None, "timeout" if deadline.has_passed else _class_of(error))
             finally:
@@ -137,7 +137,7 @@ class Sender:
     def close(self) -> None:
         self._session.close()
 
-    def _exchange(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def _exchange(self, url: str, body: bytes, headers: Mapping[str, str], deadline: _Deadline) -> Answer:
         with self._session.post(
             url,
             data=body,
@@ -146,6 +146,7 @@ class Sender:
             allow_redirects=False,
             stream=True,
         ) as response:
+            deadline.check()  # to http.client, headers that were cut off are complete
             answer = _answer_of(response, self._clock.now())
             _drain(response)
             return answer

@@ -1,0 +1,468 @@
+"""Attempts at a delivery: one request per attempt, the schedule kept, nothing lost when a process dies."""
+
+import json
+import threading
+from datetime import timedelta
+from email.utils import format_datetime
+
+import pytest
+from partner_documents import changed
+from sqlalchemy import event
+from standardwebhooks import Webhook, WebhookVerificationError
+from waiting import wait_until
+from webhook_stage import OLD_SECRET, SECRET, Stage, endpoint, environment
+
+from bridge.errors import TransientError
+from bridge.storage import webhook_sweeps
+from webhooks.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+PAID = "payment.paid"
+
+
+@pytest.fixture
+def stage(database, tmp_path):
+    made = Stage(database, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def delivery_due(stage):
+    """One event that is due at the receiver; its task waits in the queue."""
+    stage.set_endpoints(endpoint(f"{stage.receiver.url}/hooks/7?tenant=a"))
+    (event_id,) = stage.publish(PAID)
+    assert stage.ring() == 204
+    return event_id
+
+
+def only(rows):
+    (row,) = rows
+    return row
+
+
+def signed_by(secret, request, moment):
+    """What the library makes of the request's bytes, for attempts that lie in the library's future."""
+    sign = Webhook(secret).sign(
+        request.headers["webhook-id"], moment.replace(microsecond=0), request.body.decode()
+    )
+    return sign in request.headers["webhook-signature"].split(" ")
+
+
+def test_a_webhook_arrives_verifiable_and_is_delivered(stage, delivery_due):
+    assert stage.run_tasks() == 1
+    request = only(stage.receiver.requests)
+    assert (request.method, request.path) == ("POST", "/hooks/7?tenant=a")
+    body = Webhook(SECRET).verify(request.body, request.headers)
+    assert request.headers["webhook-id"] == delivery_due == body["id"]
+    payment_id = body["data"]["payment"]["id"]
+    assert body == {
+        "id": delivery_due,
+        "sequence": 1,
+        "previous_sequence": 0,
+        "type": PAID,
+        "timestamp": stage.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "data": {"payment": {"id": payment_id, "status": "accepted", "amount": {"value": "1250.00"}}},
+    }
+    assert request.headers["Content-Type"] == "application/json"
+    delivery = only(stage.deliveries())
+    assert (delivery.status, delivery.attempts, delivery.delivered_at) == ("delivered", 1, stage.now())
+    assert (delivery.next_attempt_at, delivery.lease_until) == (None, None)
+    attempt = only(stage.attempts())
+    assert (attempt.attempt_number, attempt.response_status, attempt.error_class) == (1, 200, None)
+
+
+def test_a_body_that_was_changed_on_the_way_does_not_verify(stage, delivery_due):
+    stage.run_tasks()
+    request = only(stage.receiver.requests)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(request.body.replace(b"1250", b"9999"), request.headers)
+
+
+def test_every_secret_of_a_rotation_signs(stage):
+    stage.set_endpoints(endpoint(stage.receiver.url, SECRET, OLD_SECRET))
+    stage.publish(PAID)
+    stage.ring()
+    stage.run_tasks()
+    request = only(stage.receiver.requests)
+    Webhook(SECRET).verify(request.body, request.headers)
+    Webhook(OLD_SECRET).verify(request.body, request.headers)
+
+
+def test_n_failures_are_n_plus_one_attempts_at_the_scheduled_times_and_then_it_is_exhausted(
+    stage, delivery_due
+):
+    delays = stage.settings.delays_seconds
+    stage.receiver.statuses[:] = [500] * 100
+    moments = []
+    for delay in (0.0, *delays):
+        if delay:
+            stage.clock.advance(delay - 3)
+            assert stage.run_tasks() == 0, "before its time"
+            stage.clock.advance(3)
+        assert stage.run_tasks() == 1
+        moments.append(stage.now())
+    assert stage.queue.waiting == []
+    delivery = only(stage.deliveries())
+    assert (delivery.status, delivery.attempts) == ("exhausted", len(delays) + 1)
+    assert delivery.next_attempt_at is None
+    assert [attempt.started_at for attempt in stage.attempts()] == moments
+    assert {attempt.error_class for attempt in stage.attempts()} == {"http-status"}
+    requests = stage.receiver.requests
+    assert len(requests) == len(delays) + 1 == 10
+    assert {request.body for request in requests} == {requests[0].body}
+    assert {request.headers["webhook-id"] for request in requests} == {delivery_due}
+    assert [int(request.headers["webhook-timestamp"]) for request in requests] == [
+        int(moment.timestamp()) for moment in moments
+    ]
+    assert all(signed_by(SECRET, request, moment) for request, moment in zip(requests, moments, strict=True))
+
+
+def test_a_failure_then_a_success_is_delivered_by_the_second_attempt(stage, delivery_due):
+    stage.receiver.statuses[:] = [503]
+    stage.run_tasks()
+    assert only(stage.deliveries()).status == "pending"
+    stage.clock.advance(5)
+    stage.run_tasks()
+    delivery = only(stage.deliveries())
+    assert (delivery.status, delivery.attempts) == ("delivered", 2)
+
+
+@pytest.mark.parametrize(("spread", "seconds"), [(-1.0, 4.5), (0.0, 5.0), (1.0, 5.5)])
+def test_the_next_attempt_is_jittered(stage, delivery_due, spread, seconds):
+    stage.spread = spread
+    stage.receiver.statuses[:] = [500]
+    stage.run_tasks()
+    assert stage.seconds_until(only(stage.deliveries()).next_attempt_at) == seconds
+    assert stage.seconds_until(only(stage.queue.waiting).at) == seconds
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [("1", 5.0), ("8", 8.0), ("86400", 10.0), ("soon", 5.0)])
+def test_a_retry_after_is_honoured_within_the_delay_and_twice_the_delay(stage, delivery_due, asked, seconds):
+    stage.receiver.statuses[:] = [503]
+    stage.receiver.answer_headers["Retry-After"] = asked
+    stage.run_tasks()
+    assert stage.seconds_until(only(stage.deliveries()).next_attempt_at) == seconds
+
+
+def test_a_retry_after_may_be_a_date(stage, delivery_due):
+    stage.receiver.statuses[:] = [429]
+    stage.receiver.answer_headers["Retry-After"] = format_datetime(stage.now() + timedelta(seconds=9))
+    stage.run_tasks()
+    assert 8 <= stage.seconds_until(only(stage.deliveries()).next_attempt_at) <= 9
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400, 404, 410, 500])
+def test_what_is_not_2xx_is_a_failure_and_no_redirect_is_followed(stage, delivery_due, status):
+    stage.receiver.statuses[:] = [status]
+    stage.receiver.answer_headers["Location"] = f"{stage.receiver.url}/elsewhere"
+    stage.run_tasks()
+    attempt = only(stage.attempts())
+    assert (attempt.response_status, attempt.error_class) == (status, "http-status")
+    assert len(stage.receiver.requests) == 1
+
+
+@pytest.mark.parametrize("status", [201, 202, 204])
+def test_every_2xx_is_a_success(stage, delivery_due, status):
+    stage.receiver.statuses[:] = [status]
+    stage.run_tasks()
+    assert only(stage.deliveries()).status == "delivered"
+
+
+def test_a_task_that_comes_twice_at_once_sends_once(stage, delivery_due):
+    task = only(stage.queue.waiting)
+    stage.receiver.gate.clear()
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(stage.take(task)))
+    thread.start()
+    wait_until(lambda: stage.receiver.requests)
+    assert stage.take(task) == 204  # while the first one is at it
+    stage.receiver.gate.set()
+    thread.join(10)
+    assert stage.take(task) == 204  # when it is over
+    assert answers == [204]
+    assert len(stage.receiver.requests) == 1
+    assert only(stage.deliveries()).attempts == 1
+
+
+def test_tasks_that_race_for_an_attempt_send_once(stage, delivery_due):
+    task = only(stage.queue.waiting)
+    barrier = threading.Barrier(6)
+
+    def race():
+        barrier.wait(10)
+        assert stage.take(task) == 204
+
+    threads = [threading.Thread(target=race) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(stage.receiver.requests) == 1
+    assert len(stage.attempts()) == 1
+
+
+class Killed(BaseException):
+    """The process is gone at this statement."""
+
+
+def fail_at(engine, words, error):
+    """Raise `error` at the statement with these words, until the returned function is called."""
+
+    def fail(_connection, _cursor, statement, *_rest):
+        if words in statement:
+            raise error
+
+    event.listen(engine, "before_cursor_execute", fail)
+    return lambda: event.remove(engine, "before_cursor_execute", fail)
+
+
+def test_a_process_that_dies_before_the_record_has_the_same_attempt_made_again(stage, delivery_due):
+    task = only(stage.queue.waiting)
+    revive = fail_at(stage.engine, "the attempt is over", Killed())
+    with pytest.raises(Killed):
+        stage.take(task)
+    revive()
+    assert len(stage.receiver.requests) == 1
+    # Cloud Tasks repeats the task at once: the lease of the dead still stands
+    assert stage.run_tasks() == 1
+    stage.outlive_the_grace()
+    stage.outlive_the_lease()
+    stage.instance.sweeper.sweep()
+    assert stage.run_tasks() == 1
+    first, second = stage.receiver.requests
+    assert first.headers["webhook-id"] == second.headers["webhook-id"] == delivery_due
+    assert first.body == second.body
+    delivery = only(stage.deliveries())
+    assert (delivery.status, delivery.attempts) == ("delivered", 1)
+
+
+def test_a_claim_that_was_taken_over_records_nothing(stage, delivery_due):
+    task = only(stage.queue.waiting)
+    stage.receiver.statuses[:] = [500, 200]
+    stage.receiver.gate.clear()
+    slow = threading.Thread(target=lambda: stage.take(task))
+    slow.start()
+    wait_until(lambda: len(stage.receiver.requests) == 1)
+    stage.outlive_the_lease()
+    second = threading.Thread(target=lambda: stage.take(task))
+    second.start()
+    wait_until(lambda: len(stage.receiver.requests) == 2)
+    stage.receiver.gate.set()
+    slow.join(10)
+    second.join(10)
+    delivery = only(stage.deliveries())
+    assert (delivery.status, delivery.attempts) == ("delivered", 1)
+    assert only(stage.attempts()).response_status == 200
+
+
+def test_a_crash_between_fan_out_and_task_is_made_up_for_by_the_sweeper(stage):
+    stage.set_endpoints(endpoint(stage.receiver.url))
+    stage.queue.failure = TransientError("away")
+    stage.publish(PAID)
+    assert stage.ring() == 204
+    stage.queue.failure = None
+    stage.instance.sweeper.sweep()
+    assert stage.queue.waiting == [], "its task may only be late"
+    stage.outlive_the_grace()
+    stage.instance.sweeper.sweep()
+    assert stage.run_tasks() == 1
+    assert only(stage.deliveries()).status == "delivered"
+
+
+def test_a_next_task_that_could_not_be_made_is_made_by_the_sweeper(stage, delivery_due):
+    stage.receiver.statuses[:] = [500]
+
+    def lose_the_next(task):
+        stage.queue.failure = TransientError("away")
+        return stage.take(task)
+
+    stage.queue.run_due(lose_the_next)
+    stage.queue.failure = None
+    assert stage.queue.waiting == []
+    stage.clock.advance(5)
+    stage.outlive_the_grace()
+    stage.instance.sweeper.sweep()
+    stage.run_tasks()
+    assert only(stage.deliveries()).status == "delivered"
+
+
+def test_a_sweep_gives_a_vanished_task_another_name_and_waits_longer_each_time(stage, delivery_due):
+    grace = stage.settings.sweep_grace_seconds
+    swept_after = []
+    names = {task.name for task in stage.queue.waiting}
+    for second in range(1, int(grace * 5)):
+        stage.clock.advance(1)
+        stage.queue.waiting.clear()  # vanished
+        stage.instance.sweeper.sweep()
+        swept_after += [second for _ in stage.queue.waiting]
+        names |= {task.name for task in stage.queue.waiting}
+    assert swept_after == [grace, 2 * grace, 4 * grace]
+    assert len(names) == 4
+
+
+def test_a_sweep_leaves_a_running_attempt_alone(stage, delivery_due):
+    task = only(stage.queue.waiting)
+    stage.outlive_the_grace()
+    stage.receiver.gate.clear()
+    thread = threading.Thread(target=lambda: stage.take(task))
+    thread.start()
+    wait_until(lambda: stage.receiver.requests)
+    stage.queue.waiting.clear()
+    stage.instance.sweeper.sweep()
+    assert stage.queue.waiting == []
+    stage.receiver.gate.set()
+    thread.join(10)
+    assert only(stage.deliveries()).status == "delivered"
+
+
+def test_two_sweepers_at_once_take_different_deliveries(stage):
+    stage.set_endpoints(endpoint(stage.receiver.url))
+    stage.publish(*[PAID] * 6)
+    stage.ring()
+    stage.outlive_the_grace()
+
+    def take(connection):
+        found = webhook_sweeps.take_overdue(
+            connection, now=stage.now(), grace_seconds=1, max_doublings=4, limit=4
+        )
+        return {delivery.delivery_id for delivery in found}
+
+    with stage.engine.begin() as first, stage.engine.begin() as second:
+        mine, theirs = take(first), take(second)
+    assert (len(mine), len(theirs)) == (4, 2)
+    assert not mine & theirs
+
+
+def test_a_delivery_of_an_endpoint_disabled_meanwhile_is_held_without_a_request(stage, delivery_due):
+    standing = only(stage.partner.webhook_endpoints)
+    stage.set_endpoints(standing.model_copy(update={"status": "disabled"}))
+    stage.outlive_the_cache()
+    stage.run_tasks()
+    assert only(stage.deliveries()).status == "held"
+    assert stage.receiver.requests == []
+
+
+def test_a_delivery_of_an_endpoint_that_is_gone_is_held(stage, delivery_due):
+    stage.set_endpoints()
+    stage.outlive_the_cache()
+    stage.run_tasks()
+    assert only(stage.deliveries()).status == "held"
+
+
+def test_a_suspended_partner_is_still_told(stage, delivery_due):
+    before = stage.partner
+    stage.store.put(changed(before, status="suspended"), before.version)
+    stage.outlive_the_cache()
+    stage.run_tasks()
+    assert only(stage.deliveries()).status == "delivered"
+
+
+def test_an_address_that_is_not_allowed_gets_nothing_and_counts_as_a_failure(stage):
+    stage.set_endpoints(
+        endpoint("https://10.0.0.1/hooks"),
+        endpoint(stage.receiver.url.replace("127.0.0.1", "192.168.0.1")),
+        endpoint("https://user:secret@partner.example/hooks"),
+    )
+    stage.publish(PAID)
+    stage.ring()
+    stage.run_tasks()
+    assert sorted(attempt.error_class for attempt in stage.attempts()) == [
+        "forbidden-address",
+        "forbidden-url",
+        "forbidden-url",
+    ]
+    assert {delivery.status for delivery in stage.deliveries()} == {"pending"}
+
+
+def test_a_secret_that_does_not_decrypt_is_a_failure_that_keeps_the_schedule(stage):
+    broken = endpoint(stage.receiver.url).model_copy(update={"encrypted_secrets": ("k0:AAAA",)})
+    stage.set_endpoints(broken)
+    stage.publish(PAID)
+    stage.ring()
+    stage.run_tasks()
+    assert only(stage.attempts()).error_class == "unsignable"
+    assert stage.receiver.requests == []
+    assert only(stage.deliveries()).status == "pending"
+
+
+def test_a_receiver_that_is_away_is_a_failure(stage):
+    stage.set_endpoints(endpoint("http://127.0.0.1:1/hooks"))
+    stage.publish(PAID)
+    stage.ring()
+    stage.run_tasks()
+    assert only(stage.attempts()).error_class == "connection-failed"
+
+
+@pytest.mark.parametrize("attempt", [0, 2, 11])
+def test_a_task_for_another_attempt_is_over_without_sending(stage, delivery_due, attempt):
+    payload = {"delivery_id": only(stage.deliveries()).delivery_id, "attempt": attempt}
+    answer = stage.client.post("/tasks/deliveries", json=payload)
+    assert answer.status_code == (204 if attempt else 400)
+    assert stage.receiver.requests == []
+
+
+def test_a_task_for_a_delivery_that_a_restore_has_lost_is_over(stage):
+    answer = stage.client.post("/tasks/deliveries", json={"delivery_id": "dlv_x", "attempt": 1})
+    assert answer.status_code == 204
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"no json", b"[]", b"{}", b'{"delivery_id": 1, "attempt": 1}', b"x" * 20_000]
+)
+def test_a_task_that_is_none_of_ours_is_refused(stage, body):
+    assert stage.client.post("/tasks/deliveries", data=body).status_code in (400, 413)
+
+
+def test_a_task_comes_again_while_no_configuration_can_be_had(stage, delivery_due):
+    stage.instance = stage.new_instance()
+    stage.rows("DELETE FROM partner_configs RETURNING 1")
+    stage.store.failure = TransientError("away")
+    assert stage.run_tasks() == 0
+    stage.store.failure = None
+    stage.clock.advance(6)
+    wait_until(stage.run_tasks)
+    assert only(stage.deliveries()).status == "delivered"
+
+
+def test_without_a_token_nobody_may_call(stage, delivery_due, tmp_path):
+    stage.settings = Settings.from_environment(
+        environment(
+            tmp_path,
+            PUSH_AUTHENTICATION="oidc",
+            PUSH_AUDIENCE="https://webhooks.example",
+            PUSH_CALLERS="pubsub@project.iam.gserviceaccount.com",
+            TASK_SERVICE_ACCOUNT="tasks@project.iam.gserviceaccount.com",
+        )
+    )
+    assert stage.run_tasks() == 0
+    assert stage.ring() == 401
+    assert stage.client.post("/tasks/deliveries", json={}).status_code == 401
+
+
+def test_requests_sweep_too_because_an_idle_process_may_get_no_time(stage, delivery_due):
+    stage.publish(PAID)  # nobody rings for it
+    stage.clock.advance(stage.settings.sweep_seconds + 1)
+    stage.run_tasks()
+    assert len(stage.deliveries()) == 2
+
+
+def test_a_sweep_that_fails_does_not_fail_the_request_it_came_with(stage, delivery_due):
+    stage.clock.advance(stage.settings.sweep_seconds + 1)
+    revive = fail_at(stage.engine, "deliveries whose task", RuntimeError("broken"))
+    assert stage.run_tasks() == 1
+    revive()
+    assert only(stage.deliveries()).status == "delivered"
+
+
+def test_a_task_carries_ids_only(stage, delivery_due):
+    delivery = only(stage.deliveries())
+    assert json.loads(only(stage.queue.waiting).payload) == {
+        "delivery_id": delivery.delivery_id,
+        "attempt": 1,
+    }
+
+
+def test_ready_means_that_the_database_answers(stage):
+    assert stage.client.get("/readyz").status_code == 200
