@@ -8,14 +8,13 @@ from typing import IO
 from devstack import lock, stack_file
 from devstack.emulators import find_emulators
 from devstack.keys import load_or_create, write_sap_connections
-from devstack.layout import PORTS, REPOSITORY, SAP_SYSTEMS, Layout
+from devstack.layout import PORTS, SAP_SYSTEMS, Layout
 from devstack.postgres import Postgres
 from devstack.preflight import StartError
 from devstack.reaper import ReaperLink
 from devstack.start_checks import create_folders, require_free_ports, require_room
 from devstack.supervisor import Supervisor
 from devstack.table import build_table
-from devstack.units import Unit
 
 log = logging.getLogger("devstack")
 
@@ -29,14 +28,6 @@ def run_stack(layout: Layout, *, on_ready: Callable[[], None], on_progress: Call
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise StartError(f"the stack can't run: {error.strerror or error}{where}") from error
-
-
-def _is_there(unit: Unit) -> bool:
-    """Services are still being added: one without an entry point is left out."""
-    if "-m" not in unit.command:
-        return True
-    path = REPOSITORY / unit.command[unit.command.index("-m") + 1].replace(".", "/")
-    return (path / "__main__.py").exists() or path.with_suffix(".py").exists()
 
 
 def _run_locked(
@@ -71,7 +62,7 @@ def _run_locked(
             on_ready()
 
     supervisor = Supervisor(
-        [unit for unit in build_table(layout, keys, emulators, postgres) if _is_there(unit)],
+        build_table(layout, keys, emulators, postgres),
         layout,
         reaper,
         on_change=on_change,

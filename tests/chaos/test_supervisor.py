@@ -91,7 +91,7 @@ def test_status_names_every_process(stack):
     done = devstack("status", stack.layout)
     assert done.returncode == 0
     assert all(f"{name} " in done.stdout for name in (*PROCESSES, "supervisor"))
-    assert "dead" not in done.stdout
+    assert " dead" not in done.stdout
 
 
 def test_killed_reaper_is_replaced_and_knows_what_to_reap():
