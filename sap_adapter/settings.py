@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.environment import MAX_PORT, MAX_THREADS, required, seconds, whole
 from bridge.errors import SettingsError
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
@@ -14,6 +15,9 @@ from bridge.storage.guard import GuardSettings
 from sap_adapter.posting import PostingSettings
 from sap_adapter.record import RecordSettings
 from sap_adapter.s4hana import SapConnection, Timeouts
+
+
+MAX_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,61 +41,47 @@ class Settings:
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
         """Read the environment; SettingsError names the first variable that is wrong."""
         timeouts = Timeouts(
-            _seconds(environ, "SAP_CONNECT_TIMEOUT_SECONDS", 5.0),
-            _seconds(environ, "SAP_READ_TIMEOUT_SECONDS", 60.0),
+            seconds(environ, "SAP_CONNECT_TIMEOUT_SECONDS", 5.0, at_most=MAX_SECONDS),
+            seconds(environ, "SAP_READ_TIMEOUT_SECONDS", 60.0, at_most=MAX_SECONDS),
         )
-        read_lag_seconds = _seconds(environ, "SAP_READ_LAG_SECONDS", 60.0)
+        read_lag_seconds = seconds(environ, "SAP_READ_LAG_SECONDS", 60.0, at_most=MAX_SECONDS)
         return cls(
             database=DatabaseSettings.from_environment(environ),
-            sap_connections=_connections(_required(environ, "SAP_CONNECTIONS_FILE")),
+            sap_connections=_connections(required(environ, "SAP_CONNECTIONS_FILE")),
             timeouts=timeouts,
             posting=PostingSettings(
                 call_seconds=timeouts.call_seconds,
-                lease_margin_seconds=_seconds(environ, "SAP_LEASE_MARGIN_SECONDS", 10.0),
+                lease_margin_seconds=seconds(environ, "SAP_LEASE_MARGIN_SECONDS", 10.0, at_most=MAX_SECONDS),
             ),
             record=RecordSettings(
                 # SAP's work-process limit and the lag of its read side
-                settling_seconds=_seconds(environ, "SAP_SETTLING_SECONDS", 600.0 + read_lag_seconds),
+                settling_seconds=seconds(
+                    environ, "SAP_SETTLING_SECONDS", 600.0 + read_lag_seconds, at_most=MAX_SECONDS
+                ),
                 read_lag_seconds=read_lag_seconds,
-                first_question_seconds=_seconds(environ, "SAP_FIRST_QUESTION_SECONDS", 1.0),
+                first_question_seconds=seconds(
+                    environ, "SAP_FIRST_QUESTION_SECONDS", 1.0, at_most=MAX_SECONDS
+                ),
                 guard=GuardSettings(
-                    failing_operations_to_open=_whole(environ, "SAP_FAILING_OPERATIONS_TO_OPEN", 3),
-                    probe_interval_seconds=_seconds(environ, "SAP_PROBE_INTERVAL_SECONDS", 1.0),
-                    max_probe_interval_seconds=_seconds(environ, "SAP_MAX_PROBE_INTERVAL_SECONDS", 5.0),
+                    failing_operations_to_open=whole(
+                        environ, "SAP_FAILING_OPERATIONS_TO_OPEN", 3, at_most=100
+                    ),
+                    probe_interval_seconds=seconds(
+                        environ, "SAP_PROBE_INTERVAL_SECONDS", 1.0, at_most=MAX_SECONDS
+                    ),
+                    max_probe_interval_seconds=seconds(
+                        environ, "SAP_MAX_PROBE_INTERVAL_SECONDS", 5.0, at_most=MAX_SECONDS
+                    ),
                 ),
             ),
-            party_key_ring=_required(environ, "PARTY_KEY_RING"),
+            party_key_ring=required(environ, "PARTY_KEY_RING"),
             callers=CallerSettings.from_environment(environ),
             firestore=FirestoreSettings.from_environment(environ),
             directory=PartnerDirectorySettings.from_environment(environ),
             host=environ.get("HOST", "127.0.0.1"),
-            port=_whole(environ, "PORT", 8082, at_most=65_535),
-            threads=_whole(environ, "THREADS", 16),
+            port=whole(environ, "PORT", 8082, at_most=MAX_PORT),
+            threads=whole(environ, "THREADS", 16, at_most=MAX_THREADS),
         )
-
-
-def _required(environ: Mapping[str, str], name: str) -> str:
-    value = environ.get(name, "")
-    if not value:
-        raise SettingsError(f"{name} is not set")
-    return value
-
-
-def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    try:
-        value = float(environ.get(name, default))
-    except ValueError as error:
-        raise SettingsError(f"{name} is not a number of seconds") from error
-    if not 0 < value < 86_400:
-        raise SettingsError(f"{name} is not between 0 and 86400 seconds")
-    return value
-
-
-def _whole(environ: Mapping[str, str], name: str, default: int, *, at_most: int = 256) -> int:
-    value = environ.get(name, str(default))
-    if not value.isdigit() or not 1 <= int(value) <= at_most:
-        raise SettingsError(f"{name} is not a whole number from 1 to {at_most}")
-    return int(value)
 
 
 def _connections(path: str) -> dict[str, SapConnection]:
