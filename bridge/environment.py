@@ -1,4 +1,4 @@
-"""Reading the environment at boot: every reader raises SettingsError with one line that names the variable."""
+"""Reading the environment at boot: each reader raises SettingsError with a line that names the variable."""
 
 from collections.abc import Mapping
 from urllib.parse import urlsplit

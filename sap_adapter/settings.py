@@ -16,7 +16,6 @@ from sap_adapter.posting import PostingSettings
 from sap_adapter.record import RecordSettings
 from sap_adapter.s4hana import SapConnection, Timeouts
 
-
 MAX_SECONDS = 86_400.0
 
 
