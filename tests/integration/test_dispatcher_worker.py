@@ -1,0 +1,195 @@
+"""The whole worker on a real database: woken, polled, hanging in one place, stopped."""
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from accepted import LANE, OTHER_LANE, add_lanes, add_payments, change, outbox_rows, scalar
+from fakes.publisher import InMemoryPublisher
+from sqlalchemy import event
+from waiting import wait_until
+
+from bridge.clock import SystemClock
+from bridge.messages import EVENTS_LANE, EVENTS_TOPIC, operations_topic
+from bridge.storage.engine import DatabaseSettings, make_engine
+from bridge.storage.wake import Waker
+from dispatcher.app import Dispatcher
+from dispatcher.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+TOPIC, OTHER_TOPIC = operations_topic(LANE), operations_topic(OTHER_LANE)
+NEVER = "60"
+
+
+@pytest.fixture
+def owner(database):
+    add_lanes(database.engine, s4_main=4, s4_second=4)
+    return database.engine
+
+
+@pytest.fixture
+def publisher():
+    return InMemoryPublisher()
+
+
+@pytest.fixture
+def engine(database):
+    settings = DatabaseSettings(database.url_for("dispatcher"), None, None, None)
+    engine = make_engine(settings, pool_size=8, application_name="dispatcher")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def start(database, owner, engine, publisher):
+    running = []
+
+    def start(**environment):
+        settings = Settings.from_environment(
+            {"DATABASE_URL": database.url_for("dispatcher"), "GOOGLE_CLOUD_PROJECT": "p"} | environment
+        )
+        stop = threading.Event()
+        dispatcher = Dispatcher(settings, engine, publisher, SystemClock(), stop)
+        thread = threading.Thread(target=dispatcher.run)
+        thread.start()
+        running.append((stop, thread))
+        wait_until(lambda: len(dispatcher._lanes) == 2, what="start of the lanes")
+        wait_until(lambda: listens(owner), what="LISTEN")
+        return stop, thread
+
+    yield start
+    for stop, thread in running:
+        stop.set()
+        thread.join(15)
+        assert not thread.is_alive()
+
+
+def listens(owner):
+    return scalar(owner, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%LISTEN bridge_wake'") > 0
+
+
+def now():
+    return datetime.now(UTC)
+
+
+def accept(owner, count=1, **options):
+    return add_payments(owner, count, now=now(), **options)
+
+
+@pytest.fixture
+def wake(database):
+    settings = DatabaseSettings(database.url_for("gateway"), None, None, None)
+    engine = make_engine(settings, pool_size=1, application_name="gateway")
+    waker = Waker(engine)
+    yield waker.wake
+    waker.close()
+    engine.dispose()
+
+
+def test_what_is_accepted_is_on_its_way_in_a_fraction_of_a_second_when_it_is_told(
+    owner, start, publisher, wake
+):
+    start(POLL_SECONDS=NEVER)
+    [operation_id] = accept(owner)
+    started = time.monotonic()
+    wake()
+    wait_until(lambda: publisher.messages(TOPIC) and publisher.messages(EVENTS_TOPIC), timeout_seconds=5)
+    assert time.monotonic() - started < 1
+    assert publisher.operation_ids() == [operation_id]
+    wait_until(lambda: outbox_rows(owner) == outbox_rows(owner, EVENTS_LANE) == {})
+
+
+def test_nobody_telling_costs_a_poll_and_no_more(owner, start, publisher):
+    start(POLL_SECONDS="0.2")
+    accept(owner)
+    wait_until(lambda: publisher.messages(TOPIC) and publisher.messages(EVENTS_TOPIC), timeout_seconds=3)
+
+
+def test_what_is_due_soon_goes_out_then_and_not_at_the_next_poll(owner, start, publisher, wake):
+    start(POLL_SECONDS=NEVER)
+    due = now() + timedelta(seconds=0.5)
+    accept(owner, not_before=due)
+    wake()
+    wait_until(lambda: publisher.messages(TOPIC), timeout_seconds=3)
+    assert due <= now() < due + timedelta(seconds=0.5)
+
+
+def test_a_lane_whose_topic_hangs_holds_up_neither_the_other_lane_nor_the_events(
+    owner, start, publisher, wake
+):
+    gate = publisher.gates[TOPIC] = threading.Event()
+    start()
+    accept(owner, 3)
+    wake()
+    wait_until(lambda: publisher.calls >= 1)
+    others = accept(owner, 3, lane=OTHER_LANE)
+    wake()
+    wait_until(lambda: len(publisher.messages(EVENTS_TOPIC)) == 6)
+    wait_until(lambda: publisher.operation_ids(OTHER_TOPIC) == others)
+    assert publisher.messages(TOPIC) == []
+    gate.set()
+    wait_until(lambda: len(publisher.messages(TOPIC)) == 3)
+
+
+def test_while_the_broker_is_away_the_feed_grows_and_afterwards_everything_goes_out(
+    owner, start, publisher, wake
+):
+    publisher.away = True
+    start()
+    ids = accept(owner, 5)
+    wake()
+    wait_until(lambda: scalar(owner, "SELECT count(*) FROM feed") == 5)
+    wait_until(lambda: publisher.calls > 4)
+    accept(owner, 1)
+    wake()
+    wait_until(lambda: scalar(owner, "SELECT count(*) FROM feed") == 6)
+    publisher.away = False
+    wait_until(lambda: len(publisher.messages(EVENTS_TOPIC)) == 6)
+    wait_until(lambda: set(ids) <= set(publisher.operation_ids()))
+
+
+def test_a_claim_that_died_comes_back_by_itself(owner, start, publisher):
+    [operation_id] = add_payments(owner, 1, row=False, event=False)
+    change(
+        owner, operation_id, status="processing", claims_started=1, lease_until=now() + timedelta(seconds=0.3)
+    )
+    start(WATCHDOG_INTERVAL_SECONDS="0.1", SAP_SETTLING_SECONDS="0.1", POLL_SECONDS="0.2")
+    wait_until(lambda: publisher.operation_ids() == [operation_id])
+    assert scalar(owner, "SELECT status FROM operations") == "unknown"
+
+
+def test_several_workers_share_the_work(owner, start, publisher, wake):
+    start()
+    start()
+    accept(owner, 8)
+    accept(owner, 8, lane=OTHER_LANE)
+    wake()
+    wait_until(lambda: len(publisher.operation_ids()) == 16)
+    assert max(publisher.times().values()) == 1
+    wait_until(lambda: len(publisher.messages(EVENTS_TOPIC)) == 16)
+
+
+def test_an_idle_worker_asks_the_database_at_most_five_times_a_second(start, engine):
+    start()
+    statements = []
+    begins = time.monotonic()
+    event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    wait_until(lambda: time.monotonic() - begins > 4, what="four seconds of idleness")
+    assert statements, "it does poll"
+    assert len(statements) / 4 <= 5, statements
+
+
+def test_a_stop_lets_the_round_under_way_end(owner, start, publisher, wake):
+    gate = publisher.gates[TOPIC] = threading.Event()
+    stop, thread = start()
+    accept(owner)
+    wake()
+    wait_until(lambda: publisher.calls >= 1 and publisher.messages(EVENTS_TOPIC))
+    stop.set()
+    gate.set()
+    thread.join(8)
+    assert not thread.is_alive()
+    assert len(publisher.messages(TOPIC)) == 1
+    assert outbox_rows(owner) == {}
