@@ -27,7 +27,8 @@ def test_decimal_strings_become_minor_units(value, currency, minor):
     [
         ("0", "EUR"), ("0.00", "EUR"), ("-1", "EUR"), ("+1", "EUR"), ("1.234", "EUR"), ("1.0", "JPY"),
         ("1e3", "EUR"), (" 1", "EUR"), ("1.", "EUR"), (".5", "EUR"), ("01", "EUR"), ("", "EUR"),
-        ("NaN", "EUR"), ("10000000000000", "EUR"), ("\u0661", "EUR"), ("1", "XXX"), ("1", "eur"), ("1", "ABC"),
+        ("NaN", "EUR"), ("10000000000000", "EUR"), ("\u0661", "EUR"), ("1", "XXX"), ("1", "eur"),
+        ("1", "ABC"),
         ("1", "XAU"), ("1\n", "EUR"),
     ],
 )  # fmt: skip
