@@ -9,7 +9,13 @@ POLL_SECONDS = 0.02
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], *, timeout_seconds: float = 10.0, what: str = "condition") -> T:
+def wait_until(
+    predicate: Callable[[], T],
+    *,
+    timeout_seconds: float = 10.0,
+    what: str = "condition",
+    poll_seconds: float = POLL_SECONDS,
+) -> T:
     """Return the predicate's first truthy value; raise AssertionError after the deadline."""
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -18,4 +24,4 @@ def wait_until(predicate: Callable[[], T], *, timeout_seconds: float = 10.0, wha
             return value
         if time.monotonic() >= deadline:
             raise AssertionError(f"{what} not met within {timeout_seconds} s; last value {value!r}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)

@@ -26,7 +26,7 @@ class View:
         self._last_line_seconds = 0.0
 
     def say(self, line: str) -> None:
-        self._console.print(escape(line), highlight=False)
+        self._console.print(escape(line), highlight=False, soft_wrap=True)
 
     @contextmanager
     def scenario(self, letter: str, title: str) -> Iterator[None]:

@@ -1,0 +1,100 @@
+"""Faults planted in a real stack: the check of the invariants finds each of them."""
+
+import pytest
+from partner_run import PartnerRun
+from sqlalchemy import text
+
+from devstack.demo.planted_fault import document_missing
+from devstack.evidence import open_database
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+PAYMENTS = 4
+
+
+@pytest.fixture
+def run(stack):
+    """A run of a few payments in which all is well."""
+    run = PartnerRun.on(stack)
+    run.sender.send("red", PAYMENTS)
+    run.wait_until_drained()
+    assert run.check() == []
+    return run
+
+
+def told(run):
+    return [str(violation) for violation in run.check()]
+
+
+def test_a_document_taken_out_of_saps_ledger_is_told(stack, run):
+    reference = stack.sap("GET", "/_control/documents")[-1]["reference"]
+    with document_missing(stack.layout.data("sap_mock.sqlite"), reference):
+        (violation,) = told(run)
+    assert violation.startswith("invariant 2: ")
+    assert f"is succeeded and has no document {reference} in SAP" in violation
+    assert run.check() == []
+
+
+def change(run, statement, **parameters):
+    """Change the database behind everybody's back."""
+    with open_database(run.running).begin() as connection:
+        return connection.execute(text(statement), parameters).rowcount
+
+
+def test_a_deleted_delivery_is_told(run):
+    payment_id = run.sender.accepted[0].payment_id
+    of_paid = """(SELECT delivery_id FROM webhooks.deliveries JOIN events USING (event_id)
+                  WHERE payment_id = :payment_id AND event_type = 'payment.paid')"""
+    assert change(run, f"DELETE FROM webhooks.attempts WHERE delivery_id IN {of_paid}", payment_id=payment_id)
+    assert change(
+        run, f"DELETE FROM webhooks.deliveries WHERE delivery_id IN {of_paid}", payment_id=payment_id
+    )
+    assert any(
+        line.startswith("invariant 4: the delivery of evt_") and "missing" in line for line in told(run)
+    )
+
+
+def test_a_lost_payment_is_told(run):
+    # what a database restored from an old backup would look like, and only to this check
+    payment_id = run.sender.accepted[0].payment_id
+    assert change(
+        run,
+        "UPDATE payments SET created_at = created_at - interval '1 day' WHERE payment_id = :payment_id",
+        payment_id=payment_id,
+    )
+    assert any(line.startswith(f"invariant 1: {payment_id}") and "not stored" in line for line in told(run))
+
+
+def test_a_gap_in_the_feed_is_told(run):
+    event = "(SELECT event_id FROM events WHERE payment_id = :payment_id AND event_type = 'payment.accepted')"
+    payment_id = run.sender.accepted[0].payment_id
+    assert change(
+        run, f"UPDATE feed SET sequence = sequence + 1000000 WHERE event_id = {event}", payment_id=payment_id
+    )
+    try:
+        assert any(line.startswith("invariant 4: the feed of par_") for line in told(run))
+    finally:
+        change(
+            run,
+            f"UPDATE feed SET sequence = sequence - 1000000 WHERE event_id = {event}",
+            payment_id=payment_id,
+        )
+
+
+def test_personal_data_in_clear_is_told(run):
+    name = run.instructions.debtor_name
+    assert change(
+        run,
+        """INSERT INTO audit (actor, action, subject, reason, created_at)
+           VALUES ('test', 'plant', 'audit', :name, '2026-01-01Z')""",
+        name=f"called {name}",
+    )
+    run.running.logs_folder.joinpath("planted.log").write_text(f"refused {run.instructions.debtor_iban}\n")
+    try:
+        assert [line for line in told(run) if line.startswith("invariant 6: ")] == [
+            "invariant 6: 1 rows of public.audit show planted personal data",
+            "invariant 6: planted.log shows planted personal data",
+        ]
+    finally:
+        run.running.logs_folder.joinpath("planted.log").unlink()
+        change(run, "DELETE FROM audit WHERE actor = 'test'")
