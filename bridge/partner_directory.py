@@ -157,8 +157,6 @@ class CachedPartnerDirectory:
         known = self._copies.get(found.partner_id)
         mirrored_at = known.mirrored_at if known is not None and known.configuration == found else None
         newest = found
-        if known is not None and known.configuration.version > found.version:
-            newest = known.configuration
         if mirrored_at is None or now - mirrored_at >= MIRROR_TOUCH_SECONDS:
             try:
                 standing = self._mirror.remember(found, self._clock.now())
@@ -169,6 +167,7 @@ class CachedPartnerDirectory:
             else:
                 mirrored_at = now
                 newest = max(newest, standing, key=lambda configuration: configuration.version)
+        newest = self._keep(_Copy(newest, now, now + self._settings.fresh_seconds, mirrored_at))
         if newest.version > found.version:
             _log.error(
                 "partner document in Firestore is older than one seen before",
@@ -176,7 +175,7 @@ class CachedPartnerDirectory:
                 version=found.version,
                 seen_version=newest.version,
             )
-        return self._keep(_Copy(newest, now, now + self._settings.fresh_seconds, mirrored_at))
+        return newest
 
     def _last_good(self, partner_id: str, *, fresh_seconds: float) -> PartnerConfiguration | None:
         """Return the newest copy that anybody has kept; TransientError if it is too old to go on with.
@@ -203,12 +202,17 @@ class CachedPartnerDirectory:
         return _Copy(mirrored.configuration, now - max(age_seconds, 0.0), now)
 
     def _keep(self, copy: _Copy) -> PartnerConfiguration:
+        """Keep and return the copy, or the newer version that is here already: no slow load undoes it."""
         partner_id = copy.configuration.partner_id
         with self._lock:
             standing = self._copies.get(partner_id)
             if standing is not None and standing.configuration.version > copy.configuration.version:
-                # A slower load must not undo what a faster one has learnt since.
-                return standing.configuration
+                copy = replace(
+                    copy,
+                    configuration=standing.configuration,
+                    seen_at=max(standing.seen_at, copy.seen_at),
+                    mirrored_at=standing.mirrored_at,
+                )
             self._copies[partner_id] = copy
             self._absent_until.pop(partner_id, None)
             for client in copy.configuration.clients:

@@ -14,7 +14,7 @@ class InMemoryPartnerStore:
     """Keeps documents as JSON, as Firestore does, so that a damaged one can be planted.
 
     `failure`, when set, is raised by every call: the store that is away. `asked` lists the look-ups.
-    `before_answer` runs in each look-up, after it was counted.
+    `before_answer` runs in each look-up once it has read, so that an answer can be on its way for long.
     """
 
     def __init__(self) -> None:
@@ -25,13 +25,16 @@ class InMemoryPartnerStore:
         self.before_answer: Callable[[], None] = lambda: None
 
     def get(self, partner_id: str) -> PartnerConfiguration | None:
-        self._look_up(partner_id)
+        self.asked.append(partner_id)
         document = self._documents.get(partner_id)
+        self._answer()
         return _configuration(partner_id, document) if document is not None else None
 
     def find_by_client(self, client_id: str) -> PartnerConfiguration | None:
-        self._look_up(client_id)
-        for partner_id, document in sorted(self._documents.items()):
+        self.asked.append(client_id)
+        documents = sorted(self._documents.items())
+        self._answer()
+        for partner_id, document in documents:
             if client_id in _client_ids(document):
                 return _configuration(partner_id, document)
         return None
@@ -62,8 +65,7 @@ class InMemoryPartnerStore:
     def lose(self, partner_id: str) -> None:
         del self._documents[partner_id]
 
-    def _look_up(self, what: str) -> None:
-        self.asked.append(what)
+    def _answer(self) -> None:
         self.before_answer()
         if self.failure is not None:
             raise self.failure

@@ -63,6 +63,14 @@ def make(database, store, clock, probes):
     return make
 
 
+@pytest.fixture
+def nowhere():
+    """A database that is away."""
+    engine = create_engine(NOWHERE, hide_parameters=True)
+    yield engine
+    engine.dispose()
+
+
 def mirrored(database, partner_id):
     with database.engine.begin() as connection:
         return partner_configs.read(connection, partner_id)
@@ -373,10 +381,52 @@ def test_many_threads_ask_the_store_once(make, store):
     assert sorted(store.asked) == sorted([partner.partner_id, "shop"])
 
 
-def test_without_the_mirror_the_store_is_enough(make, store, clock):
+def test_a_thread_that_comes_when_the_load_is_done_does_not_load_again(make, store):
+    partner = new_partner()
+    store.put(partner, None)
+    directory = make()
+    assert directory.partner(partner.partner_id) == partner
+    # as a thread does that looked before the first one was done
+    assert directory._load_partner(partner.partner_id) == partner
+    assert store.asked == [partner.partner_id]
+
+
+def test_an_answer_that_was_long_on_its_way_does_not_undo_a_newer_one(make, store, nowhere):
+    partner = new_partner("shop")
+    suspended = changed(partner, status="suspended")
+    store.put(partner, None)
+    directory = make(nowhere)
+
+    def overtake():
+        store.before_answer = lambda: None
+        store.put(suspended, 1)
+        assert directory.partner(partner.partner_id) == suspended
+
+    store.before_answer = overtake
+    assert directory.by_client("shop") == suspended
+    assert directory.partner(partner.partner_id) == suspended
+
+
+def test_without_the_mirror_an_older_document_does_not_undo_a_newer_one(make, store, clock, nowhere):
+    partner = new_partner("shop")
+    suspended = changed(partner, status="suspended")
+    store.put(partner, None)
+    store.put(suspended, 1)
+    directory = make(nowhere)
+    directory.partner(partner.partner_id)
+    store.lose(partner.partner_id)
+    store.put(partner, None)
+    clock.advance(30)
+    with capture_logs() as logs:
+        assert directory.partner(partner.partner_id) == suspended
+        assert directory.partner(partner.partner_id) == suspended
+    assert errors(logs) == ["partner document in Firestore is older than one seen before"]
+
+
+def test_without_the_mirror_the_store_is_enough(make, store, clock, nowhere):
     partner = new_partner("shop")
     store.put(partner, None)
-    directory = make(create_engine(NOWHERE, hide_parameters=True))
+    directory = make(nowhere)
     assert directory.by_client("shop") == partner
     newer = changed(partner, status="suspended")
     store.put(newer, 1)
