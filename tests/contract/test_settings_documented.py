@@ -9,7 +9,10 @@ import pytest
 pytestmark = pytest.mark.contract
 
 REPOSITORY = Path(__file__).parents[2]
-PACKAGES = "bridge gateway dispatcher sap_adapter webhooks partners sap_mock devstack cli".split()
+PACKAGES = [
+    *("bridge", "gateway", "dispatcher", "sap_adapter", "webhooks", "partners"),
+    *("sap_mock", "devstack", "cli"),
+]
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 # Given by the platform or the tools, not by whoever runs the bridge.
 NOT_OURS = {"PATH", "HOME", "LC_ALL", "TZ", "K_SERVICE", "CLOUDSDK_ROOT_DIR", "JAVA_HOME"}
