@@ -20,6 +20,7 @@ from bridge.partner import WebhookEndpoint
 from bridge.partner_directory import PartnerDirectorySettings, make_directory
 from bridge.payment import EventType
 from bridge.storage.events import append_event
+from bridge.storage.feed import sequence_events
 from bridge.storage.migrate import add_sap_systems
 from webhooks.app import create_app, make_use_cases
 from webhooks.settings import Settings
@@ -134,29 +135,7 @@ class Stage:
 
     def sequence(self):
         with self.owner.begin() as connection:
-            parameters = {"partner_id": self.partner_id}
-            connection.execute(
-                text("INSERT INTO feed_counters (partner_id) VALUES (:partner_id) ON CONFLICT DO NOTHING"),
-                parameters,
-            )
-            connection.execute(
-                text("SELECT FROM feed_counters WHERE partner_id = :partner_id FOR UPDATE"), parameters
-            )
-            connection.execute(
-                text("""
-                WITH fed AS (
-                    INSERT INTO feed (partner_id, sequence, event_id)
-                    SELECT :partner_id, last_sequence + row_number() OVER (ORDER BY identity), event_id
-                    FROM feed_counters JOIN outbox USING (partner_id)
-                    WHERE partner_id = :partner_id AND lane = 'events' RETURNING sequence
-                ), emptied AS (
-                    DELETE FROM outbox WHERE partner_id = :partner_id AND lane = 'events'
-                )
-                UPDATE feed_counters SET last_sequence = (SELECT max(sequence) FROM fed)
-                WHERE partner_id = :partner_id AND EXISTS (SELECT FROM fed)
-                """),
-                parameters,
-            )
+            sequence_events(connection, self.partner_id, limit=500)
 
     def publish(self, *event_types):
         """Append events and give them their numbers; nobody is told."""

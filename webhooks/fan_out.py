@@ -13,6 +13,7 @@ from bridge.ids import new_id
 from bridge.partner import PartnerConfiguration, WebhookEndpoint
 from bridge.ports import PartnerDirectory
 from bridge.storage import webhooks
+from bridge.storage.feed import feed_page
 from bridge.storage.webhooks import Cursor, NewDelivery
 from webhooks.tasks import DeliveryTask, DeliveryTasks
 
@@ -49,8 +50,8 @@ class FanOut:
         self._clock = clock
         self._page_events = page_events
 
-    def fan_out(self, partner_id: str, up_to_sequence: int | None = None) -> None:
-        """Bring all endpoints of the partner up to its feed.
+    def fan_out(self, partner_id: str, up_to_sequence: int | None = None) -> bool:
+        """Bring all endpoints of the partner up to its feed; False if a task could not be created.
 
         `up_to_sequence` spares endpoints that are there already. Raises TransientError when the partner's
         configuration can't be read now.
@@ -58,22 +59,26 @@ class FanOut:
         partner = self._directory.partner(partner_id)
         if partner is None:
             _log.warning("events of an unknown partner", partner_id=partner_id)
-            return
+            return True
         with self._engine.begin() as connection:
             positions = webhooks.cursor_positions(connection, partner_id)
+        queue_answers = True
         for endpoint in partner.webhook_endpoints:
             position = positions.get(endpoint.endpoint_id)
             if up_to_sequence is None or position is None or position < up_to_sequence:
-                self._bring_up(partner, endpoint)
+                queue_answers = self._bring_up(partner, endpoint, queue_answers=queue_answers)
+        return queue_answers
 
-    def _bring_up(self, partner: PartnerConfiguration, endpoint: WebhookEndpoint) -> None:
-        queue_answers = True
+    def _bring_up(
+        self, partner: PartnerConfiguration, endpoint: WebhookEndpoint, *, queue_answers: bool
+    ) -> bool:
         for _ in range(MAX_PAGES):
             page = self._walk_page(partner, endpoint)
-            # a queue that is away is asked once, not once per page
+            # a queue that is away is waited for once, not once per page
             queue_answers = queue_answers and self._tasks.create(page.tasks)
             if page.is_last:
-                return
+                break
+        return queue_answers
 
     def _walk_page(self, partner: PartnerConfiguration, endpoint: WebhookEndpoint) -> _Page:
         """One transaction: a page of the feed, its deliveries and the cursor after it."""
@@ -89,7 +94,7 @@ class FanOut:
             if cursor is None:
                 _log.error("an endpoint's id is another partner's", endpoint_id=endpoint.endpoint_id)
                 return _Page([], is_last=True)
-            entries = webhooks.feed_page(
+            entries = feed_page(
                 connection, partner.partner_id, after=cursor.sequence, limit=self._page_events
             )
             if not entries:

@@ -15,7 +15,7 @@ MAX_TASK_BYTES = 10_000
 
 
 def register_doorbell(
-    app: Flask, fan_out: Callable[[str, int], None], after: Callable[[], None], authenticator: Authenticator
+    app: Flask, fan_out: Callable[[str, int], object], after: Callable[[], None], authenticator: Authenticator
 ) -> None:
     """`fan_out(partner_id, sequence)` for each event that is pushed, then `after()`."""
 

@@ -110,7 +110,8 @@ class Sweeper:
         self._known_after = known[-1] if len(known) == MAX_KNOWN_PARTNERS else _FIRST
         for partner_id in dict.fromkeys([*behind, *known]):
             try:
-                self._fan_out.fan_out(partner_id)
+                if not self._fan_out.fan_out(partner_id):
+                    return  # the queue is away: waiting for it once per sweep is enough
             except Exception as error:
                 if isinstance(error, PoolTimeoutError) or (
                     isinstance(error, DBAPIError) and is_passing(error)

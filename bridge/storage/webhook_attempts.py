@@ -16,7 +16,7 @@ SELECT_DELIVERY = text("""
 """)
 
 CLAIM_ATTEMPT = text("""
-    /* take the attempt, if it is the delivery's next one, is due and nobody is at it */
+    /* take the attempt, if it is the next one of the delivery, is due and nobody is at it */
     WITH claimed AS (
         UPDATE webhooks.deliveries SET lease_until = :lease_until
         WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number

@@ -18,7 +18,7 @@ SELECT_PARTNERS_BEHIND = text("""
         UNION
         SELECT configuration.partner_id
         FROM partner_configs AS configuration JOIN feed_counters AS counter USING (partner_id)
-        CROSS JOIN LATERAL jsonb_array_elements(configuration.document -> 'webhook_endpoints') AS endpoint
+        CROSS JOIN LATERAL jsonb_path_query(configuration.document, '$.webhook_endpoints[*]') AS endpoint
         WHERE counter.last_sequence > COALESCE(CAST(endpoint ->> 'starts_after_sequence' AS bigint), 0)
           AND NOT EXISTS (SELECT FROM webhooks.cursors AS known
                           WHERE known.endpoint_id = endpoint ->> 'endpoint_id')

@@ -19,7 +19,7 @@ SELECT_POSITIONS = text("""
 LOCK_CURSOR = text("""
     /* one fan-out at a time per endpoint */
     SELECT sequence, previous_sequence FROM webhooks.cursors
-    WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id FOR UPDATE
+    WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id FOR NO KEY UPDATE
 """)
 
 INSERT_CURSOR = text("""
@@ -27,14 +27,6 @@ INSERT_CURSOR = text("""
     INSERT INTO webhooks.cursors (endpoint_id, partner_id, sequence, created_at)
     VALUES (:endpoint_id, :partner_id, :sequence, :now)
     ON CONFLICT (endpoint_id) DO NOTHING
-""")
-
-SELECT_FEED_PAGE = text("""
-    /* the partner's next events, in order */
-    SELECT feed.sequence, feed.event_id, events.event_type
-    FROM feed JOIN events USING (event_id)
-    WHERE feed.partner_id = :partner_id AND feed.sequence > :after
-    ORDER BY feed.sequence LIMIT :limit
 """)
 
 INSERT_DELIVERIES = text("""
@@ -63,13 +55,6 @@ class Cursor:
 
     sequence: int
     previous_sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class FeedEntry:
-    sequence: int
-    event_id: str
-    event_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +87,6 @@ def lock_cursor(
         connection.execute(INSERT_CURSOR, new)
         row = connection.execute(LOCK_CURSOR, parameters).one_or_none()
     return None if row is None else Cursor(row.sequence, row.previous_sequence)
-
-
-def feed_page(connection: Connection, partner_id: str, *, after: int, limit: int) -> list[FeedEntry]:
-    """Return up to `limit` events of the partner's feed with a sequence above `after`, in order."""
-    rows = connection.execute(
-        SELECT_FEED_PAGE, {"partner_id": partner_id, "after": after, "limit": limit}
-    ).all()
-    return [FeedEntry(row.sequence, row.event_id, row.event_type) for row in rows]
 
 
 def insert_deliveries(

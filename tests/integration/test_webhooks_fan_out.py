@@ -119,7 +119,7 @@ def test_an_event_that_is_sequenced_while_a_fan_out_runs_is_not_missed(stage):
 
     def sequence_and_ring(_connection, _cursor, statement, *_rest):
         # the first fan-out has read its page and still holds the cursor
-        if "next events of the partner" in statement and not threads:
+        if "a page of the feed" in statement and not threads:
             threads.append(None)
             stage.publish(PAID)
             threads[:] = in_threads(lambda: stage.ring(3))

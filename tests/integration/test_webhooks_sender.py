@@ -18,7 +18,7 @@ from waiting import wait_until
 
 from bridge.clock import SystemClock
 from webhooks.addresses import UnresolvableHostError
-from webhooks.sender import MAX_ANSWER_BYTES, Sender
+from webhooks.sender import MAX_ANSWER_BYTES, Answer, Sender
 
 pytestmark = pytest.mark.integration
 
@@ -105,6 +105,21 @@ def says(*parts):
             connection.sendall(part)
 
     return answer
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_every_2xx_is_a_success(sender, receiver, status):
+    receiver.statuses[:] = [status]
+    receiver.answer_headers["Retry-After"] = "7"
+    assert sender.post(receiver.url, b"{}", {}) == Answer(status, None)
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 400, 404, 410, 429, 500, 503])
+def test_everything_else_is_a_failure_and_no_redirect_is_followed(sender, receiver, status):
+    receiver.statuses[:] = [status]
+    receiver.answer_headers |= {"Location": f"{receiver.url}/elsewhere", "Retry-After": "7"}
+    assert sender.post(receiver.url, b"{}", {}) == Answer(status, "http-status", 7.0)
+    assert len(receiver.requests) == 1
 
 
 def timed_post(sender, port, scheme="http"):
@@ -237,6 +252,22 @@ def test_a_certificate_that_nobody_vouches_for_gets_no_request(sender, tmp_path,
     with serving(speak_tls) as server:
         assert timed_post(sender, server.port, "https").error_class == "tls-failed"
     assert not any(requests)
+
+
+def test_https_is_spoken_to_a_certificate_that_is_good(sender, tmp_path):
+    certificate = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def speak_tls(connection, _closing):
+        with context.wrap_socket(connection, server_side=True) as secure:
+            while read_request(secure):
+                secure.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    sender._session.verify = str(certificate)
+    with serving(speak_tls) as server:
+        assert [timed_post(sender, server.port, "https").status for _ in range(3)] == [204] * 3
+        assert server.connections == 1
 
 
 def test_connections_are_used_again_and_every_request_has_its_own_time(sender):
