@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down status
+.PHONY: help install lock check format test up down demo chaos-smoke bench-latency status
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
@@ -42,3 +42,12 @@ down: install ## stop the local stack
 
 status: install ## tell what runs of the local stack
 	@$(BIN)/python -m devstack status
+
+demo: install ## take payments through the whole stack: SAP well, overloaded, down; check the invariants
+	$(BIN)/python -m devstack.demo
+
+chaos-smoke: install ## kill -9 every process of the stack in turn, each during 200 payments
+	$(BIN)/pytest tests/chaos/test_chaos_smoke.py --chaos-full -v --durations=0
+
+bench-latency: install ## measure 202 → webhook received on an idle stack
+	$(BIN)/python -m devstack.demo.latency

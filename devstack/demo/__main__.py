@@ -3,20 +3,18 @@
 Exit code 0 only if every scenario drained and all six invariants hold.
 """
 
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from devstack import control
 from devstack.demo.instructions import Instructions
 from devstack.demo.partner_client import GaveUpError
 from devstack.demo.planted_fault import document_missing
+from devstack.demo.running import own_stack
 from devstack.demo.scenario import SCENARIOS, Run, Stage
 from devstack.demo.view import View
 from devstack.evidence import Before, get_json
@@ -46,13 +44,12 @@ def main(state_dir: Path, port_offset: int, plant_fault: str | None) -> None:
     """Payments through the whole bridge while SAP is well, overloaded and down."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without the bars' characters
-    # told to end (CI does it so), it stops the stack first
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     view = View(Console())
     layout = Layout(state_dir.absolute(), port_offset)
     started = time.monotonic()
     try:
-        with _running(layout, view):
+        view.say("starting the local stack")
+        with own_stack(layout):
             view.say(f"ready after {time.monotonic() - started:.0f} s")
             violations = _play(RunningStack.read(layout.stack_file), layout, view, plant_fault)
     except (StartError, GaveUpError) as error:
@@ -60,17 +57,6 @@ def main(state_dir: Path, port_offset: int, plant_fault: str | None) -> None:
         sys.exit(1)
     view.verdict(violations, seconds=time.monotonic() - started)
     sys.exit(1 if violations else 0)
-
-
-@contextmanager
-def _running(layout: Layout, view: View) -> Iterator[None]:
-    """A stack of our own. One that runs already is left alone (StartError)."""
-    view.say("starting the local stack")
-    control.start_in_background(layout, on_progress=lambda _name: None)
-    try:
-        yield
-    finally:
-        control.stop(layout)
 
 
 def _play(stack: RunningStack, layout: Layout, view: View, plant_fault: str | None) -> list[Violation]:

@@ -35,7 +35,7 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("happy", "SAP is well", payments=100, per_second=40.0),
+    Scenario("happy", "SAP is well", payments=100, per_second=25.0),
     Scenario(
         "overloaded",
         "SAP is overloaded: slow, every second call 503; then well again",
