@@ -7,14 +7,19 @@ the supervisor stays small and a step that hangs or crashes is just another proc
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bridge.errors import TransientError
 from devstack.layout import SAP_SYSTEMS, Layout
 from devstack.logins import create_database, create_logins
 from devstack.postgres import DATABASE, OWNER, url_at
 from devstack.preflight import StartError
 from devstack.topics import create_topics
+
+EMULATOR_PATIENCE_SECONDS = 20.0
+EMULATOR_PAUSE_SECONDS = 0.3
 
 
 def prepare_database(layout: Layout) -> None:
@@ -28,10 +33,18 @@ def prepare_database(layout: Layout) -> None:
 
 
 def prepare_partners(layout: Layout) -> None:
-    """The partners' documents."""
+    """The partners' documents. An emulator that has just started is slow at its first calls."""
     from devstack.seed import seed_partners  # noqa: PLC0415 - Google's client is for this step only
 
-    seed_partners(layout)
+    deadline = time.monotonic() + EMULATOR_PATIENCE_SECONDS
+    while True:
+        try:
+            return seed_partners(layout)
+        except TransientError as error:
+            if time.monotonic() > deadline:
+                raise StartError(f"{error} ({error.__cause__})") from error
+            logging.getLogger("devstack").info("%s; once more", error)
+            time.sleep(EMULATOR_PAUSE_SECONDS)
 
 
 STEPS: dict[str, Callable[[Layout], None]] = {
