@@ -9,14 +9,15 @@ from bridge.clock import SystemClock
 from bridge.errors import SettingsError
 from bridge.gcp.firestore import make_partner_store
 from bridge.partner_directory import make_directory
+from bridge.storage.accept import make_statement_engine
 from bridge.storage.engine import make_engine
 from bridge.web.logs import configure_logs
 from bridge.web.serve import serve
 from gateway.app import Keys, create_app
 from gateway.settings import Settings
 
-# Each request uses one connection at a time; the directory's mirror and the readiness check may want one too.
-SPARE_CONNECTIONS = 2
+# The mirror of the partner directory is asked at start and while Firestore is away, one partner at a time.
+MIRROR_CONNECTIONS = 2
 
 
 def main() -> int:
@@ -40,11 +41,10 @@ def main() -> int:
 def _build(settings: Settings, keys: Keys) -> Flask:
     """Runs in the worker: what it opens crosses no fork."""
     clock = SystemClock()
-    engine = make_engine(
-        settings.database, pool_size=settings.threads + SPARE_CONNECTIONS, application_name="gateway"
-    )
+    mirror = make_engine(settings.database, pool_size=MIRROR_CONNECTIONS, application_name="gateway-mirror")
     store = make_partner_store(settings.firestore)
-    directory = make_directory(store, engine, clock, settings.directory)
+    directory = make_directory(store, mirror, clock, settings.directory)
+    engine = make_statement_engine(settings.database, pool_size=settings.threads, application_name="gateway")
     return create_app(settings, keys, engine, directory, clock)
 
 

@@ -58,7 +58,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class AcceptPayment:
-    """`engine` is in autocommit: the accept statement is the transaction. `wake` is called after it."""
+    """`engine` makes every statement a transaction (make_statement_engine). `wake` is called after it."""
 
     engine: Engine
     clock: Clock

@@ -9,7 +9,6 @@ from sqlalchemy import Engine
 from bridge.clock import Clock
 from bridge.keyring import KeyRing
 from bridge.ports import PartnerDirectory
-from bridge.storage.accept import bound_lock_waits
 from bridge.storage.engine import ping
 from bridge.storage.wake import Waker
 from bridge.web.health import register_health
@@ -52,7 +51,10 @@ class Keys:
 def create_app(
     settings: Settings, keys: Keys, engine: Engine, directory: PartnerDirectory, clock: Clock
 ) -> Flask:
-    """Wire the service. Call it in the process that serves: nothing it makes may cross a fork."""
+    """Wire the service. Call it in the process that serves: nothing it makes may cross a fork.
+
+    `engine` is one of `make_statement_engine`: accepting and reading are single statements.
+    """
     app = Flask(__name__, static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # closed by default: no route that nobody declared
     app.url_map.merge_slashes = False  # a double slash is another path, not a redirect
@@ -63,11 +65,8 @@ def create_app(
         keys.token, issuer=issuer, audience=settings.token_audience, lifetime_seconds=TOKEN_LIFETIME_SECONDS
     )
     receipts = Receipts(keys.receipt, issuer)
-    bound_lock_waits(engine)
-    # one statement is one transaction here: nothing is held between, and no round trip spent on BEGIN
-    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     accept_payment = AcceptPayment(
-        engine=autocommit,
+        engine=engine,
         clock=clock,
         key_ring=keys.parties,
         fingerprints=Fingerprints(keys.fingerprint),
@@ -84,8 +83,8 @@ def create_app(
         app, issuer=issuer, token_jwks=keys.token.public_jwks(), receipt_jwks=receipts.public_jwks()
     )
     TokenEndpoint(tokens, SecretVerifier(), directory, clock).register(app)
-    PaymentRoutes(accept_payment, autocommit).register(app)
-    EventRoutes(autocommit).register(app)
+    PaymentRoutes(accept_payment, engine).register(app)
+    EventRoutes(engine).register(app)
     app.after_request(_harden)
     require_declared_routes(app)
     return app

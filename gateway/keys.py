@@ -5,7 +5,11 @@ import binascii
 from pathlib import Path
 from typing import Any
 
-from joserfc.errors import JoseError
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from joserfc.jwk import OKPKey, RSAKey
 
 from bridge.errors import SettingsError
@@ -47,15 +51,11 @@ class TokenKeys:
 
 def read_receipt_key(path: str) -> OKPKey:
     """Read an Ed25519 private key (PEM, PKCS 8); its kid is its thumbprint (RFC 7638)."""
-    pem = _read(Path(path), "RECEIPT_SIGNING_KEY")
-    try:
-        thumbprint = OKPKey.import_key(pem).thumbprint()
-        key = OKPKey.import_key(pem, {"kid": thumbprint, "use": "sig", "alg": "EdDSA"})
-    except (JoseError, ValueError, TypeError) as error:
-        raise SettingsError(f"RECEIPT_SIGNING_KEY {path}: not a private key in PEM") from error
-    if not key.is_private or key.curve_name != "Ed25519":
-        raise SettingsError(f"RECEIPT_SIGNING_KEY {path}: not an Ed25519 private key")
-    return key
+    private = _private_key(Path(path), "RECEIPT_SIGNING_KEY")
+    if not isinstance(private, Ed25519PrivateKey):
+        raise SettingsError(f"RECEIPT_SIGNING_KEY {path}: not an Ed25519 key")
+    thumbprint = OKPKey.import_key(private).thumbprint()
+    return OKPKey.import_key(private, {"kid": thumbprint, "use": "sig", "alg": "EdDSA"})
 
 
 def read_fingerprint_key(path: str) -> bytes:
@@ -70,16 +70,17 @@ def read_fingerprint_key(path: str) -> bytes:
 
 
 def _rsa_key(file: Path) -> RSAKey:
-    pem = _read(file, "TOKEN_SIGNING_KEYS_DIR")
+    private = _private_key(file, "TOKEN_SIGNING_KEYS_DIR")
+    if not isinstance(private, RSAPrivateKey) or private.key_size < MIN_RSA_BITS:
+        raise SettingsError(f"TOKEN_SIGNING_KEYS_DIR {file}: not an RSA key of {MIN_RSA_BITS} bits or more")
+    return RSAKey.import_key(private, {"kid": file.stem, "use": "sig", "alg": "RS256"})
+
+
+def _private_key(file: Path, variable: str) -> PrivateKeyTypes:
     try:
-        key = RSAKey.import_key(pem, {"kid": file.stem, "use": "sig", "alg": "RS256"})
-    except (JoseError, ValueError, TypeError) as error:
-        raise SettingsError(f"TOKEN_SIGNING_KEYS_DIR: {file.name} is not an RSA key in PEM") from error
-    if not key.is_private or key.raw_value.key_size < MIN_RSA_BITS:
-        raise SettingsError(
-            f"TOKEN_SIGNING_KEYS_DIR: {file.name} is not an RSA private key of {MIN_RSA_BITS} bits"
-        )
-    return key
+        return load_pem_private_key(_read(file, variable), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SettingsError(f"{variable} {file}: not a private key in PEM without a password") from error
 
 
 def _read(path: Path, variable: str) -> bytes:

@@ -5,7 +5,7 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from bridge.errors import RejectedError
 from bridge.payment import Payment, PaymentStatus
@@ -14,7 +14,7 @@ from gateway.json_body import malformed
 
 MAX_CURSOR_CHARACTERS = 200
 # RFC 3339 section 5.6, with the offset that makes it a moment
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _MAX_SEQUENCE = 2**63 - 1
 
 
@@ -67,27 +67,28 @@ def position_parameter(arguments: Mapping[str, str]) -> Position | None:
         created_at, payment_id = json.loads(
             base64.b64decode(value[:MAX_CURSOR_CHARACTERS], "-_", validate=True)
         )
-        position = Position(datetime.fromisoformat(created_at), payment_id)
-    except (binascii.Error, ValueError, TypeError) as error:
+        moment = datetime.fromisoformat(created_at)
+        position = Position(moment.astimezone(UTC), payment_id)
+    except (binascii.Error, ValueError, TypeError, OverflowError) as error:
         raise _bad_cursor() from error
     readable = isinstance(payment_id, str) and payment_id.isascii() and payment_id.isprintable()
-    if not readable or position.created_at.tzinfo is None:
+    if not readable or moment.tzinfo is None:
         raise _bad_cursor()
     return position
 
 
 def _moment(arguments: Mapping[str, str], name: str) -> datetime | None:
-    value = arguments.get(name)
-    if value is None:
+    if name not in arguments:
         return None
+    # an unencoded + arrives as a space
+    value = arguments[name].upper().replace(" ", "+")
+    problem = malformed(f"{name} is not a time such as 2026-12-01T00:00:00Z.")
+    if not _MOMENT.fullmatch(value):
+        raise problem
     try:
-        # an unencoded + arrives as a space
-        moment = datetime.fromisoformat(value.upper().replace(" ", "+")) if value else None
-    except ValueError:
-        moment = None
-    if moment is None or not _MOMENT.fullmatch(value.replace(" ", "+")):
-        raise malformed(f"{name} is not a time such as 2026-12-01T00:00:00Z.")
-    return moment
+        return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise problem from error
 
 
 def _bad_cursor() -> RejectedError:

@@ -1,5 +1,6 @@
 """`/v1/payments`: parse, call one use case, render."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ DEFAULT_PAGE_PAYMENTS = 20
 MAX_PAGE_PAYMENTS = 100
 # A payment has a handful of operations with two or three events each; refunds may be many.
 MAX_TIMELINE_EVENTS = 1000
+
+_PAYMENT_ID = re.compile(r"pay_[0-9a-z]{26}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class PaymentRoutes:
 
     @requires("payments:read")
     def get(self, payment_id: str) -> Response:
+        _require_an_id(payment_id)
         with self.engine.connect() as connection:
             stored = find_payment(connection, current_partner().partner_id, payment_id)
         if stored is None:
@@ -82,6 +86,7 @@ class PaymentRoutes:
 
     @requires("payments:read")
     def get_timeline(self, payment_id: str) -> Response:
+        _require_an_id(payment_id)
         partner_id = current_partner().partner_id
         with self.engine.connect() as connection:
             events = timeline(connection, partner_id, payment_id, limit=MAX_TIMELINE_EVENTS)
@@ -105,6 +110,12 @@ def _view(stored: StoredPayment) -> dict[str, Any]:
     """Return the payment as its partner sees it: with metadata and receipt, without parties and texts."""
     view = stored.payment.as_json(stored.operations)
     return {**view, "metadata": stored.metadata, "receipt": stored.receipt}
+
+
+def _require_an_id(payment_id: str) -> None:
+    """Ask the database for nothing that can't be there (it would choke on some of it)."""
+    if not _PAYMENT_ID.fullmatch(payment_id):
+        raise _not_found()
 
 
 def _not_found() -> RejectedError:

@@ -2,7 +2,7 @@
 
 Idempotency is the primary key of `idempotency_keys`: its conflict ends in ON CONFLICT DO NOTHING, and nothing
 else is written. The unique index of `external_id` is left to raise, so that the statement takes the key back
-with everything else. A statement is a transaction (autocommit): one round trip, nothing held between.
+with everything else. The statement is the transaction: one round trip, nothing held between.
 """
 
 import json
@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.ids import sap_reference
 from bridge.payment import EventType, Operation, Payment
+from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.failures import (
     LOCK_NOT_AVAILABLE,
     REPEATABLE,
@@ -122,15 +123,28 @@ class TakenKey:
     payment_id: str
 
 
-def bound_lock_waits(engine: Engine) -> None:
-    """Let no statement of this engine's connections wait longer than a second for somebody else's lock."""
+def make_statement_engine(
+    settings: DatabaseSettings,
+    *,
+    pool_size: int,
+    application_name: str,
+    lock_timeout_milliseconds: int = LOCK_TIMEOUT_MILLISECONDS,
+) -> Engine:
+    """Return an engine whose every statement is a transaction, and waits a second at most for a lock.
+
+    The driver itself is in autocommit. SQLAlchemy's option AUTOCOMMIT would be set only after the pool's ping
+    has begun a transaction in pg8000, and what is then written is rolled back without a word.
+    """
+    engine = make_engine(settings, pool_size=pool_size, application_name=application_name)
 
     @event.listens_for(engine, "connect")
-    def set_lock_timeout(driver_connection: Any, _record: Any) -> None:
+    def prepare(driver_connection: Any, _record: Any) -> None:
+        driver_connection.autocommit = True
         cursor = driver_connection.cursor()
-        cursor.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
+        cursor.execute(f"SET lock_timeout = {lock_timeout_milliseconds}")
         cursor.close()
-        driver_connection.commit()
+
+    return engine
 
 
 def accept(connection: Connection, new: NewPayment) -> bool:

@@ -20,7 +20,7 @@ SELECT_PAYMENT = text("""
 """)
 
 SELECT_PAGE = text("""
-    /* a page of the partner's payments, newest first, after the last one of the page before */
+    /* a page of the payments of a partner, newest first, after the last one of the page before */
     SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
            refunded_minor, capture, requested_execution_date, metadata, receipt, created_at, updated_at
     FROM payments
@@ -41,7 +41,7 @@ SELECT_OPERATIONS = text("""
 """)
 
 SELECT_TIMELINE = text("""
-    /* a payment's events, oldest first; one that the feed has not numbered yet has no sequence */
+    /* the events of a payment, oldest first; one that the feed has not numbered yet has no sequence */
     SELECT events.event_id, events.event_type, events.created_at, events.data, feed.sequence
     FROM events LEFT JOIN feed USING (event_id)
     WHERE events.payment_id = :payment_id AND events.partner_id = :partner_id

@@ -1,0 +1,124 @@
+"""A wrong setting or key file is one clear line at boot, and says nothing of a key."""
+
+import base64
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from gateway_stage import pem, rsa_key
+
+from bridge.errors import SettingsError
+from gateway.keys import TokenKeys, read_fingerprint_key, read_receipt_key
+from gateway.settings import Settings
+
+pytestmark = pytest.mark.unit
+
+GOOD = {
+    "DATABASE_URL": "postgresql+pg8000://gateway@127.0.0.1:5432/bridge",
+    "GOOGLE_CLOUD_PROJECT": "partner-payments-local",
+    "TOKEN_ISSUER": "http://127.0.0.1:8080",
+    "TOKEN_AUDIENCE": "http://127.0.0.1:8080",
+    "TOKEN_SIGNING_KEYS_DIR": "/keys/token-signing",
+    "PARTY_KEY_RING": "/keys/party-data.json",
+    "FINGERPRINT_KEY": "/keys/fingerprint.key",
+    "RECEIPT_SIGNING_KEY": "/keys/receipt.pem",
+}
+
+
+def test_what_is_not_said_has_a_default():
+    settings = Settings.from_environment(GOOD)
+    assert (settings.host, settings.port, settings.threads) == ("127.0.0.1", 8081, 16)
+
+
+@pytest.mark.parametrize("name", [name for name in GOOD if name != "DATABASE_URL"])
+def test_what_has_none_is_asked_for_by_name(name):
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment({**GOOD, name: ""})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("THREADS", "-1"),
+        ("THREADS", "1.5"),
+        ("TOKEN_ISSUER", "payments.example"),
+        ("TOKEN_ISSUER", "https://payments.example/"),
+        ("DATABASE_URL", "nonsense"),
+    ],
+)
+def test_a_wrong_value_is_named(name, value):
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment({**GOOD, name: value})
+
+
+def test_all_keys_of_the_folder_verify_and_the_last_by_name_signs(tmp_path):
+    for name, number in (("20260101-b", 1), ("20261101-a", 2), ("20250101-c", 3)):
+        (tmp_path / f"{name}.pem").write_bytes(pem(rsa_key(number)))
+    (tmp_path / "notes.txt").write_text("not a key")
+    keys = TokenKeys.from_folder(str(tmp_path))
+    assert keys.signing_kid == "20261101-a"
+    assert [key["kid"] for key in keys.public_jwks()["keys"]] == ["20250101-c", "20260101-b", "20261101-a"]
+    assert keys.find("20260101-b") is not None
+    assert keys.find("notes") is None
+    assert keys.find(["20260101-b"]) is None
+
+
+def public_pem(key):
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a key",
+        pem(ed25519.Ed25519PrivateKey.generate()),
+        pem(rsa.generate_private_key(public_exponent=65537, key_size=1024)),  # noqa: S505 - the point
+        public_pem(rsa_key(1)),
+    ],
+    ids=["empty", "text", "ed25519", "short", "public"],
+)
+def test_a_file_that_is_no_strong_rsa_private_key_is_named(tmp_path, content):
+    (tmp_path / "20260101-a.pem").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"20260101-a\.pem"):
+        TokenKeys.from_folder(str(tmp_path))
+
+
+def test_an_empty_or_missing_folder_of_keys_is_named(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(SettingsError, match="TOKEN_SIGNING_KEYS_DIR"):
+            TokenKeys.from_folder(str(folder))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        pem(rsa_key(1)),
+        pem(ec.generate_private_key(ec.SECP256R1())),
+        public_pem(ed25519.Ed25519PrivateKey.generate()),
+    ],
+    ids=["empty", "rsa", "ec", "public"],
+)
+def test_a_file_that_is_no_ed25519_private_key_is_named(tmp_path, content):
+    file = tmp_path / "receipt.pem"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match="RECEIPT_SIGNING_KEY"):
+        read_receipt_key(str(file))
+
+
+def test_a_fingerprint_key_is_at_least_32_bytes_in_base64(tmp_path):
+    file = tmp_path / "key"
+    file.write_bytes(base64.b64encode(b"k" * 32) + b"\n")
+    assert read_fingerprint_key(str(file)) == b"k" * 32
+    for content in (base64.b64encode(b"k" * 31), b"not base64!", b""):
+        file.write_bytes(content)
+        with pytest.raises(SettingsError, match="FINGERPRINT_KEY"):
+            read_fingerprint_key(str(file))
+    with pytest.raises(SettingsError, match="FINGERPRINT_KEY"):
+        read_fingerprint_key(str(tmp_path / "missing"))
