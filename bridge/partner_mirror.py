@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bridge.errors import TransientError
 from bridge.partner import PartnerConfiguration
-from bridge.ports import PartnerStore, VersionConflictError
+from bridge.ports import ClientTakenError, PartnerStore, VersionConflictError
 from bridge.storage import partner_configs
 from bridge.storage.partner_configs import MirroredDocument
 
@@ -87,6 +87,10 @@ def restore_from_mirror(engine: Engine, store: PartnerStore) -> int:
                     store.put(partner.configuration, None)
                 except VersionConflictError:
                     continue  # somebody else has just restored it
+                except ClientTakenError:
+                    # Two copies of different age may both have a client that has moved.
+                    _log.error("partner not restored, its client is another's", partner_id=after)
+                    continue
                 restored += 1
 
 

@@ -20,6 +20,7 @@ from bridge.gcp.firestore import (
     make_partner_store,
 )
 from devstack.emulators import find_emulators
+from devstack.seed import wait_until_it_answers
 
 START_SECONDS = 30.0
 
@@ -41,6 +42,9 @@ class FirestoreEmulator:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(self._answers, timeout_seconds=START_SECONDS, what="start of the Firestore emulator")
+        first = self.store()
+        wait_until_it_answers(first)
+        first.close()
         return self
 
     def kill(self) -> None:

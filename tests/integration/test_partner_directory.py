@@ -462,3 +462,14 @@ def test_the_mirror_fills_an_empty_store_and_leaves_the_rest(make, store, databa
     assert store.get(lost.partner_id) == lost
     assert store.get(kept.partner_id) == newer
     assert restore_from_mirror(database.engine, store) == 0
+
+
+def test_a_partner_whose_client_another_copy_has_too_does_not_stop_the_restoring(store, database, clock):
+    old, new, rest = new_partner("moved", "kept"), new_partner("moved"), new_partner("rest")
+    mirror = PartnerMirror(database.engine)
+    for partner in (old, new, rest):
+        mirror.remember(partner, clock.now())
+    with capture_logs() as logs:
+        assert restore_from_mirror(database.engine, store) == 2
+    assert errors(logs) == ["partner not restored, its client is another's"]
+    assert store.get(rest.partner_id) == rest
