@@ -37,7 +37,8 @@ LOCK_DISPATCHED = text("""
     SELECT operation_id, status, dispatched_at, dispatches_without_claim
     FROM operations
     WHERE dispatched_at IS NOT NULL AND (lease_until IS NULL OR lease_until < :now)
-      AND dispatched_at <= CAST(:now AS timestamptz) - make_interval(secs => CAST(:shortest AS float8) * least(
+      AND dispatched_at <= CAST(:now AS timestamptz)
+          - make_interval(secs => CAST(:shortest AS float8) * least(
               CAST(:first_seconds AS float8) * power(2, least(dispatches_without_claim, :max_doublings)),
               CAST(:max_seconds AS float8)))
     ORDER BY dispatched_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED

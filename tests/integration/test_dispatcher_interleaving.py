@@ -134,7 +134,7 @@ class UnreliablePublisher(InMemoryPublisher):
         if chance < 0.05:
             raise TransientError("not taken")
         super().publish(topic, messages)
-        if chance < 0.1:
+        if chance < 0.35:
             raise TransientError("taken, but nobody knows")
 
 
