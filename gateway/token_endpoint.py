@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qsl, unquote_plus
 
 import structlog
 from flask import Flask, Response, jsonify, request
@@ -14,10 +14,12 @@ from bridge.partner import Client, PartnerConfiguration, PartnerStatus
 from bridge.ports import PartnerDirectory
 from gateway.authorization import REALM, authorization_header
 from gateway.client_secrets import SecretVerifier
+from gateway.json_body import read_bounded
 from gateway.tokens import AccessTokens
 
 PATH = "/oauth2/token"
 MAX_BODY_BYTES = 16 * 1024
+MAX_PARAMETERS = 20
 AUTHENTICATION_METHODS = ("client_secret_basic", "client_secret_post")
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
@@ -81,12 +83,17 @@ def _form() -> dict[str, str]:
     """Return the form's parameters; those without a value count as left out (RFC 6749 section 3.2)."""
     if request.mimetype != "application/x-www-form-urlencoded":
         raise _TokenError("invalid_request", "Send the parameters as application/x-www-form-urlencoded.")
-    request.max_content_length = MAX_BODY_BYTES
-    request.max_form_memory_size = MAX_BODY_BYTES
-    fields = request.form
-    if any(len(values) > 1 for _, values in fields.lists()):
+    body = read_bounded(request, max_bytes=MAX_BODY_BYTES)
+    try:
+        fields = parse_qsl(
+            body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
+        )
+    except ValueError as error:
+        raise _TokenError("invalid_request", "The parameters can't be read.") from error
+    form = dict(fields)
+    if len(form) != len(fields):
         raise _TokenError("invalid_request", "A parameter is there twice.")
-    return {name: value for name, value in fields.items() if value}
+    return {name: value for name, value in form.items() if value}
 
 
 def _credentials(form: Mapping[str, str]) -> tuple[str, str]:

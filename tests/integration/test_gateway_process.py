@@ -1,7 +1,8 @@
-"""`python -m gateway` as it runs in production: gunicorn, real sockets, Firestore away, the mirror instead."""
+"""`python -m gateway` as it runs in production: gunicorn, sockets, the mirror instead of Firestore."""
 
 import base64
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
+import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from gateway_stage import SECRET, client, new_payment, partner_with, pem, rsa_key
@@ -109,11 +111,6 @@ def process(environment, tmp_path):
     assert made.stop() == 0, made.log.read_text()
 
 
-def chunks(size):
-    for _ in range(size // 1024):
-        yield b" " * 1024
-
-
 def test_a_payment_goes_through_the_real_server(process, database):
     token = process.token()
     status, body = process.call(
@@ -135,7 +132,9 @@ def test_a_body_without_a_length_is_counted_while_it_is_read(process):
     whole = json.dumps(new_payment()).encode()
     status, body = process.call("POST", "/v1/payments", iter([whole[:50], whole[50:]]), **headers)
     assert status == 202, body
-    status, body = process.call("POST", "/v1/payments", chunks(66 * 1024), **headers)
+    # a whole payment, and after it more than anybody may send
+    padded = itertools.chain([whole], itertools.repeat(b" " * 1024, 64))
+    status, body = process.call("POST", "/v1/payments", padded, **headers)
     assert (status, body["status"]) == (413, 413)
 
 
@@ -169,17 +168,21 @@ def test_at_sigterm_a_running_request_is_finished(environment, tmp_path):
     connection = socket.create_connection(("127.0.0.1", process.port), 10)
     head = (
         "POST /v1/payments HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
-        f"Authorization: {token}\r\nIdempotency-Key: k\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Authorization: {token}\r\nIdempotency-Key: k\r\nContent-Length: {len(body)}\r\n"
+        "Expect: 100-continue\r\n\r\n"
     )
-    connection.sendall(head.encode() + body[:10])
-    wait_until(lambda: "request" in process.log.read_text())
-    process._process.send_signal(signal.SIGTERM)
-    started = time.monotonic()
-    wait_until(lambda: not accepts_connections(process.port), what="the port closed")
-    connection.sendall(body[10:])
-    assert connection.recv(4096).startswith(b"HTTP/1.1 202")
-    connection.close()
+    with connection:
+        connection.sendall(head.encode())
+        # the server says so when a thread has taken the request up
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100")
+        started = time.monotonic()
+        process._process.send_signal(signal.SIGTERM)
+        # the master closes the port and hands the signal on; its worker finishes what runs
+        wait_until(lambda: not psutil.Process(process._process.pid).net_connections(), what="the port closed")
+        connection.sendall(body)
+        answer = connection.recv(4096)
     assert process.wait() == 0
+    assert answer.startswith(b"HTTP/1.1 202")
     assert time.monotonic() - started < 10
 
 

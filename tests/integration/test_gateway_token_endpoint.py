@@ -140,6 +140,12 @@ def test_the_parameters_have_to_be_a_form(stage):
     assert errors(ask(stage, json=GRANT)) == (400, "invalid_request")
 
 
+@pytest.mark.parametrize("form", [b"grant_type=%FF", b"grant_type=\xff", b"&".join([b"a=b"] * 21)])
+def test_a_form_that_cannot_be_read_is_an_invalid_request(stage, form):
+    answer = ask(stage, data=form, content_type="application/x-www-form-urlencoded")
+    assert errors(answer) == (400, "invalid_request")
+
+
 def test_a_form_has_an_end(stage):
     answer = ask(stage, GRANT | {"filler": "x" * 20_000})
     assert answer.status_code == 413
