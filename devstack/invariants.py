@@ -13,7 +13,13 @@ from typing import Any
 
 from bridge.money import Money
 from bridge.partner import PartnerStatus
-from bridge.payment import FINAL_OPERATION_STATUSES, OperationStatus
+from bridge.payment import (
+    FINAL_OPERATION_STATUSES,
+    REJECTION_EVENTS,
+    SUCCESS_EVENTS,
+    EventType,
+    OperationStatus,
+)
 from devstack.evidence import Before, Evidence, collect
 from devstack.leaks import find_leaks
 from devstack.running_stack import RunningStack
@@ -166,13 +172,24 @@ def _not_told(evidence: Evidence, *, drained: bool) -> Iterator[str]:
 
 
 def _untold_payments(evidence: Evidence) -> Iterator[str]:
-    types = defaultdict(set)
-    for event in evidence.events:
-        types[event.payment_id].add(event.event_type)
-    for payment_id, payment in evidence.payments.items():
-        wanted = {"payment.accepted"} | ({"payment.paid"} if payment.status == "paid" else set())
-        if missing := wanted - types[payment_id]:
-            yield f"{payment_id} is {payment.status} without the event {', '.join(sorted(missing))}"
+    told = {(event.payment_id, event.event_type) for event in evidence.events}
+    for payment_id in evidence.payments:
+        if (payment_id, EventType.ACCEPTED) not in told:
+            yield f"{payment_id} is without the event {EventType.ACCEPTED}"
+    for operation in evidence.operations:
+        outcome = _outcome(operation)
+        if outcome and (operation.payment_id, outcome) not in told:
+            yield f"{operation.operation_id} is {operation.status} without the event {outcome}"
+
+
+def _outcome(operation: Any) -> EventType | None:
+    match operation.status:
+        case OperationStatus.SUCCEEDED:
+            return SUCCESS_EVENTS[operation.kind]
+        case OperationStatus.REJECTED:
+            return REJECTION_EVENTS[operation.kind]
+        case _:
+            return None
 
 
 def _broken_chains(evidence: Evidence) -> Iterator[str]:

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import requests
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
+from devstack import lock
 from devstack.demo.instructions import Instructions
 from devstack.demo.partner_client import GaveUpError
 from devstack.demo.planted_fault import document_missing
@@ -48,11 +51,12 @@ def main(state_dir: Path, port_offset: int, plant_fault: str | None) -> None:
     layout = Layout(state_dir.absolute(), port_offset)
     started = time.monotonic()
     try:
-        view.say("starting the local stack")
+        if lock.holder(layout.lock_file) is None:
+            view.say("starting the local stack")
         with own_stack(layout):
             view.say(f"ready after {time.monotonic() - started:.0f} s")
             violations = _play(RunningStack.read(layout.stack_file), layout, view, plant_fault)
-    except (StartError, GaveUpError) as error:
+    except (StartError, GaveUpError, requests.RequestException, SQLAlchemyError) as error:
         click.echo(f"demo: {error}", err=True)
         sys.exit(1)
     view.verdict(violations, seconds=time.monotonic() - started)
@@ -61,8 +65,9 @@ def main(state_dir: Path, port_offset: int, plant_fault: str | None) -> None:
 
 def _play(stack: RunningStack, layout: Layout, view: View, plant_fault: str | None) -> list[Violation]:
     instructions = Instructions()
-    before = Before.take(stack)
     stage = Stage(stack, instructions, view.show)
+    stage.clear()
+    before = Before.take(stack)
     runs: list[Run] = []
     for letter, scenario in zip("abc", SCENARIOS, strict=True):
         with view.scenario(letter, scenario.title):

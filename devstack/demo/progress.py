@@ -17,13 +17,19 @@ PROGRESS = text("""
            (SELECT count(*) FROM operations WHERE created_at >= :since AND status = 'unknown') AS unknown,
            (SELECT count(*) FROM operations WHERE created_at >= :since AND status = 'succeeded') AS succeeded,
            (SELECT count(*) FROM events WHERE created_at >= :since) AS events,
-           (SELECT count(*) FROM webhooks.deliveries WHERE created_at >= :since
-              AND status = 'delivered') AS delivered,
+           (SELECT count(*) FROM webhooks.deliveries JOIN events USING (event_id)
+            WHERE events.created_at >= :since AND status = 'delivered') AS delivered,
            (SELECT count(*) FROM outbox WHERE created_at >= :since AND lane <> 'events') AS in_lane,
            (SELECT count(*) FROM outbox WHERE created_at >= :since AND lane = 'events') AS in_events,
            (SELECT count(*) FROM sap_slots WHERE lease_until > :now) AS permits,
+           ARRAY(SELECT payment_id FROM payments WHERE created_at >= :since) AS payment_ids,
            sap_system, hard_cap, call_window, held
     FROM sap_systems WHERE sap_system = :sap_system
+""")
+
+LEFTOVERS = text("""
+    /* operations that are on their way, whenever accepted */
+    SELECT count(*) FROM operations WHERE status IN ('accepted', 'processing', 'unknown')
 """)
 
 
@@ -70,10 +76,17 @@ def read_progress(
     """`documents_before`: how many SAP had then."""
     parameters = {"since": since, "now": datetime.now(UTC), "sap_system": sap_system}
     with open_database(stack).connect() as connection:
-        row = connection.execute(PROGRESS, parameters).mappings().one()
+        row = dict(connection.execute(PROGRESS, parameters).mappings().one())
+    ours = set(row.pop("payment_ids"))
     arrived = received(stack, since=since, distinct=True)
     return Progress(
         **row,
         documents=get_json(stack.sap_mock, "stats")["documents"] - documents_before,
-        webhooks=sum(one["verified"] for one in arrived),
+        webhooks=sum(one["verified"] and one["payment_id"] in ours for one in arrived),
     )
+
+
+def count_leftovers(stack: RunningStack) -> int:
+    """How many operations earlier runs have left on their way."""
+    with open_database(stack).connect() as connection:
+        return int(connection.execute(LEFTOVERS).scalar_one())

@@ -12,13 +12,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from devstack.demo.instructions import Instructions
 from devstack.demo.partner_client import PartnerClient, Sent
-from devstack.demo.progress import Progress, read_progress
+from devstack.demo.progress import Progress, count_leftovers, read_progress
 from devstack.demo.sender import Sender
 from devstack.evidence import CALL_TIMEOUT_SECONDS, get_json
 from devstack.invariants import Accepted
 from devstack.running_stack import RunningStack
 
 DRAIN_TIMEOUT_SECONDS = 60.0
+LEFTOVERS_TIMEOUT_SECONDS = 30.0
 SAMPLE_SECONDS = 0.25
 
 
@@ -107,6 +108,11 @@ class Stage:
         self._show = show
         self._clients = [PartnerClient(stack.api, credentials) for credentials in stack.partners]
 
+    def clear(self) -> None:
+        """Let end what an earlier run has left on its way, or it would be counted with the first scenario."""
+        self._put_faults({})
+        _wait(lambda: None, lambda: count_leftovers(self._stack) == 0, LEFTOVERS_TIMEOUT_SECONDS)
+
     def play(self, scenario: Scenario) -> Run:
         """Play it to the end, or until it has not drained in time (`drained` tells)."""
         run = Run(scenario)
@@ -146,11 +152,14 @@ class Stage:
         return run
 
     def _sap_is(self, run: Run, faults: Mapping[str, Any]) -> None:
+        self._put_faults(faults)
+        run.sap = str(faults.get("mode", "up"))
+
+    def _put_faults(self, faults: Mapping[str, Any]) -> None:
         answer = requests.put(
             f"{self._stack.sap_mock}/_control/faults", json=dict(faults), timeout=CALL_TIMEOUT_SECONDS
         )
         answer.raise_for_status()
-        run.sap = str(faults.get("mode", "up"))
 
 
 def _wait(look: Callable[[], None], until: Callable[[], bool], timeout_seconds: float) -> bool:

@@ -1,11 +1,15 @@
 """Faults planted in a real stack: the check of the invariants finds each of them."""
 
+import subprocess
+import sys
+
 import pytest
 from partner_run import PartnerRun
 from sqlalchemy import text
 
 from devstack.demo.planted_fault import document_missing
 from devstack.evidence import open_database
+from devstack.layout import REPOSITORY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -98,3 +102,13 @@ def test_personal_data_in_clear_is_told(run):
     finally:
         run.running.logs_folder.joinpath("planted.log").unlink()
         change(run, "DELETE FROM audit WHERE actor = 'test'")
+
+
+def test_the_demo_leaves_a_running_stack_alone(stack):
+    before = stack.document
+    command = [sys.executable, "-m", "devstack.demo", f"--state-dir={stack.layout.state_folder}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert "a stack is already running here" in line
+    assert stack.document == before

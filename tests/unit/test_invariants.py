@@ -25,6 +25,7 @@ def operation(number, /, **changes):
     values = {
         "operation_id": f"op_{number}",
         "payment_id": f"pay_{number}",
+        "kind": "payment",
         "status": "succeeded",
         "amount_minor": 1000 + number,
         "currency": "EUR",
@@ -224,7 +225,17 @@ BROKEN = {
     "outcome without an event": (
         4,
         replace(SOUND, events=SOUND.events[:3], deliveries=SOUND.deliveries[:3], received=SOUND.received[:3]),
-        "pay_2 is paid without the event payment.paid",
+        "op_2 is succeeded without the event payment.paid",
+    ),
+    "rejection without an event": (
+        4,
+        replace(SOUND, operations=[operation(1), operation(2, status="rejected")]),
+        "op_2 is rejected without the event payment.rejected",
+    ),
+    "payment without its first event": (
+        4,
+        replace(SOUND, events=[SOUND.events[0], *SOUND.events[2:]]),
+        "pay_2 is without the event payment.accepted",
     ),
     "delivery deleted": (
         4,
