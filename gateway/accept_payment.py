@@ -72,20 +72,19 @@ class AcceptPayment:
         request = read_payment(submission.document)
         fingerprint = self.fingerprints.of(submission.method, submission.path, submission.document)
         now = _to_the_millisecond(self.clock.now())
-        with self.engine.connect() as connection:
-            try:
-                not_before = _not_before(
-                    request.requested_execution_date, ZoneInfo(partner.route.time_zone), now
-                )
-            except RejectedError:
-                # what was fine when it was accepted may be past when it is repeated
+        try:
+            not_before = _not_before(request.requested_execution_date, ZoneInfo(partner.route.time_zone), now)
+        except RejectedError:
+            # what was fine when it was accepted may be past when it is repeated
+            with self.engine.connect() as connection:
                 earlier = self._earlier(
                     connection, partner.partner_id, submission.idempotency_key, fingerprint
                 )
-                if earlier is None:
-                    raise
-                return earlier
-            new = self._prepare(partner, submission, request, fingerprint, not_before, now)
+            if earlier is None:
+                raise
+            return earlier
+        new = self._prepare(partner, submission, request, fingerprint, not_before, now)
+        with self.engine.connect() as connection:
             accepted = self._write(connection, new)
         if not accepted.replayed:
             self.wake()
