@@ -28,8 +28,8 @@ PAYMENTS = text("""
 OPERATIONS = text("""
     /* their operations, with whatever still holds or carries them */
     SELECT operation_id, operation.payment_id, operation.kind, operation.status, operation.amount_minor,
-           payment.currency, sap_reference, operation.sap_system, sap_company_code, sap_fiscal_year, sap_document_number,
-           operation.lease_until, dispatched_at,
+           payment.currency, sap_reference, operation.sap_system, sap_company_code, sap_fiscal_year,
+           sap_document_number, operation.lease_until, dispatched_at,
            EXISTS (SELECT FROM outbox WHERE outbox.operation_id = operation.operation_id) AS in_outbox,
            EXISTS (SELECT FROM sap_slots AS slot WHERE slot.operation_id = operation.operation_id
                    AND slot.lease_until > :now) AS holds_slot
