@@ -30,6 +30,17 @@ def seconds(environ: Mapping[str, str], name: str, default: float, *, at_most: f
     return parse_seconds(environ.get(name, str(default)), name, at_most=at_most)
 
 
+def number(environ: Mapping[str, str], name: str, default: float, minimum: float, maximum: float) -> float:
+    """Return a number from `minimum` to `maximum`."""
+    try:
+        value = float(environ.get(name, default))
+    except ValueError as error:
+        raise SettingsError(f"{name} is not a number") from error
+    if not minimum <= value <= maximum:
+        raise SettingsError(f"{name} is not between {minimum:g} and {maximum:g}")
+    return value
+
+
 def parse_seconds(value: str, name: str, *, at_most: float) -> float:
     """Read one number of seconds of the variable `name`."""
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bridge.errors import SettingsError
+from bridge.environment import MAX_PORT, MAX_THREADS, whole
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.operators import OperatorSettings
 from bridge.storage.engine import DatabaseSettings
@@ -28,13 +28,6 @@ class Settings:
             firestore=FirestoreSettings.from_environment(environ),
             operators=OperatorSettings.from_environment(environ),
             host=environ.get("HOST", "127.0.0.1"),
-            port=_whole(environ, "PORT", 8084, 65_535),
-            threads=_whole(environ, "THREADS", 4, 1000),
+            port=whole(environ, "PORT", 8084, at_most=MAX_PORT),
+            threads=whole(environ, "THREADS", 4, at_most=MAX_THREADS),
         )
-
-
-def _whole(environ: Mapping[str, str], name: str, default: int, highest: int) -> int:
-    value = environ.get(name, str(default))
-    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= highest):
-        raise SettingsError(f"{name} is not a whole number from 1 to {highest}")
-    return int(value)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bridge.errors import SettingsError
+from bridge.environment import MAX_PORT, MAX_THREADS, whole
 from bridge.gcp.identity import CallerSettings
 from bridge.storage.engine import DatabaseSettings
 
@@ -23,15 +23,8 @@ class Settings:
         """Read the environment; SettingsError names the first variable that is wrong."""
         return cls(
             host=environ.get("HOST", "127.0.0.1"),
-            port=_whole(environ, "PORT", 8087, 65535),
-            threads=_whole(environ, "THREADS", 4, 200),
+            port=whole(environ, "PORT", 8087, at_most=MAX_PORT),
+            threads=whole(environ, "THREADS", 4, at_most=MAX_THREADS),
             database=DatabaseSettings.from_environment(environ),
             caller=CallerSettings.from_environment(environ),
         )
-
-
-def _whole(environ: Mapping[str, str], name: str, default: int, maximum: int) -> int:
-    value = environ.get(name, str(default))
-    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= maximum):
-        raise SettingsError(f"{name} is not a whole number from 1 to {maximum}")
-    return int(value)
