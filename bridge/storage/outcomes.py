@@ -59,7 +59,7 @@ UNKNOWN = text("""
 """)
 
 STILL_UNKNOWN = text("""
-    /* asked, and not yet wiser; a "none" that counts is remembered */
+    /* asked, and not yet wiser; a none that counts is remembered */
     UPDATE operations
     SET none_seen_at = coalesce(none_seen_at, :none_seen_at),
         lease_until = NULL, claims_finished = claims_started, updated_at = :now
