@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from devstack import lock
+from devstack import edge, lock
 from devstack.layout import REPOSITORY, Layout
 from devstack.preflight import StartError
 from devstack.start_checks import create_folders
@@ -109,13 +109,14 @@ def describe(layout: Layout) -> str:
     """What a person needs after the start: where it is and how to send the first payment."""
     stack = read_stack(layout)
     partner = stack["partner"]
+    note = "" if "envoy" in stack["processes"] else f"\n  Note: {edge.why_missing()}\n"
     return f"""
 The stack is up. Logs: {layout.logs_folder}, details and credentials: {layout.stack_file}
 
   API       {stack["api"]}
   SAP mock  {stack["sap_mock"]}/_control/stats
   Webhooks  {stack["receiver"]}/_received
-
+{note}
 Send the first payment:
 
   TOKEN=$(curl -s -u '{partner["client_id"]}:{partner["client_secret"]}' \\

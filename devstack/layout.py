@@ -10,9 +10,11 @@ QUEUE_LOCATION = "europe-west3"
 SAP_SYSTEMS = {"s4-main": 8, "s4-second": 8}
 MAX_PORT = 65535
 
-# Until the Envoy edge stands before it, the gateway itself listens on the partners' port.
+# What partners use. Where there is no Envoy, the gateway itself listens on it.
+API_PORT = 8080
 PORTS = {
-    "gateway": 8080,
+    "envoy": API_PORT,
+    "gateway": 8081,
     "sap_adapter": 8082,
     "webhooks": 8083,
     "partners": 8084,
@@ -28,14 +30,26 @@ PORTS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """One stack: its state folder, and the offset added to every port so that several can run at once."""
+    """One stack: its state folder, and the offset added to every port so that several can run at once.
+
+    `has_edge`: Envoy stands before the gateway.
+    """
 
     state_folder: Path
     port_offset: int = 0
+    has_edge: bool = True
 
     @property
     def ports(self) -> dict[str, int]:
-        return {name: port + self.port_offset for name, port in PORTS.items()}
+        ports = dict(PORTS)
+        if not self.has_edge:
+            ports["gateway"] = ports.pop("envoy")
+        return {name: port + self.port_offset for name, port in ports.items()}
+
+    @property
+    def api(self) -> str:
+        """The address that partners use, whoever listens there."""
+        return f"http://127.0.0.1:{API_PORT + self.port_offset}"
 
     def address(self, name: str) -> str:
         """host:port, as the emulator variables of Google's clients want it."""

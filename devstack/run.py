@@ -3,12 +3,13 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import IO
 
-from devstack import lock, stack_file
+from devstack import edge, lock, stack_file
 from devstack.emulators import find_emulators
 from devstack.keys import load_or_create, write_sap_connections
-from devstack.layout import PORTS, SAP_SYSTEMS, Layout
+from devstack.layout import SAP_SYSTEMS, Layout
 from devstack.postgres import Postgres
 from devstack.preflight import StartError
 from devstack.reaper import ReaperLink
@@ -45,7 +46,10 @@ def _run_locked(
     emulators = find_emulators(os.environ)
     # the folder is ours by the lock: what still works in it was left by a killed supervisor and reaper
     postgres.kill_strays()
-    require_free_ports(layout, PORTS)
+    if not edge.is_installed():
+        layout = replace(layout, has_edge=False)
+        log.warning("%s", edge.why_missing())
+    require_free_ports(layout, layout.ports)
     keys = load_or_create(layout.keys_folder)
     write_sap_connections(layout.sap_connections, layout.url("sap_mock"), keys.sap_password, SAP_SYSTEMS)
     postgres.initialise()

@@ -39,8 +39,8 @@ def services(layout: Layout, keys: Keys, postgres: Postgres) -> list[Unit]:
             "gateway",
             {
                 **party_data,
-                "TOKEN_ISSUER": layout.url("gateway"),
-                "TOKEN_AUDIENCE": layout.url("gateway"),
+                "TOKEN_ISSUER": layout.api,
+                "TOKEN_AUDIENCE": layout.api,
                 "TOKEN_SIGNING_KEYS_DIR": str(keys.token_signing_folder),
                 "RECEIPT_SIGNING_KEY": str(keys.receipt_signing),
                 "FINGERPRINT_KEY": str(keys.fingerprint),

@@ -14,7 +14,7 @@ def document(layout: Layout, keys: Keys, pids: Mapping[str, int], reaper: int) -
     """The contents. `database_url` is libpq's form and logs in as the owner."""
     first, second = keys.partners
     return {
-        "api": layout.url("gateway"),
+        "api": layout.api,
         "database_url": f"postgresql://{OWNER}@{layout.address('postgres')}/{DATABASE}",
         "pubsub_emulator": layout.address("pubsub"),
         "firestore_emulator": layout.address("firestore"),

@@ -3,9 +3,10 @@
 import signal
 
 from bridge.messages import WEBHOOK_QUEUE
+from devstack import edge
 from devstack.emulators import Emulators
 from devstack.keys import SAP_USER, Keys
-from devstack.layout import PROJECT_ID, QUEUE_LOCATION, Layout
+from devstack.layout import PROJECT_ID, QUEUE_LOCATION, REPOSITORY, Layout
 from devstack.postgres import Postgres
 from devstack.programs import base_environment, python
 from devstack.services import services
@@ -19,6 +20,7 @@ def build_table(layout: Layout, keys: Keys, emulators: Emulators, postgres: Post
         *_outside_world(layout, keys),
         *_steps(layout),
         *services(layout, keys, postgres),
+        *_edge(layout),
     ]
 
 
@@ -85,6 +87,30 @@ def _outside_world(layout: Layout, keys: Keys) -> list[Unit]:
             },
             ready=answers_http(ports["sap_mock"], "/_control/stats"),
         ),
+    ]
+
+
+def _edge(layout: Layout) -> list[Unit]:
+    """The API Gateway's stand-in; it needs the gateway's keys, but once started outlives the gateway."""
+    if not layout.has_edge:
+        return []
+    ports = layout.ports
+    command = edge.command(
+        ports["envoy"],
+        ports["gateway"],
+        layout.state_folder,
+        token_issuer=layout.api,
+        token_audience=layout.api,
+    )
+    return [
+        Unit(
+            "envoy",
+            command,
+            base_environment(layout),
+            after=("gateway",),
+            ready=edge.is_ready(ports["envoy"]),
+            working_directory=REPOSITORY,
+        )
     ]
 
 

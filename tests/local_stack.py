@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import requests
 
+from devstack import edge
 from devstack.layout import REPOSITORY, Layout
 from devstack.preflight import StartError
 from devstack.start_checks import require_free_ports
@@ -29,7 +30,7 @@ OFFSETS = range(1_000, 24_000, 100)
 def free_layout(folder: Path) -> Layout:
     """A layout whose ports are all free at the moment."""
     for offset in random.sample(OFFSETS, len(OFFSETS)):
-        layout = Layout(folder, offset)
+        layout = Layout(folder, offset, has_edge=edge.is_installed())
         with suppress(StartError):
             require_free_ports(layout, layout.ports)
             return layout
@@ -68,7 +69,7 @@ class Stack:
         """An access token for `partner` or `second_partner`."""
         credentials = self.document[partner]
         answer = requests.post(
-            self.layout.url("gateway") + "/oauth2/token",
+            self.layout.api + "/oauth2/token",
             auth=(credentials["client_id"], credentials["client_secret"]),
             data={"grant_type": "client_credentials"} | ({"scope": scope} if scope else {}),
             timeout=CALL_TIMEOUT_SECONDS,
@@ -82,7 +83,7 @@ class Stack:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         timeout = options.pop("timeout", CALL_TIMEOUT_SECONDS)
-        url = self.layout.url("gateway") + path
+        url = self.layout.api + path
         return requests.request(method, url, headers=headers, timeout=timeout, **options)
 
     def pay(self, token: str, key: str, payment: dict[str, Any]) -> requests.Response:

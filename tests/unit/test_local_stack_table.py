@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 NAMES_IN_THE_CONTRACT = {
     "postgres", "pubsub", "firestore", "cloud_tasks", "sap_mock", "receiver",
-    "gateway", "sap_adapter", "webhooks", "partners", "dead_letters", "dispatcher",
+    "envoy", "gateway", "sap_adapter", "webhooks", "partners", "dead_letters", "dispatcher",
 }  # fmt: skip
 
 
@@ -80,3 +80,21 @@ def test_party_data_can_be_read_by_gateway_and_adapter_only(bridge_services, tmp
         unit.name for unit in bridge_services if str(keys.webhook_secrets) in unit.environment.values()
     }
     assert holders == {"webhooks"}
+
+
+def test_without_envoy_the_gateway_itself_listens_on_the_partners_port(tmp_path):
+    layout = Layout(tmp_path, 1000, has_edge=False)
+    emulators = Emulators("java", Path("pubsub.jar"), Path("firestore.jar"))
+    postgres = Postgres(tmp_path / "postgres", layout.ports["postgres"])
+    units = {unit.name: unit for unit in build_table(layout, load_or_create(tmp_path), emulators, postgres)}
+    assert "envoy" not in units
+    assert "envoy" not in layout.ports
+    assert units["gateway"].environment["PORT"] == "9080"
+    assert layout.api == Layout(tmp_path, 1000).api == "http://127.0.0.1:9080"
+
+
+def test_tokens_are_for_the_address_that_partners_use_and_the_edge_takes_them(units, layout):
+    told = units["gateway"].environment
+    assert told["PORT"] == "9081"
+    assert told["TOKEN_ISSUER"] == told["TOKEN_AUDIENCE"] == layout.api
+    assert {f"--token-issuer={layout.api}", f"--token-audience={layout.api}"} <= set(units["envoy"].command)
