@@ -49,3 +49,8 @@ class ManualClock:
 def rfc3339(moment: datetime) -> str:
     """Render `moment` as RFC 3339 UTC with milliseconds, as the public API does everywhere."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_the_millisecond(moment: datetime) -> datetime:
+    """Cut what the API does not show: a first answer and its replay then agree to the letter."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

@@ -1,6 +1,5 @@
 """Accepting a payment: judge, sign, encrypt, write once, or say what the key stands for already."""
 
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -9,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Engine
 
-from bridge.clock import Clock
+from bridge.clock import Clock, to_the_millisecond
 from bridge.errors import FieldError, RejectedError, TransientError
 from bridge.ids import new_id
 from bridge.keyring import KeyRing
@@ -21,19 +20,17 @@ from bridge.storage.accept import (
     ExternalIdTakenError,
     KeyInProgressError,
     NewPayment,
-    TakenKey,
     accept,
     find_external_id,
     find_key,
 )
 from bridge.storage.payments import StoredPayment, find_payment
-from gateway.idempotency import Fingerprints
+from gateway.idempotency import Fingerprints, in_progress, require_same
 from gateway.payment_request import PaymentRequest, invalid_request, read_payment
 from gateway.receipts import Receipts
 
 MAX_DAYS_AHEAD = 365
 MAX_TRIES = 4
-IN_PROGRESS_RETRY_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +66,20 @@ class AcceptPayment:
 
     def __call__(self, partner: PartnerConfiguration, submission: Submission) -> Accepted:
         """Accept once; RejectedError says why not, TransientError that the same request may be repeated."""
+        prepared = self.prepare(partner, submission)
+        if isinstance(prepared, Accepted):
+            return prepared
+        with self.engine.connect() as connection:
+            accepted = self._write(connection, prepared)
+        if not accepted.replayed:
+            self.wake()
+        return accepted
+
+    def prepare(self, partner: PartnerConfiguration, submission: Submission) -> NewPayment | Accepted:
+        """Return what is to be written, or what an earlier request has made of it; RejectedError: neither."""
         request = read_payment(submission.document)
         fingerprint = self.fingerprints.of(submission.method, submission.path, submission.document)
-        now = _to_the_millisecond(self.clock.now())
+        now = to_the_millisecond(self.clock.now())
         try:
             not_before = _not_before(request.requested_execution_date, ZoneInfo(partner.route.time_zone), now)
         except RejectedError:
@@ -83,12 +91,7 @@ class AcceptPayment:
             if earlier is None:
                 raise
             return earlier
-        new = self._prepare(partner, submission, request, fingerprint, not_before, now)
-        with self.engine.connect() as connection:
-            accepted = self._write(connection, new)
-        if not accepted.replayed:
-            self.wake()
-        return accepted
+        return self._prepare(partner, submission, request, fingerprint, not_before, now)
 
     def _write(self, connection: Connection, new: NewPayment) -> Accepted:
         partner_id = new.payment.partner_id
@@ -98,7 +101,7 @@ class AcceptPayment:
                     stored = StoredPayment(new.payment, [new.operation], dict(new.metadata), new.receipt)
                     return Accepted(stored, replayed=False)
             except KeyInProgressError as error:
-                raise _in_progress() from error
+                raise in_progress() from error
             except ExternalIdTakenError as error:
                 winner = self._earlier(connection, partner_id, new.idempotency_key, new.fingerprint)
                 if winner is not None:
@@ -122,7 +125,7 @@ class AcceptPayment:
         taken = find_key(connection, partner_id, idempotency_key)
         if taken is None:
             return None
-        _require_same(taken, fingerprint)
+        require_same(taken, fingerprint)
         stored = find_payment(connection, partner_id, taken.payment_id)
         return None if stored is None else Accepted(stored, replayed=True)
 
@@ -186,11 +189,6 @@ class AcceptPayment:
         )
 
 
-def _to_the_millisecond(moment: datetime) -> datetime:
-    """Cut what the API does not show: a first answer and its replay then agree to the letter."""
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-
 def _not_before(on: date | None, zone: ZoneInfo, now: datetime) -> datetime:
     """Return 00:00 of a future day in the company code's time zone, or now."""
     if on is None:
@@ -200,22 +198,6 @@ def _not_before(on: date | None, zone: ZoneInfo, now: datetime) -> datetime:
         detail = f"must be neither past nor more than {MAX_DAYS_AHEAD} days ahead"
         raise invalid_request([FieldError("/requested_execution_date", detail)])
     return now if on == today else datetime.combine(on, time.min, zone).astimezone(UTC)
-
-
-def _require_same(taken: TakenKey, fingerprint: bytes) -> None:
-    if not hmac.compare_digest(taken.fingerprint, fingerprint):
-        raise RejectedError(
-            "idempotency-key-reused", 422, "The idempotency key was used before with another request."
-        )
-
-
-def _in_progress() -> RejectedError:
-    return RejectedError(
-        "idempotency-key-in-progress",
-        409,
-        "A request with this idempotency key is still running.",
-        headers={"Retry-After": str(IN_PROGRESS_RETRY_SECONDS)},
-    )
 
 
 def _duplicate(payment_id: str) -> RejectedError:

@@ -8,16 +8,18 @@ from typing import Any
 import rfc8785
 
 from bridge.errors import RejectedError
+from bridge.storage.accept import TakenKey
 
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
+IN_PROGRESS_RETRY_SECONDS = 1
 _KEY = re.compile(r"[!-~]{1,255}")
 
 
 def read_key(value: str | None) -> str:
     """Return the header's value; 400 when it is missing or not 1 to 255 visible ASCII characters."""
     if value is None or not value:
-        raise RejectedError("idempotency-key-missing", 400, f"Send an {HEADER} header, new for each payment.")
+        raise RejectedError("idempotency-key-missing", 400, f"Send an {HEADER} header, new for each request.")
     if not _KEY.fullmatch(value):
         raise RejectedError("malformed-request", 400, f"{HEADER} is not 1 to 255 visible ASCII characters.")
     return value
@@ -33,3 +35,21 @@ class Fingerprints:
         """Return 32 bytes over method, path and the canonical JSON (RFC 8785) of a validated body."""
         message = b"\n".join((method.encode(), path.encode(), rfc8785.dumps(document)))
         return hmac.digest(self._key, message, hashlib.sha256)
+
+
+def require_same(taken: TakenKey, fingerprint: bytes) -> None:
+    """422 unless the key was used for this very request."""
+    if not hmac.compare_digest(taken.fingerprint, fingerprint):
+        raise RejectedError(
+            "idempotency-key-reused", 422, "The idempotency key was used before with another request."
+        )
+
+
+def in_progress() -> RejectedError:
+    """Return the 409 for a key whose first request has not ended."""
+    return RejectedError(
+        "idempotency-key-in-progress",
+        409,
+        "A request with this idempotency key is still running.",
+        headers={"Retry-After": str(IN_PROGRESS_RETRY_SECONDS)},
+    )

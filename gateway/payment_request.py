@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -47,6 +47,7 @@ _DETAILS = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
     "dict_type": "must be an object",
+    "list_type": "must be an array",
     "string_unicode": "is not Unicode text",
 }
 
@@ -99,11 +100,16 @@ def _date(value: str) -> str:
     return value
 
 
-class _Model(BaseModel):
+class RequestModel(BaseModel):
+    """What a body is made of: no unknown members, no conversions."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class AmountModel(_Model):
+Model = TypeVar("Model", bound=RequestModel)
+
+
+class AmountModel(RequestModel):
     # before the value, whose decimals depend on it
     currency: Annotated[str, AfterValidator(_currency)]
     value: str
@@ -116,16 +122,16 @@ class AmountModel(_Model):
         return value
 
 
-class AccountModel(_Model):
+class AccountModel(RequestModel):
     iban: Annotated[str, AfterValidator(_iban)]
 
 
-class PartyModel(_Model):
+class PartyModel(RequestModel):
     name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS), AfterValidator(_text)]
     account: AccountModel
 
 
-class PaymentModel(_Model):
+class PaymentModel(RequestModel):
     """The body of `POST /v1/payments` (API.md section 2)."""
 
     external_id: Annotated[
@@ -163,14 +169,8 @@ class PaymentRequest:
 
 
 def read_payment(document: dict[str, Any]) -> PaymentRequest:
-    """Validate a parsed body; 422 with a pointer for each mistake, and none of the values that were sent."""
-    try:
-        model = PaymentModel.model_validate(document)
-    except ValidationError as error:
-        raise invalid_request(
-            FieldError(_pointer(item["loc"]), _detail(item))
-            for item in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
-        ) from error
+    """Return the payment that the body of `POST /v1/payments` asks for; 422 if it is none."""
+    model = validate(PaymentModel, document)
     on = model.requested_execution_date
     return PaymentRequest(
         external_id=model.external_id,
@@ -180,6 +180,17 @@ def read_payment(document: dict[str, Any]) -> PaymentRequest:
         requested_execution_date=date.fromisoformat(on) if on is not None else None,
         metadata=model.metadata,
     )
+
+
+def validate(model: type[Model], document: dict[str, Any]) -> Model:
+    """Validate a parsed body; 422 with a pointer for each mistake, and none of the values that were sent."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise invalid_request(
+            FieldError(_pointer(item["loc"]), _detail(item))
+            for item in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+        ) from error
 
 
 def invalid_request(errors: Any) -> RejectedError:
@@ -212,6 +223,6 @@ def _detail(item: Any) -> str:
     if kind in ("string_too_long", "too_long"):
         unit = "characters" if kind == "string_too_long" else "entries"
         return f"must have at most {context['max_length']} {unit}"
-    if kind == "string_too_short":
+    if kind in ("string_too_short", "too_short"):
         return "must not be empty"
     return _DETAILS.get(kind, "is not acceptable")
