@@ -4,6 +4,7 @@ Pure: no storage, no network. Two services would break over it if they disagreed
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from enum import StrEnum
@@ -35,6 +36,9 @@ class OperationStatus(StrEnum):
 FINAL_OPERATION_STATUSES = frozenset(
     {OperationStatus.SUCCEEDED, OperationStatus.REJECTED, OperationStatus.CANCELLED}
 )
+# What the adapter executes. Other kinds are accepted and wait in their lane; the day the adapter learns one,
+# it is added here, and a migration lets those that have waited go (outbox.not_before).
+EXECUTED_KINDS = frozenset({OperationKind.PAYMENT, OperationKind.AUTHORIZE})
 
 
 class PaymentStatus(StrEnum):
@@ -47,6 +51,14 @@ class PaymentStatus(StrEnum):
     REVERSED = "reversed"
     REJECTED = "rejected"
     CANCELLED = "cancelled"
+
+
+# From which (expected) status a later step of a payment is allowed.
+ALLOWED_FROM = {
+    OperationKind.CAPTURE: frozenset({PaymentStatus.AUTHORIZED}),
+    OperationKind.REVERSE: frozenset({PaymentStatus.AUTHORIZED}),
+    OperationKind.REFUND: frozenset({PaymentStatus.PAID, PaymentStatus.PARTIALLY_REFUNDED}),
+}
 
 
 class EventType(StrEnum):
@@ -203,6 +215,44 @@ def after_rejection(payment: Payment, kind: OperationKind, now: datetime) -> Pay
     if kind in (OperationKind.PAYMENT, OperationKind.AUTHORIZE):
         return replace(payment, status=PaymentStatus.REJECTED, updated_at=now)
     return replace(payment, updated_at=now)
+
+
+def expected_payment(payment: Payment, operations: Sequence[Operation]) -> Payment:
+    """Return the payment as it will be if everything that is queued succeeds.
+
+    `operations` are all of the payment's, in order. What does not fit any more, because something before it
+    was refused, changes nothing: it will be refused too.
+    """
+    expected = payment
+    for operation in operations:
+        if operation.status not in FINAL_OPERATION_STATUSES:
+            with suppress(InvalidTransitionError):
+                expected = after_success(expected, operation.kind, operation.amount.minor, payment.updated_at)
+    return expected
+
+
+def available_minor(expected: Payment, kind: OperationKind) -> int:
+    """Return the most that a later step may be over, in minor units; 0: the expected state allows none."""
+    if expected.status not in ALLOWED_FROM[kind]:
+        return 0
+    if kind == OperationKind.REFUND:
+        return expected.captured_minor - expected.refunded_minor
+    return expected.amount_minor
+
+
+def waiting_follow_ups(operations: Sequence[Operation]) -> int:
+    """Return how many later steps wait: neither with SAP nor at their end."""
+    not_waiting = FINAL_OPERATION_STATUSES | {OperationStatus.PROCESSING, OperationStatus.UNKNOWN}
+    return sum(
+        operation.kind in ALLOWED_FROM and operation.status not in not_waiting for operation in operations
+    )
+
+
+def may_be_dispatched(kind: OperationKind, earlier: Sequence[Operation]) -> bool:
+    """Tell whether a step's turn has come: the adapter executes it, and nothing before it is unfinished."""
+    return kind in EXECUTED_KINDS and all(
+        operation.status in FINAL_OPERATION_STATUSES for operation in earlier
+    )
 
 
 SUCCESS_EVENTS = {

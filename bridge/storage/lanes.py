@@ -34,7 +34,8 @@ HALF_OPEN = text("""
 
 NEXT_DUE = text("""
     /* per lane, when its first unclaimed row is due: by the index from partner to partner. An event without
-       a place in the feed is due, and a held or open-circuited lane is due when its probe is */
+       a place in the feed is due, a row whose turn has not come is not, and a held or open-circuited lane is
+       due when its probe is */
     WITH RECURSIVE heads AS (
         (SELECT lane, partner_id FROM outbox ORDER BY lane, partner_id LIMIT 1)
         UNION ALL
@@ -50,7 +51,7 @@ NEXT_DUE = text("""
     FROM heads CROSS JOIN LATERAL (
         SELECT not_before FROM outbox
         WHERE outbox.lane = heads.lane AND outbox.partner_id = heads.partner_id
-          AND (claim_id IS NULL OR lease_until < :now)
+          AND not_before IS NOT NULL AND (claim_id IS NULL OR lease_until < :now)
         ORDER BY not_before LIMIT 1
     ) AS first_row LEFT JOIN sap_systems ON sap_system = heads.lane
     WHERE held IS NOT TRUE

@@ -59,6 +59,18 @@ PROBLEMS: dict[str, tuple[str, str]] = {
         "Duplicate external id",
         "Another payment of yours has this external_id; `payment_id` names it.",
     ),
+    "invalid-state": (
+        "Invalid state",
+        "What is queued for the payment leaves it in a state (`payment_status`) that does not allow this.",
+    ),
+    "retention-expired": (
+        "Retention expired",
+        "The payment was accepted too long ago to be refunded.",
+    ),
+    "too-many-operations": (
+        "Too many operations",
+        "Too many operations of this payment wait already. Repeat the request when one of them has ended.",
+    ),
     "feed-expired": ("Feed expired", "These events are older than the retention period."),
     "too-many-requests": ("Too many requests", "Slow down; Retry-After says for how long."),
     "internal-error": (

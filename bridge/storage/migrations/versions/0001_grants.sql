@@ -16,7 +16,11 @@ BEGIN
 END $$;
 
 GRANT SELECT, INSERT ON payments, operations, idempotency_keys, events, outbox TO gateway;
--- the accept statement locks nothing but its own new rows
+-- accepting locks nothing but its own new rows; a later step or a cancellation locks its payment
+GRANT UPDATE (status, updated_at) ON payments TO gateway;
+GRANT UPDATE (status, dispatched_at, failure_code, failure_message, completed_at, updated_at)
+    ON operations TO gateway;
+GRANT DELETE ON outbox TO gateway;
 GRANT SELECT ON feed, feed_counters, sap_systems TO gateway;
 GRANT SELECT, INSERT, DELETE ON client_assertions TO gateway;
 GRANT SELECT, INSERT, UPDATE ON partner_configs TO gateway;

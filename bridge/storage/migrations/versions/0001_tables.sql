@@ -168,13 +168,15 @@ CREATE TABLE outbox (
     event_id     text UNIQUE REFERENCES events (event_id),
     -- events only: their place in the feed; without one they are not relayed yet
     sequence     bigint,
-    not_before   timestamptz NOT NULL,
+    -- NULL: a later step of a payment whose turn has not come; last in the index, so nobody walks past it
+    not_before   timestamptz,
     -- the relay's claim; a row that is put back while it is being published loses its claim and so survives
     claim_id     uuid,
     lease_until  timestamptz,
     traceparent  text,
     created_at   timestamptz NOT NULL,
     CHECK ((operation_id IS NULL) <> (event_id IS NULL)),
+    CHECK (not_before IS NOT NULL OR operation_id IS NOT NULL),
     CHECK ((lane = 'events') = (event_id IS NOT NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX outbox_lane ON outbox (lane, partner_id, not_before, identity);
