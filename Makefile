@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down demo chaos-smoke bench-latency status
+.PHONY: help install lock check format test up down demo chaos-smoke bench-latency bench-accept status
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
@@ -20,6 +20,7 @@ $(VENV)/.installed: requirements-dev.txt pyproject.toml
 lock: install ## renew the hashed requirements from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group pyproject.toml:bench -c requirements-dev.txt -o requirements-bench.txt
 
 check: install ## lint, types, architecture contracts
 	$(BIN)/ruff check .
@@ -51,3 +52,10 @@ chaos-smoke: install ## kill -9 every process of the stack in turn, each during 
 
 bench-latency: install ## measure 202 → webhook received on an idle stack
 	$(BIN)/python -m devstack.demo.latency
+
+$(VENV)/.installed-bench: requirements-bench.txt $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
+	touch $@
+
+bench-accept: $(VENV)/.installed-bench ## measure accepting beside a bare Flask route, pgbench and PgQueuer
+	$(BIN)/python -m benchmarks.accept

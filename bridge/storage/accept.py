@@ -154,7 +154,7 @@ def accept(connection: Connection, new: NewPayment) -> bool:
     any other error of the database the outcome is unknown, and the key makes the repetition safe.
     """
     try:
-        return connection.execute(ACCEPT, _parameters(new)).first() is not None
+        return connection.execute(ACCEPT, parameters_of(new)).first() is not None
     except DBAPIError as error:
         state = sqlstate(error)
         if state == UNIQUE_VIOLATION and constraint_of(error) == "payments_external_id":
@@ -179,7 +179,8 @@ def find_external_id(connection: Connection, partner_id: str, external_id: str) 
     return payment_id
 
 
-def _parameters(new: NewPayment) -> dict[str, Any]:
+def parameters_of(new: NewPayment) -> dict[str, Any]:
+    """Return the statement's parameters by name."""
     payment, operation = new.payment, new.operation
     return {
         "partner_id": payment.partner_id,

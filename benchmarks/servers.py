@@ -1,0 +1,74 @@
+"""What is measured, as processes: started, waited for, weighed, stopped."""
+
+import contextlib
+import http.client
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from devstack.postgres import free_port
+from devstack.preflight import StartError
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 15.0
+POLL_SECONDS = 0.002
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server. `start_seconds`: from the start of the process to the first 200."""
+
+    name: str
+    port: int
+    pid: int
+    start_seconds: float
+
+    def worker_rss_mib(self) -> float:
+        """Resident memory of the gunicorn worker (the master's only child)."""
+        (worker,) = psutil.Process(self.pid).children()
+        rss: int = worker.memory_info().rss
+        return rss / MIB
+
+
+@contextlib.contextmanager
+def running(
+    name: str, module: Sequence[str], environment: Mapping[str, str], ready_path: str, log: Path
+) -> Iterator[Server]:
+    """Start `python -m <module…>` with PORT (and `{port}` among the arguments), until the block ends."""
+    port = free_port()
+    command = [sys.executable, "-m", *(part.format(port=port) for part in module)]
+    with log.open("ab") as output:
+        started_at = time.perf_counter()
+        process = subprocess.Popen(  # noqa: S603 - our own modules
+            command, env={**environment, "PORT": str(port)}, stdout=output, stderr=output
+        )
+    try:
+        while not _answers(port, ready_path):
+            if process.poll() is not None or time.perf_counter() - started_at > READY_SECONDS:
+                raise StartError(f"{name} did not start: {log.read_text(errors='replace').strip()[-500:]}")
+            time.sleep(POLL_SECONDS)
+        yield Server(name, port, process.pid, time.perf_counter() - started_at)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
