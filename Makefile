@@ -33,7 +33,8 @@ format: install ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 test: install ## every test tier that runs on one machine
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 4 --dist loadfile tests/unit tests/contract tests/integration tests/conformance
+	$(BIN)/pytest tests/e2e tests/chaos
 
 up: install ## start the local stack and leave it running
 	$(BIN)/python -m devstack up

@@ -35,9 +35,9 @@ class Settings:
             environ, "PUBLISH_TIMEOUT_SECONDS", 5.0, 0.1, MAX_PUBLISH_TIMEOUT_SECONDS
         )
         return cls(
+            project=required(environ, "GOOGLE_CLOUD_PROJECT"),
             database=DatabaseSettings.from_environment(environ),
             database_connections=int(number(environ, "DATABASE_CONNECTIONS", 10, 2, 200)),
-            project=required(environ, "GOOGLE_CLOUD_PROJECT"),
             pubsub_emulator_host=emulator(environ, "PUBSUB_EMULATOR_HOST"),
             publish_timeout_seconds=publish_timeout_seconds,
             poll_seconds=number(environ, "POLL_SECONDS", 1.0, 0.05, 60),
