@@ -1,6 +1,7 @@
 """The gateway's composition root."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from flask import Flask, Response
 from joserfc.jwk import OKPKey
@@ -17,11 +18,14 @@ from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
 from gateway.accept_payment import AcceptPayment
 from gateway.authorization import register_authorization, require_declared_routes
+from gateway.cancel_payment import CancelPayment
 from gateway.client_secrets import SecretVerifier
 from gateway.discovery import register_discovery
 from gateway.event_routes import EventRoutes
 from gateway.idempotency import Fingerprints
 from gateway.keys import TokenKeys, read_fingerprint_key, read_receipt_key
+from gateway.operate_payment import OncePerKey, OperatePayment
+from gateway.operation_routes import OperationRoutes
 from gateway.payment_routes import PaymentRoutes
 from gateway.receipts import Receipts
 from gateway.settings import TOKEN_LIFETIME_SECONDS, Settings
@@ -65,14 +69,20 @@ def create_app(
         keys.token, issuer=issuer, audience=settings.token_audience, lifetime_seconds=TOKEN_LIFETIME_SECONDS
     )
     receipts = Receipts(keys.receipt, issuer)
+    fingerprints = Fingerprints(keys.fingerprint)
+    wake = Waker(engine).wake
     accept_payment = AcceptPayment(
         engine=engine,
         clock=clock,
         key_ring=keys.parties,
-        fingerprints=Fingerprints(keys.fingerprint),
+        fingerprints=fingerprints,
         receipts=receipts,
-        wake=Waker(engine).wake,
+        wake=wake,
     )
+
+    once_per_key = OncePerKey(engine, clock, fingerprints)
+    operate_payment = OperatePayment(once_per_key, timedelta(days=settings.refund_window_days), wake)
+    cancel_payment = CancelPayment(once_per_key, wake)
 
     register_request_id(app)
     register_request_log(app)
@@ -84,6 +94,7 @@ def create_app(
     )
     TokenEndpoint(tokens, SecretVerifier(), directory, clock).register(app)
     PaymentRoutes(accept_payment, engine).register(app)
+    OperationRoutes(operate_payment, cancel_payment).register(app)
     EventRoutes(engine).register(app)
     app.after_request(_harden)
     require_declared_routes(app)

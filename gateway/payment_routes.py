@@ -1,30 +1,25 @@
 """`/v1/payments`: parse, call one use case, render."""
 
-import re
 from dataclasses import dataclass
-from typing import Any
 
-import structlog
 from flask import Flask, Response, jsonify, request
 from sqlalchemy import Engine
 
 from bridge.clock import rfc3339
-from bridge.errors import RejectedError
-from bridge.storage.payments import StoredPayment, find_payment, list_payments, timeline
+from bridge.storage.payments import find_payment, list_payments, timeline
 from bridge.web.request_id import current_traceparent
 from gateway import idempotency
 from gateway.accept_payment import AcceptPayment, Submission
 from gateway.authorization import current_partner, requires
 from gateway.json_body import parse_object, read_body
 from gateway.parameters import cursor_after, limit_parameter, payment_filter, position_parameter
+from gateway.payment_view import accepted_answer, not_found, require_an_id, view
 
 MAX_BODY_BYTES = 64 * 1024
 DEFAULT_PAGE_PAYMENTS = 20
 MAX_PAGE_PAYMENTS = 100
 # A payment has a handful of operations with two or three events each; refunds may be many.
 MAX_TIMELINE_EVENTS = 1000
-
-_PAYMENT_ID = re.compile(r"pay_[0-9a-z]{26}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +47,16 @@ class PaymentRoutes:
             traceparent=current_traceparent(),
         )
         accepted = self.accept_payment(current_partner(), submission)
-        payment_id = accepted.stored.payment.payment_id
-        structlog.contextvars.bind_contextvars(payment_id=payment_id)
-        answer = jsonify(_view(accepted.stored))
-        answer.status_code = 202
-        answer.headers["Location"] = f"/v1/payments/{payment_id}"
-        if accepted.replayed:
-            answer.headers[idempotency.REPLAYED_HEADER] = "true"
-        return answer
+        return accepted_answer(accepted.stored, replayed=accepted.replayed)
 
     @requires("payments:read")
     def get(self, payment_id: str) -> Response:
-        _require_an_id(payment_id)
+        require_an_id(payment_id)
         with self.engine.connect() as connection:
             stored = find_payment(connection, current_partner().partner_id, payment_id)
         if stored is None:
-            raise _not_found()
-        return jsonify(_view(stored))
+            raise not_found()
+        return jsonify(view(stored))
 
     @requires("payments:read")
     def list(self) -> Response:
@@ -82,16 +70,16 @@ class PaymentRoutes:
             )
         page = found[:limit]
         next_cursor = cursor_after(page[-1].payment) if len(found) > limit else None
-        return jsonify(data=[_view(stored) for stored in page], next_cursor=next_cursor)
+        return jsonify(data=[view(stored) for stored in page], next_cursor=next_cursor)
 
     @requires("payments:read")
     def get_timeline(self, payment_id: str) -> Response:
-        _require_an_id(payment_id)
+        require_an_id(payment_id)
         partner_id = current_partner().partner_id
         with self.engine.connect() as connection:
             events = timeline(connection, partner_id, payment_id, limit=MAX_TIMELINE_EVENTS)
         if not events:  # every payment has its first event from the moment that it exists
-            raise _not_found()
+            raise not_found()
         return jsonify(
             data=[
                 {
@@ -104,19 +92,3 @@ class PaymentRoutes:
                 for event in events
             ]
         )
-
-
-def _view(stored: StoredPayment) -> dict[str, Any]:
-    """Return the payment as its partner sees it: with metadata and receipt, without parties and texts."""
-    view = stored.payment.as_json(stored.operations)
-    return {**view, "metadata": stored.metadata, "receipt": stored.receipt}
-
-
-def _require_an_id(payment_id: str) -> None:
-    """Ask the database for nothing that can't be there (it would choke on some of it)."""
-    if not _PAYMENT_ID.fullmatch(payment_id):
-        raise _not_found()
-
-
-def _not_found() -> RejectedError:
-    return RejectedError("not-found", 404, "There is no such payment.")

@@ -28,6 +28,7 @@ class Settings:
     party_key_ring: str
     fingerprint_key: str
     receipt_signing_key: str
+    refund_window_days: int = 400
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -45,6 +46,7 @@ class Settings:
             party_key_ring=_required(environ, "PARTY_KEY_RING"),
             fingerprint_key=_required(environ, "FINGERPRINT_KEY"),
             receipt_signing_key=_required(environ, "RECEIPT_SIGNING_KEY"),
+            refund_window_days=_whole(environ, "REFUND_WINDOW_DAYS", 400, 3650),
         )
 
 

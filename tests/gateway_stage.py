@@ -149,6 +149,15 @@ class GatewayStage:
         extra = {"Idempotency-Key": key or f"key-{number}"} | (headers or {})
         return self.call("POST", "/v1/payments", client_id, headers=extra, **options)
 
+    def operate(self, payment_id, name, body=None, *, key=None, client_id="acme", headers=None):
+        """POST /v1/payments/{payment_id}/{name}, under a key of its own unless one is given."""
+        extra = {"Idempotency-Key": key or f"key-{next(_numbers)}"} | (headers or {})
+        path = f"/v1/payments/{payment_id}/{name}"
+        return self.call("POST", path, client_id, headers=extra, json={} if body is None else body)
+
+    def operation(self, operation_id):
+        return next(row for row in self.rows("operations") if row["operation_id"] == operation_id)
+
     def rows(self, table):
         with self.owner.connect() as connection:
             return [dict(row._mapping) for row in connection.execute(text(f"SELECT * FROM {table}"))]

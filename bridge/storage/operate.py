@@ -1,0 +1,133 @@
+"""A payment's later steps: its row under lock, the key, and the step queued behind what is queued already.
+
+Every function takes a connection inside the caller's transaction. Lock order: payment, then its operations;
+the key comes after the payment, whose lock two requests with one key meet first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from bridge.ids import sap_reference
+from bridge.payment import Operation, Payment
+from bridge.storage.accept import KeyInProgressError
+from bridge.storage.failures import LOCK_NOT_AVAILABLE, sqlstate, waited_for
+from bridge.storage.payments import StoredPayment, find_payment
+
+LOCK_OWN_PAYMENT = text("""
+    /* the payment of the partner, so that its steps are judged one after the other */
+    SELECT sap_system FROM payments
+    WHERE payment_id = :payment_id AND partner_id = :partner_id FOR NO KEY UPDATE
+""")
+
+TAKE_KEY = text("""
+    /* the key for this step, unless it is taken: then no row comes back */
+    INSERT INTO idempotency_keys
+        (partner_id, idempotency_key, fingerprint, payment_id, operation_id, created_at)
+    VALUES (:partner_id, :idempotency_key, :fingerprint, :payment_id, CAST(:operation_id AS text), :now)
+    ON CONFLICT (partner_id, idempotency_key) DO NOTHING
+    RETURNING payment_id
+""")
+
+QUEUE_OPERATION = text("""
+    /* the next step of a payment, in its lane; not_before is NULL until its turn comes */
+    WITH operation AS (
+        INSERT INTO operations
+            (operation_id, payment_id, partner_id, position, kind, status, amount_minor, sap_system,
+             sap_reference, traceparent, created_at, updated_at)
+        VALUES (:operation_id, :payment_id, :partner_id, :position, :kind, :status, :amount_minor,
+                :sap_system, :sap_reference, CAST(:traceparent AS text), :now, :now)
+        RETURNING operation_id
+    ), dispatch AS (
+        INSERT INTO outbox (lane, partner_id, operation_id, not_before, traceparent, created_at)
+        SELECT :sap_system, :partner_id, operation_id, CAST(:not_before AS timestamptz),
+               CAST(:traceparent AS text), :now
+        FROM operation
+    )
+    UPDATE payments SET updated_at = :now WHERE payment_id = :payment_id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPayment:
+    """A payment of the partner who asks, locked until the transaction ends."""
+
+    stored: StoredPayment
+    sap_system: str
+
+    @property
+    def payment(self) -> Payment:
+        return self.stored.payment
+
+    @property
+    def operations(self) -> Sequence[Operation]:
+        return self.stored.operations
+
+
+def lock_own_payment(connection: Connection, partner_id: str, payment_id: str) -> OwnPayment | None:
+    """Lock the payment and return it as it then is; None as well when it is another partner's."""
+    parameters = {"partner_id": partner_id, "payment_id": payment_id}
+    sap_system = connection.execute(LOCK_OWN_PAYMENT, parameters).scalar_one_or_none()
+    if sap_system is None:
+        return None
+    # a statement of its own: its snapshot sees what the last holder of the lock has written
+    stored = find_payment(connection, partner_id, payment_id)
+    return None if stored is None else OwnPayment(stored, sap_system)
+
+
+def take_key(
+    connection: Connection,
+    partner_id: str,
+    idempotency_key: str,
+    *,
+    fingerprint: bytes,
+    payment_id: str,
+    operation_id: str | None,
+    now: datetime,
+) -> bool:
+    """Write the key; False when it is taken. KeyInProgressError when its first user has not ended in time."""
+    parameters = {
+        "partner_id": partner_id,
+        "idempotency_key": idempotency_key,
+        "fingerprint": fingerprint,
+        "payment_id": payment_id,
+        "operation_id": operation_id,
+        "now": now,
+    }
+    try:
+        return connection.execute(TAKE_KEY, parameters).first() is not None
+    except DBAPIError as error:
+        if sqlstate(error) == LOCK_NOT_AVAILABLE and waited_for(error) == "idempotency_keys":
+            raise KeyInProgressError from error
+        raise
+
+
+def queue_operation(
+    connection: Connection,
+    own: OwnPayment,
+    operation: Operation,
+    *,
+    not_before: datetime | None,
+    traceparent: str | None,
+) -> None:
+    """Add the step behind all others. `not_before` None: something before it has to end first."""
+    connection.execute(
+        QUEUE_OPERATION,
+        {
+            "operation_id": operation.operation_id,
+            "payment_id": own.payment.payment_id,
+            "partner_id": own.payment.partner_id,
+            "position": len(own.operations) + 1,
+            "kind": str(operation.kind),
+            "status": str(operation.status),
+            "amount_minor": operation.amount.minor,
+            "sap_system": own.sap_system,
+            "sap_reference": sap_reference(operation.operation_id),
+            "not_before": not_before,
+            "traceparent": traceparent,
+            "now": operation.created_at,
+        },
+    )

@@ -1,0 +1,41 @@
+"""How a payment is shown to its partner, and what is said when there is none."""
+
+import re
+from typing import Any
+
+import structlog
+from flask import Response, jsonify
+
+from bridge.errors import RejectedError
+from bridge.storage.payments import StoredPayment
+from gateway import idempotency
+
+_PAYMENT_ID = re.compile(r"pay_[0-9a-z]{26}")
+
+
+def view(stored: StoredPayment) -> dict[str, Any]:
+    """Return the payment as its partner sees it: with metadata and receipt, without parties and texts."""
+    shown = stored.payment.as_json(stored.operations)
+    return {**shown, "metadata": stored.metadata, "receipt": stored.receipt}
+
+
+def accepted_answer(stored: StoredPayment, *, replayed: bool) -> Response:
+    """Return the 202 for what was done to a payment, or was done by an earlier request with the key."""
+    payment_id = stored.payment.payment_id
+    structlog.contextvars.bind_contextvars(payment_id=payment_id)
+    answer = jsonify(view(stored))
+    answer.status_code = 202
+    answer.headers["Location"] = f"/v1/payments/{payment_id}"
+    if replayed:
+        answer.headers[idempotency.REPLAYED_HEADER] = "true"
+    return answer
+
+
+def require_an_id(payment_id: str) -> None:
+    """Ask the database for nothing that can't be there (it would choke on some of it)."""
+    if not _PAYMENT_ID.fullmatch(payment_id):
+        raise not_found()
+
+
+def not_found() -> RejectedError:
+    return RejectedError("not-found", 404, "There is no such payment.")
