@@ -185,7 +185,7 @@ def test_calls_on_a_queue_that_is_not_there(stand_in, client):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"schedule_time": datetime.now(UTC) + timedelta(days=30, minutes=1)},
+        {"schedule_time": datetime.now(UTC) + timedelta(days=31)},
         {"dispatch_deadline": duration_pb2.Duration(seconds=14)},
         {"http": {"body": b"x" * 102_400}},
         {"http": {"url": "not a url"}},

@@ -217,7 +217,7 @@ def test_nobody_without_a_name_is_let_in(client, partner):
     assert problem(client.get(f"/admin/partners/{partner.partner_id}")) == (401, "unauthenticated")
 
 
-@pytest.mark.parametrize("partner_id", [new_partner().partner_id, "par_1", "par_%2e%2e"])
+@pytest.mark.parametrize("partner_id", ["par_" + "9" * 26, "par_1", "par_%2e%2e"])
 def test_a_partner_that_is_not_there_is_not_found(client, partner_id):
     answer = client.get(f"/admin/partners/{partner_id}", headers=OPERATOR)
     assert problem(answer) == (404, "not-found")
