@@ -25,7 +25,7 @@ from bridge.payment import (
 from bridge.storage.accept import KeyInProgressError, find_key
 from bridge.storage.failures import REPEATABLE, sqlstate
 from bridge.storage.operate import OwnPayment, lock_own_payment, queue_operation, take_key
-from bridge.storage.payments import StoredPayment
+from bridge.storage.payments import StoredPayment, find_payment
 from bridge.storage.transactions import transaction
 from gateway.accept_payment import Accepted
 from gateway.idempotency import Fingerprints, in_progress, require_same
@@ -90,22 +90,19 @@ class OncePerKey:
         operation_id: str | None,
         act: Act,
     ) -> Accepted:
-        own = lock_own_payment(connection, partner_id, instruction.payment_id)
-        if own is None:
-            raise not_found()
-        now = to_the_millisecond(self.clock.now())
-        key = instruction.idempotency_key
+        key, payment_id = instruction.idempotency_key, instruction.payment_id
         if key is not None and not take_key(
             connection, partner_id, key,
-            fingerprint=fingerprint, payment_id=instruction.payment_id, operation_id=operation_id, now=now,
+            fingerprint=fingerprint, payment_id=payment_id, operation_id=operation_id, now=self._now(),
         ):  # fmt: skip
-            taken = find_key(connection, partner_id, key)
-            if taken is None:
-                raise in_progress()
-            # the path is part of the fingerprint: the same request is about the same payment
-            require_same(taken, fingerprint)
-            return Accepted(own.stored, replayed=True)
-        return Accepted(act(connection, own, now), replayed=False)
+            return _earlier(connection, partner_id, key, fingerprint)
+        own = lock_own_payment(connection, partner_id, payment_id)
+        if own is None:
+            raise not_found()
+        return Accepted(act(connection, own, self._now()), replayed=False)
+
+    def _now(self) -> datetime:
+        return to_the_millisecond(self.clock.now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +157,18 @@ class OperatePayment:
                 "too-many-operations", 409, f"{MAX_WAITING} operations of this payment wait already."
             )
         return amount
+
+
+def _earlier(connection: Connection, partner_id: str, key: str, fingerprint: bytes) -> Accepted:
+    """Return what an earlier request with this key has made, as it stands now."""
+    taken = find_key(connection, partner_id, key)
+    if taken is None:  # it was not the key that was missing
+        raise not_found()
+    require_same(taken, fingerprint)
+    stored = find_payment(connection, partner_id, taken.payment_id)
+    if stored is None:
+        raise not_found()
+    return Accepted(stored, replayed=True)
 
 
 def invalid_state(expected: Payment, detail: str) -> RejectedError:

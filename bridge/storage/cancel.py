@@ -98,7 +98,7 @@ def tell_cancelled(
     *,
     now: datetime,
 ) -> None:
-    """Append payment.cancelled and each successor's rejection; payment and operations are as they now stand."""
+    """Append payment.cancelled and each rejection; payment and operations are as they now stand."""
     told = [(first, EventType.CANCELLED)]
     told += [(successor, REJECTION_EVENTS[successor.kind]) for successor in successors]
     view = payment.as_json(operations)

@@ -1,7 +1,7 @@
-"""A payment's later steps: its row under lock, the key, and the step queued behind what is queued already.
+"""A payment's later steps: the key, the payment under lock, the step queued behind what is queued already.
 
-Every function takes a connection inside the caller's transaction. Lock order: payment, then its operations;
-the key comes after the payment, whose lock two requests with one key meet first.
+Every function takes a connection inside the caller's transaction. Lock order: key, payment, operations; so
+two requests with one key meet at the key, and who waits for a key holds nothing that the key's owner needs.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,11 @@ LOCK_OWN_PAYMENT = text("""
 """)
 
 TAKE_KEY = text("""
-    /* the key for this step, unless it is taken: then no row comes back */
+    /* the key for this step; no row comes back if it is taken, or the partner has no such payment */
     INSERT INTO idempotency_keys
         (partner_id, idempotency_key, fingerprint, payment_id, operation_id, created_at)
-    VALUES (:partner_id, :idempotency_key, :fingerprint, :payment_id, CAST(:operation_id AS text), :now)
+    SELECT partner_id, :idempotency_key, :fingerprint, payment_id, CAST(:operation_id AS text), :now
+    FROM payments WHERE payment_id = :payment_id AND partner_id = :partner_id
     ON CONFLICT (partner_id, idempotency_key) DO NOTHING
     RETURNING payment_id
 """)
@@ -88,7 +89,10 @@ def take_key(
     operation_id: str | None,
     now: datetime,
 ) -> bool:
-    """Write the key; False when it is taken. KeyInProgressError when its first user has not ended in time."""
+    """Write the key; False when it is taken, or the payment is not there for the partner.
+
+    Raises KeyInProgressError when the key's first user has not ended in time.
+    """
     parameters = {
         "partner_id": partner_id,
         "idempotency_key": idempotency_key,
