@@ -6,13 +6,15 @@ with everything else. The statement is the transaction: one round trip, nothing 
 """
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pg8000.exceptions import Error as DriverError
 from sqlalchemy import Connection, Engine, event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from bridge.ids import sap_reference
 from bridge.payment import EventType, Operation, Payment
@@ -25,8 +27,11 @@ from bridge.storage.failures import (
     sqlstate,
     waited_for,
 )
+from bridge.storage.prepared import Prepared
 
 LOCK_TIMEOUT_MILLISECONDS = 1000
+# A connection that has rested for longer is asked whether it lives before it is used (as HikariCP does).
+TRUSTED_REST_SECONDS = 0.5
 
 ACCEPT = text("""
     /* accept a payment, unless the key is taken: then nothing is written and no row comes back */
@@ -70,6 +75,8 @@ ACCEPT = text("""
     )
     SELECT payment_id FROM key
 """)
+
+_ACCEPT = Prepared(ACCEPT)
 
 SELECT_KEY = text("""
     /* what the key stands for: a statement of its own, whose snapshot sees the winner of a race */
@@ -135,7 +142,7 @@ def make_statement_engine(
     The driver itself is in autocommit. SQLAlchemy's option AUTOCOMMIT would be set only after the pool's ping
     has begun a transaction in pg8000, and what is then written is rolled back without a word.
     """
-    engine = make_engine(settings, pool_size=pool_size, application_name=application_name)
+    engine = make_engine(settings, pool_size=pool_size, application_name=application_name, pre_ping=False)
 
     @event.listens_for(engine, "connect")
     def prepare(driver_connection: Any, _record: Any) -> None:
@@ -144,7 +151,27 @@ def make_statement_engine(
         cursor.execute(f"SET lock_timeout = {lock_timeout_milliseconds}")
         cursor.close()
 
+    @event.listens_for(engine, "checkin")
+    def rest(_driver_connection: Any, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def look_after(driver_connection: Any, record: Any, _proxied: Any) -> None:
+        rests_since = record.info.get("rests_since")
+        if rests_since is not None and time.monotonic() - rests_since > TRUSTED_REST_SECONDS:
+            _require_alive(driver_connection)
+
     return engine
+
+
+def _require_alive(driver_connection: Any) -> None:
+    """Have the pool connect anew, and look at its other connections again, when this one has died."""
+    try:
+        cursor = driver_connection.cursor()
+        cursor.execute(";")
+        cursor.close()
+    except (DriverError, OSError) as error:
+        raise DisconnectionError("the connection died while it rested") from error
 
 
 def accept(connection: Connection, new: NewPayment) -> bool:
@@ -154,7 +181,7 @@ def accept(connection: Connection, new: NewPayment) -> bool:
     any other error of the database the outcome is unknown, and the key makes the repetition safe.
     """
     try:
-        return connection.execute(ACCEPT, parameters_of(new)).first() is not None
+        return bool(_ACCEPT.rows(connection, parameters_of(new)))
     except DBAPIError as error:
         state = sqlstate(error)
         if state == UNIQUE_VIOLATION and constraint_of(error) == "payments_external_id":

@@ -50,7 +50,9 @@ class DatabaseSettings:
         return settings
 
 
-def make_engine(settings: DatabaseSettings, *, pool_size: int, application_name: str) -> Engine:
+def make_engine(
+    settings: DatabaseSettings, *, pool_size: int, application_name: str, pre_ping: bool = True
+) -> Engine:
     """Return an engine with `pool_size` connections at most; it connects at first use (so: after fork).
 
     `hide_parameters` keeps party data out of error messages and logs.
@@ -59,7 +61,7 @@ def make_engine(settings: DatabaseSettings, *, pool_size: int, application_name:
         "pool_size": pool_size,
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_SECONDS,
-        "pool_pre_ping": True,
+        "pool_pre_ping": pre_ping,
         "pool_recycle": POOL_RECYCLE_SECONDS,
         "pool_use_lifo": True,
         "hide_parameters": True,

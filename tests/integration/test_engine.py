@@ -2,10 +2,34 @@
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from waiting import wait_until
 
+from bridge.storage.accept import make_statement_engine
 from bridge.storage.engine import DatabaseSettings, make_engine
+from bridge.storage.failures import is_passing, sqlstate
+from bridge.storage.prepared import Prepared
 
 pytestmark = pytest.mark.integration
+
+
+def terminate(database, application_name):
+    """End the server's side of these connections and wait until it has gone."""
+    with database.engine.connect() as connection:
+        named = {"name": application_name}
+        there = text("SELECT pid FROM pg_stat_activity WHERE application_name = :name")
+        connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name"),
+            named,
+        )
+        connection.commit()
+
+        def gone():
+            found = connection.execute(there, named).all()
+            connection.commit()
+            return not found
+
+        wait_until(gone, what="the end of the connections")
 
 
 def test_autocommit_write_on_a_connection_from_the_pool_is_committed(database):
@@ -30,12 +54,73 @@ def test_pool_notices_that_the_server_has_closed_a_connection(database):
     )
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
-    with database.engine.begin() as connection:
-        connection.execute(
-            text(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test-ping'"
-            )
-        )
+    terminate(database, "test-ping")
     with engine.connect() as connection:
         assert connection.execute(text("SELECT 1")).scalar() == 1
     engine.dispose()
+
+
+def test_a_statement_engine_notices_it_after_the_connection_has_rested(database, monkeypatch):
+    monkeypatch.setattr("bridge.storage.accept.TRUSTED_REST_SECONDS", 0.0)
+    engine = make_statement_engine(
+        DatabaseSettings(database.url, None, None, None), pool_size=1, application_name="test-rest"
+    )
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+    terminate(database, "test-rest")
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+    engine.dispose()
+
+
+def test_a_prepared_statement_is_parsed_once_per_connection(database):
+    prepared = Prepared(
+        text("/* not a parameter: this; nor ::this */ SELECT CAST(:n AS int) + 1, CAST(:word AS text)")
+    )
+    with database.engine.connect() as connection:
+        rows = [prepared.rows(connection, {"n": n, "word": word}) for n, word in ((1, "a:b"), (2, None))]
+        assert rows == [[[2, "a:b"]], [[3, None]]]
+        held = connection.execute(text("SELECT statement FROM pg_prepared_statements")).scalars().all()
+    assert len(held) == 1
+
+
+def test_a_prepared_statement_is_part_of_the_connections_transaction(database):
+    with database.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE written (n int)"))
+    write = Prepared(text("INSERT INTO written VALUES (:n) RETURNING n"))
+    with database.engine.connect() as connection:
+        write.rows(connection, {"n": 1})
+        connection.rollback()
+        write.rows(connection, {"n": 2})
+        connection.commit()
+        write.rows(connection, {"n": 3})
+    with database.engine.connect() as connection:
+        assert list(connection.execute(text("SELECT n FROM written")).scalars()) == [2]
+
+
+def test_a_prepared_statement_on_a_connection_that_died_is_known_as_passing_and_the_next_one_works(database):
+    select = Prepared(text("SELECT CAST(:n AS int)"))
+    engine = make_statement_engine(
+        DatabaseSettings(database.url, None, None, None), pool_size=1, application_name="test-death"
+    )
+    with engine.connect() as connection:
+        select.rows(connection, {"n": 1})
+        terminate(database, "test-death")
+        with pytest.raises(DBAPIError) as raised:
+            select.rows(connection, {"n": 1})
+        assert raised.value.connection_invalidated
+        assert is_passing(raised.value)
+    with engine.connect() as connection:
+        assert select.rows(connection, {"n": 1}) == [[1]]
+    engine.dispose()
+
+
+def test_a_prepared_statement_that_the_server_refuses_says_why_and_shows_no_parameter(database):
+    divide = Prepared(text("SELECT 1 / CAST(:n AS int)"))
+    with database.engine.connect() as connection:
+        divide.rows(connection, {"n": 1})
+        with pytest.raises(DBAPIError) as raised:
+            divide.rows(connection, {"n": 0})
+    assert sqlstate(raised.value) == "22012"
+    assert not raised.value.connection_invalidated
+    assert "SELECT 1 / CAST($1 AS int)" in str(raised.value)
