@@ -4,6 +4,7 @@ The models validate what is written and what is read. Secrets are in it only has
 or encrypted under our own key ring (webhook signing secrets).
 """
 
+import base64
 import re
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -24,6 +25,10 @@ ALL_SCOPES: tuple[Scope, ...] = (
 PARTNER_ID_PATTERN = re.compile(r"^par_[0-9a-z]{26}$")
 CLIENT_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
 SapSystemId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 4096
+MAX_CLIENT_KEYS = 5
+Base64Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,700}$")]
 CompanyCode = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{4}$")]
 
 
@@ -36,13 +41,87 @@ class PartnerStatus(StrEnum):
     SUSPENDED = "suspended"
 
 
+class _ClientKey(_Document):
+    kid: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~:/+=-]{1,100}$")]
+    use: Literal["sig"] | None = None
+
+
+class RsaClientKey(_ClientKey):
+    """An RSA public key as a JWK (RFC 7518 section 6.3.1); private members are refused with all others."""
+
+    kty: Literal["RSA"]
+    n: Base64Url
+    e: Base64Url
+    alg: Literal["RS256"] | None = None
+
+    @field_validator("n")
+    @classmethod
+    def _of_a_usual_size(cls, value: str) -> str:
+        bits = int.from_bytes(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))).bit_length()
+        if not MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
+            raise ValueError(f"not {MIN_RSA_BITS} to {MAX_RSA_BITS} bits long")
+        return value
+
+    @field_validator("e")
+    @classmethod
+    def _the_usual_exponent(cls, value: str) -> str:
+        if value != "AQAB":
+            raise ValueError("not 65537, the exponent in use")
+        return value
+
+    @property
+    def algorithm(self) -> str:
+        return "RS256"
+
+
+class EcClientKey(_ClientKey):
+    """A public key on the curve P-256 as a JWK (RFC 7518 section 6.2.1)."""
+
+    kty: Literal["EC"]
+    crv: Literal["P-256"]
+    x: Base64Url
+    y: Base64Url
+    alg: Literal["ES256"] | None = None
+
+    @property
+    def algorithm(self) -> str:
+        return "ES256"
+
+
+ClientKey = RsaClientKey | EcClientKey
+
+
 class Client(_Document):
-    """An OAuth2 client of the partner. `secret_hash` is an argon2id hash in PHC string format."""
+    """An OAuth2 client of the partner: it shows a secret or signs with one of its keys (RFC 7523).
+
+    `secret_hash` is an argon2id hash in PHC string format.
+    """
 
     client_id: Annotated[str, StringConstraints(pattern=CLIENT_ID_PATTERN.pattern)]
-    secret_hash: str
+    secret_hash: str | None = None
+    public_keys: Annotated[
+        tuple[Annotated[ClientKey, Field(discriminator="kty")], ...], Field(max_length=MAX_CLIENT_KEYS)
+    ] = ()
     scopes: tuple[Scope, ...] = ALL_SCOPES
     status: Literal["active", "revoked"] = "active"
+
+    @model_validator(mode="after")
+    def _can_authenticate(self) -> "Client":
+        if self.secret_hash is None and not self.public_keys:
+            raise ValueError("neither secret_hash nor public_keys")
+        if len({key.kid for key in self.public_keys}) != len(self.public_keys):
+            raise ValueError("kid occurs twice")
+        return self
+
+
+class PartnerLimits(_Document):
+    """How much the partner may ask for. Requests are counted over ten seconds, so that short bursts pass.
+
+    `payments_per_day`: payments accepted per day, in UTC.
+    """
+
+    requests_per_second: Annotated[int, Field(ge=1, le=100_000)] = 100
+    payments_per_day: Annotated[int, Field(ge=1, le=1_000_000_000)] = 250_000
 
 
 class JournalEntryMapping(_Document):
@@ -103,6 +182,7 @@ class PartnerConfiguration(_Document):
     status: PartnerStatus
     clients: tuple[Client, ...]
     route: SapRoute
+    limits: PartnerLimits = PartnerLimits()
     webhook_endpoints: tuple[WebhookEndpoint, ...] = ()
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """The gateway's composition root."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ from sqlalchemy import Engine
 from bridge.clock import Clock
 from bridge.keyring import KeyRing
 from bridge.ports import PartnerDirectory
+from bridge.storage.accept import find_key
 from bridge.storage.engine import ping
 from bridge.storage.wake import Waker
 from bridge.web.health import register_health
@@ -19,16 +21,21 @@ from bridge.web.request_id import register_request_id
 from gateway.accept_payment import AcceptPayment
 from gateway.authorization import register_authorization, require_declared_routes
 from gateway.cancel_payment import CancelPayment
+from gateway.client_assertions import ClientAssertions
 from gateway.client_secrets import SecretVerifier
+from gateway.counters import make_counters
 from gateway.discovery import register_discovery
 from gateway.event_routes import EventRoutes
 from gateway.idempotency import Fingerprints
-from gateway.keys import TokenKeys, read_fingerprint_key, read_receipt_key
+from gateway.keys import read_fingerprint_key, read_receipt_key
+from gateway.limits import Limits, PartnerRequests, TokenLimits
 from gateway.operate_payment import OncePerKey, OperatePayment
 from gateway.operation_routes import OperationRoutes
 from gateway.payment_routes import PaymentRoutes
 from gateway.receipts import Receipts
-from gateway.settings import TOKEN_LIFETIME_SECONDS, Settings
+from gateway.settings import Settings
+from gateway.signing_keys import TOKEN_LIFETIME_SECONDS, TokenKeys
+from gateway.token_endpoint import PATH as TOKEN_PATH
 from gateway.token_endpoint import TokenEndpoint
 from gateway.tokens import AccessTokens
 
@@ -88,17 +95,42 @@ def create_app(
     register_request_log(app)
     register_problems(app, issuer)
     register_authorization(app, tokens, directory, clock)
+    limits = Limits(make_counters(settings.counters_url, clock), clock)
+    PartnerRequests(limits, _known_key(engine)).register(app)
     register_health(app, {"database": lambda: ping(engine)})
     register_discovery(
-        app, issuer=issuer, token_jwks=keys.token.public_jwks(), receipt_jwks=receipts.public_jwks()
+        app,
+        issuer=issuer,
+        token_jwks=lambda: keys.token.public_jwks(clock.now()),
+        receipt_jwks=receipts.public_jwks(),
     )
-    TokenEndpoint(tokens, SecretVerifier(), directory, clock).register(app)
+    TokenEndpoint(
+        tokens,
+        SecretVerifier(),
+        ClientAssertions(engine, frozenset({issuer, issuer + TOKEN_PATH})),
+        TokenLimits(
+            limits,
+            requests_per_address=settings.token_requests_per_minute,
+            tokens_per_client=settings.tokens_per_minute,
+            forwarded_hops=settings.forwarded_hops,
+        ),
+        directory,
+        clock,
+    ).register(app)
     PaymentRoutes(accept_payment, engine).register(app)
     OperationRoutes(operate_payment, cancel_payment).register(app)
     EventRoutes(engine).register(app)
     app.after_request(_harden)
     require_declared_routes(app)
     return app
+
+
+def _known_key(engine: Engine) -> Callable[[str, str], bool]:
+    def is_known(partner_id: str, idempotency_key: str) -> bool:
+        with engine.connect() as connection:
+            return find_key(connection, partner_id, idempotency_key) is not None
+
+    return is_known
 
 
 def _harden(response: Response) -> Response:

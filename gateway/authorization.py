@@ -14,7 +14,8 @@ from bridge.clock import Clock
 from bridge.errors import RejectedError
 from bridge.partner import PartnerConfiguration, PartnerStatus, Scope
 from bridge.ports import PartnerDirectory
-from gateway.tokens import AccessTokens, Claims, InvalidTokenError
+from gateway.tokens import AccessTokens, InvalidTokenError
+from gateway.verified_tokens import Claims
 
 # The only routes without a token; each is here on purpose.
 PUBLIC_ENDPOINTS = frozenset(
@@ -26,6 +27,8 @@ PUBLIC_ENDPOINTS = frozenset(
         "token_keys",
         "receipt_keys",
         "problem_page",
+        "openapi",
+        "docs",
     }
 )
 REALM = "partner-payments-bridge"
@@ -43,6 +46,12 @@ def requires(scope: Scope) -> Callable[[View], View]:
         return view
 
     return declare
+
+
+def required_scope(view: Callable[..., Any]) -> Scope | None:
+    """Return the scope that a route has declared."""
+    scope: Scope | None = getattr(view, _SCOPE_ATTRIBUTE, None)
+    return scope
 
 
 def authorization_header() -> str | None:
@@ -65,7 +74,7 @@ def register_authorization(
     def authorize() -> None:
         if request.endpoint is None or request.endpoint in PUBLIC_ENDPOINTS:
             return  # without an endpoint it becomes a 404 or 405
-        scope = getattr(current_app.view_functions[request.endpoint], _SCOPE_ATTRIBUTE, None)
+        scope = required_scope(current_app.view_functions[request.endpoint])
         if scope is None:
             raise RuntimeError("a route without a scope")
         claims = _verified(tokens, clock)

@@ -18,6 +18,8 @@ from bridge.errors import TransientError
 
 MAX_REMEMBERED = 1024
 MAX_AT_ONCE = 2
+# Who waits holds one of the server's threads, which payments need.
+MAX_WAITING = 4
 MAX_WAIT_SECONDS = 3.0
 MAX_SECRET_CHARACTERS = 256
 
@@ -32,6 +34,7 @@ class SecretVerifier:
         self._verified: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
+        self._queue = threading.BoundedSemaphore(MAX_AT_ONCE + MAX_WAITING)
 
     def verify(self, client_id: str, secret_hash: str | None, secret: str) -> bool:
         """Tell whether `secret` is the client's; `secret_hash` is None for a client that does not exist.
@@ -40,24 +43,41 @@ class SecretVerifier:
         """
         if len(secret) > MAX_SECRET_CHARACTERS:
             return False
-        digest = self._digest(client_id, secret_hash or "", secret)
-        with self._lock:
-            if digest in self._verified:
-                self._verified.move_to_end(digest)
-                return True
-        if not self._places.acquire(timeout=MAX_WAIT_SECONDS):
-            raise TransientError("too many client secrets to verify", retry_after_seconds=1)
+        if self.remembers(client_id, secret_hash, secret):
+            return True
+        if not self._queue.acquire(blocking=False):
+            raise _too_many()
         try:
-            matches = self._matches(secret_hash or self._nobodys_hash, secret)
+            matches = self._matches_in_turn(secret_hash or self._nobodys_hash, secret)
         finally:
-            self._places.release()
+            self._queue.release()
         if secret_hash is None or not matches:
             return False
+        digest = self._digest(client_id, secret_hash, secret)
         with self._lock:
             self._verified[digest] = None
             while len(self._verified) > MAX_REMEMBERED:
                 self._verified.popitem(last=False)
         return True
+
+    def remembers(self, client_id: str, secret_hash: str | None, secret: str) -> bool:
+        """Tell whether the secret has been verified before: then `verify` costs next to nothing."""
+        if len(secret) > MAX_SECRET_CHARACTERS:
+            return False
+        digest = self._digest(client_id, secret_hash or "", secret)
+        with self._lock:
+            if digest not in self._verified:
+                return False
+            self._verified.move_to_end(digest)
+            return True
+
+    def _matches_in_turn(self, secret_hash: str, secret: str) -> bool:
+        if not self._places.acquire(timeout=MAX_WAIT_SECONDS):
+            raise _too_many()
+        try:
+            return self._matches(secret_hash, secret)
+        finally:
+            self._places.release()
 
     def _matches(self, secret_hash: str, secret: str) -> bool:
         try:
@@ -70,3 +90,7 @@ class SecretVerifier:
         parts = [part.encode("utf-8", "surrogatepass") for part in (client_id, secret_hash, secret)]
         message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
         return hmac.digest(self._digest_key, message, hashlib.sha256)
+
+
+def _too_many() -> TransientError:
+    return TransientError("too many client secrets to verify", retry_after_seconds=1)

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from bridge.environment import MAX_PORT, MAX_THREADS, http_url, required, whole
 from bridge.errors import SettingsError
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
-
-TOKEN_LIFETIME_SECONDS = 900
+from gateway.counters import MEMORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,10 @@ class Settings:
     party_key_ring: str
     fingerprint_key: str
     receipt_signing_key: str
+    counters_url: str = MEMORY
+    tokens_per_minute: int = 120
+    token_requests_per_minute: int = 600
+    forwarded_hops: int = 1
     refund_window_days: int = 400
 
     @classmethod
@@ -35,38 +39,34 @@ class Settings:
         """Read the environment; SettingsError names the first variable that is wrong."""
         return cls(
             host=environ.get("HOST", "127.0.0.1"),
-            port=_whole(environ, "PORT", 8081, 65_535),
-            threads=_whole(environ, "THREADS", 16, 1000),
+            port=whole(environ, "PORT", 8081, at_most=MAX_PORT),
+            threads=whole(environ, "THREADS", 16, at_most=MAX_THREADS),
             database=DatabaseSettings.from_environment(environ),
             firestore=FirestoreSettings.from_environment(environ),
             directory=PartnerDirectorySettings.from_environment(environ),
-            token_issuer=_origin(environ, "TOKEN_ISSUER"),
-            token_audience=_required(environ, "TOKEN_AUDIENCE"),
-            token_signing_keys_dir=_required(environ, "TOKEN_SIGNING_KEYS_DIR"),
-            party_key_ring=_required(environ, "PARTY_KEY_RING"),
-            fingerprint_key=_required(environ, "FINGERPRINT_KEY"),
-            receipt_signing_key=_required(environ, "RECEIPT_SIGNING_KEY"),
-            refund_window_days=_whole(environ, "REFUND_WINDOW_DAYS", 400, 3650),
+            token_issuer=http_url(environ, "TOKEN_ISSUER"),
+            token_audience=required(environ, "TOKEN_AUDIENCE"),
+            token_signing_keys_dir=required(environ, "TOKEN_SIGNING_KEYS_DIR"),
+            party_key_ring=required(environ, "PARTY_KEY_RING"),
+            fingerprint_key=required(environ, "FINGERPRINT_KEY"),
+            receipt_signing_key=required(environ, "RECEIPT_SIGNING_KEY"),
+            counters_url=_counters_url(environ, "RATE_LIMIT_STORAGE_URL"),
+            tokens_per_minute=whole(environ, "TOKENS_PER_MINUTE", 120, at_most=1_000_000),
+            token_requests_per_minute=whole(environ, "TOKEN_REQUESTS_PER_MINUTE", 600, at_most=1_000_000),
+            forwarded_hops=_hops(environ, "FORWARDED_HOPS"),
+            refund_window_days=whole(environ, "REFUND_WINDOW_DAYS", 400, at_most=3650),
         )
 
 
-def _required(environ: Mapping[str, str], name: str) -> str:
-    value = environ.get(name, "")
-    if not value:
-        raise SettingsError(f"{name} is not set")
+def _counters_url(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, MEMORY)
+    if value != MEMORY and urlsplit(value).scheme not in ("redis", "rediss"):
+        raise SettingsError(f"{name} is neither {MEMORY} nor a redis:// or rediss:// URL")
     return value
 
 
-def _origin(environ: Mapping[str, str], name: str) -> str:
-    value = _required(environ, name)
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.netloc or value.endswith("/"):
-        raise SettingsError(f"{name} is not an http(s) URL without a slash at its end")
-    return value
-
-
-def _whole(environ: Mapping[str, str], name: str, default: int, highest: int) -> int:
-    value = environ.get(name, str(default))
-    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= highest):
-        raise SettingsError(f"{name} is not a whole number from 1 to {highest}")
+def _hops(environ: Mapping[str, str], name: str) -> int:
+    value = environ.get(name, "1")
+    if value not in ("0", "1", "2", "3"):
+        raise SettingsError(f"{name} is not a whole number from 0 to 3")
     return int(value)

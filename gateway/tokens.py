@@ -1,7 +1,6 @@
 """Access tokens: JWT, `at+jwt` (RFC 9068), RS256. Made and verified here, by the same rules."""
 
 import secrets
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +9,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
 
 from bridge.partner import Client
-from gateway.keys import TokenKeys
+from gateway.signing_keys import TokenKeys
+from gateway.verified_tokens import Claims, VerifiedToken, VerifiedTokens
 
 ALGORITHM = "RS256"
 TOKEN_TYPES = frozenset({"at+jwt", "application/at+jwt"})
@@ -23,15 +23,6 @@ class InvalidTokenError(Exception):
     """The token is not one of ours, or its time is over; the text is for our logs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What a verified token says."""
-
-    partner_id: str
-    client_id: str
-    scopes: frozenset[str]
-
-
 class AccessTokens:
     """Issues and verifies; both take the time as a parameter."""
 
@@ -40,6 +31,7 @@ class AccessTokens:
         self._issuer = issuer
         self._audience = audience
         self.lifetime_seconds = lifetime_seconds
+        self._verified = VerifiedTokens()
 
     def issue(self, client: Client, partner_id: str, scopes: tuple[str, ...], now: datetime) -> str:
         issued_at = int(now.timestamp())
@@ -54,40 +46,57 @@ class AccessTokens:
             "scope": " ".join(scopes),
             "partner_id": partner_id,
         }
-        header = {"alg": ALGORITHM, "typ": "at+jwt", "kid": self._keys.signing_kid}
-        return jwt.encode(header, claims, self._keys.signing_key, algorithms=[ALGORITHM])
+        signing = self._keys.signing(now)
+        header = {"alg": ALGORITHM, "typ": "at+jwt", "kid": signing.kid}
+        return jwt.encode(header, claims, signing.key, algorithms=[ALGORITHM])
 
     def verify(self, token: str, now: datetime) -> Claims:
         """Return the claims; InvalidTokenError for any token that this issuer would not have made."""
         if len(token) > MAX_TOKEN_CHARACTERS:
             raise InvalidTokenError("longer than any token of ours")
+        known = self._verified.find(token)
+        # A key that is gone takes its tokens with it, also those that were verified before.
+        if known is not None and self._keys.find(known.kid, now) is not known.key:
+            self._verified.forget(token)
+            known = None
+        verified = known or self._verify_signature(token, now)
+        _require_time(verified, now)
+        if known is None:
+            self._verified.remember(token, verified)
+        return verified.claims
+
+    def _verify_signature(self, token: str, now: datetime) -> VerifiedToken:
+        keys: list[RSAKey] = []
+
+        def key_of(signed: Any) -> RSAKey:
+            keys.append(self._key_of(signed, now))
+            return keys[-1]
+
         try:
-            decoded = jwt.decode(token, self._key_of, algorithms=[ALGORITHM])
+            decoded = jwt.decode(token, key_of, algorithms=[ALGORITHM])
         except (JoseError, ValueError) as error:
             raise InvalidTokenError(f"does not verify: {type(error).__name__}") from error
         if not isinstance(decoded.claims, dict):
             raise InvalidTokenError("its claims are not an object")
-        self._check_time(decoded.claims, now)
-        return self._read(decoded.claims)
+        issued_at = _number(decoded.claims, "iat")
+        not_before = _number(decoded.claims, "nbf") if "nbf" in decoded.claims else issued_at
+        return VerifiedToken(
+            claims=self._read(decoded.claims),
+            starts_at=max(issued_at, not_before),
+            expires_at=_number(decoded.claims, "exp"),
+            kid=decoded.header["kid"],
+            key=keys[-1],
+        )
 
-    def _key_of(self, signed: Any) -> RSAKey:
+    def _key_of(self, signed: Any, now: datetime) -> RSAKey:
         header = signed.headers()
         # Checked before the signature: neither an id token nor a receipt is an access token.
         if header.get("typ") not in TOKEN_TYPES:
             raise ValueError("typ is not at+jwt")
-        key = self._keys.find(header.get("kid"))
+        key = self._keys.find(header.get("kid"), now)
         if key is None:
             raise ValueError("kid is none of ours")
         return key
-
-    def _check_time(self, claims: dict[str, Any], now: datetime) -> None:
-        moment = now.timestamp()
-        expires_at, issued_at = _number(claims, "exp"), _number(claims, "iat")
-        not_before = _number(claims, "nbf") if "nbf" in claims else issued_at
-        if moment >= expires_at:
-            raise InvalidTokenError("expired")
-        if max(issued_at, not_before) > moment + MAX_CLOCK_SKEW_SECONDS:
-            raise InvalidTokenError("from the future")
 
     def _read(self, claims: dict[str, Any]) -> Claims:
         if claims.get("iss") != self._issuer:
@@ -100,6 +109,14 @@ class AccessTokens:
         if not (isinstance(partner_id, str) and isinstance(client_id, str) and isinstance(scope, str)):
             raise InvalidTokenError("partner_id, client_id or scope is missing")
         return Claims(partner_id, client_id, frozenset(scope.split()))
+
+
+def _require_time(token: VerifiedToken, now: datetime) -> None:
+    moment = now.timestamp()
+    if moment >= token.expires_at:
+        raise InvalidTokenError("expired")
+    if token.starts_at > moment + MAX_CLOCK_SKEW_SECONDS:
+        raise InvalidTokenError("from the future")
 
 
 def _number(claims: dict[str, Any], name: str) -> float:

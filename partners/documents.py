@@ -56,7 +56,7 @@ def read(
     unhashed = [
         FieldError(f"/clients/{index}/secret_hash", "is not an argon2id hash in PHC string format")
         for index, client in enumerate(configuration.clients)
-        if not _ARGON2ID.fullmatch(client.secret_hash)
+        if client.secret_hash is not None and not _ARGON2ID.fullmatch(client.secret_hash)
     ]
     if unhashed:
         raise _invalid(*unhashed)

@@ -24,8 +24,9 @@ from bridge.storage.accept import LOCK_TIMEOUT_MILLISECONDS, make_statement_engi
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.migrate import add_sap_systems
 from gateway.app import Keys, create_app
-from gateway.keys import TokenKeys, read_receipt_key
+from gateway.keys import read_receipt_key
 from gateway.settings import Settings
+from gateway.signing_keys import TokenKeys
 from gateway.tokens import AccessTokens
 
 ISSUER = "https://payments.example"
@@ -54,7 +55,7 @@ def keys():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "20260101-old.pem").write_bytes(pem(rsa_key(1)))
-        (folder / "20261101-new.pem").write_bytes(pem(rsa_key(2)))
+        (folder / "20261120T115500Z-new.pem").write_bytes(pem(rsa_key(2)))
         receipt = folder / "receipt"
         receipt.write_bytes(pem(ed25519.Ed25519PrivateKey.generate()))
         return Keys(

@@ -73,6 +73,10 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     ),
     "feed-expired": ("Feed expired", "These events are older than the retention period."),
     "too-many-requests": ("Too many requests", "Slow down; Retry-After says for how long."),
+    "quota-exceeded": (
+        "Quota exceeded",
+        "The partner's quota of payments for this day (UTC) is used up; Retry-After says when it ends.",
+    ),
     "internal-error": (
         "Internal error",
         "Something is wrong on our side. X-Request-ID helps us to find it.",

@@ -120,7 +120,7 @@ def test_the_metadata_and_the_public_keys_are_there_for_everybody(stage):
     assert metadata["issuer"] == "https://payments.example"
     assert metadata["token_endpoint"] == "https://payments.example/oauth2/token"
     keys = caller.get("/.well-known/jwks.json")
-    assert [key["kid"] for key in keys.json["keys"]] == ["20260101-old", "20261101-new"]
+    assert [key["kid"] for key in keys.json["keys"]] == ["20260101-old", "20261120T115500Z-new"]
     for key in keys.json["keys"]:
         assert set(key) == {"kty", "n", "e", "kid", "use", "alg"}
     assert keys.headers["Cache-Control"] == "public, max-age=300"

@@ -1,6 +1,7 @@
 """A wrong setting or key file is one clear line at boot, and says nothing of a key."""
 
 import base64
+from datetime import UTC, datetime
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -8,8 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from gateway_stage import pem, rsa_key
 
 from bridge.errors import SettingsError
-from gateway.keys import TokenKeys, read_fingerprint_key, read_receipt_key
+from gateway.keys import read_fingerprint_key, read_receipt_key
 from gateway.settings import Settings
+from gateway.signing_keys import TokenKeys
 
 pytestmark = pytest.mark.unit
 
@@ -28,6 +30,7 @@ GOOD = {
 def test_what_is_not_said_has_a_default():
     settings = Settings.from_environment(GOOD)
     assert (settings.host, settings.port, settings.threads) == ("127.0.0.1", 8081, 16)
+    assert (settings.counters_url, settings.forwarded_hops) == ("memory://", 1)
 
 
 @pytest.mark.parametrize("name", [name for name in GOOD if name != "DATABASE_URL"])
@@ -47,6 +50,12 @@ def test_what_has_none_is_asked_for_by_name(name):
         ("TOKEN_ISSUER", "payments.example"),
         ("TOKEN_ISSUER", "https://payments.example/"),
         ("DATABASE_URL", "nonsense"),
+        ("FORWARDED_HOPS", "-1"),
+        ("FORWARDED_HOPS", "4"),
+        ("TOKENS_PER_MINUTE", "0"),
+        ("TOKEN_REQUESTS_PER_MINUTE", "many"),
+        ("RATE_LIMIT_STORAGE_URL", "memcached://127.0.0.1"),
+        ("RATE_LIMIT_STORAGE_URL", "redis"),
     ],
 )
 def test_a_wrong_value_is_named(name, value):
@@ -54,16 +63,17 @@ def test_a_wrong_value_is_named(name, value):
         Settings.from_environment({**GOOD, name: value})
 
 
-def test_all_keys_of_the_folder_verify_and_the_last_by_name_signs(tmp_path):
-    for name, number in (("20260101-b", 1), ("20261101-a", 2), ("20250101-c", 3)):
+def test_a_key_signs_from_the_time_in_its_name_and_verifies_as_long_as_its_tokens_live(tmp_path):
+    at = datetime(2026, 11, 1, 0, 15, tzinfo=UTC)
+    for name, number in (("20260101-b", 1), ("20261101-a", 2), ("20270101-c", 3)):
         (tmp_path / f"{name}.pem").write_bytes(pem(rsa_key(number)))
     (tmp_path / "notes.txt").write_text("not a key")
     keys = TokenKeys.from_folder(str(tmp_path))
-    assert keys.signing_kid == "20261101-a"
-    assert [key["kid"] for key in keys.public_jwks()["keys"]] == ["20250101-c", "20260101-b", "20261101-a"]
-    assert keys.find("20260101-b") is not None
-    assert keys.find("notes") is None
-    assert keys.find(["20260101-b"]) is None
+    assert keys.signing(at).kid == "20261101-a"
+    assert [key["kid"] for key in keys.public_jwks(at)["keys"]] == ["20260101-b", "20261101-a", "20270101-c"]
+    assert keys.find("20260101-b", at) is not None
+    assert keys.find("notes", at) is None
+    assert keys.find(["20260101-b"], at) is None
 
 
 def public_pem(key):

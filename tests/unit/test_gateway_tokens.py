@@ -13,6 +13,7 @@ from gateway.tokens import AccessTokens, InvalidTokenError
 
 pytestmark = pytest.mark.unit
 MOMENT = int(NOW.timestamp())
+SIGNING = keys().token.signing(NOW)
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def claims(stage, **changes):
 
 
 def signed(claims, *, key=None, **header):
-    key = key or keys().token.signing_key
-    return encode({"alg": "RS256", "typ": "at+jwt", "kid": keys().token.signing_kid} | header, claims, key)
+    key = key or SIGNING.key
+    return encode({"alg": "RS256", "typ": "at+jwt", "kid": SIGNING.kid} | header, claims, key)
 
 
 def get(stage, token, path="/v1/payments?limit=0", **headers):
@@ -53,14 +54,14 @@ def test_a_good_token_opens(stage):
 
 
 def test_a_token_of_the_older_key_is_good_until_the_key_goes(stage):
-    old = keys().token.find("20260101-old")
+    old = keys().token.find("20260101-old", NOW)
     assert get(stage, signed(claims(stage), key=old, kid="20260101-old")).status_code == 400
 
 
 def test_what_the_endpoint_issues_has_the_claims_of_the_contract(stage):
     token = stage.token("acme", ("payments:read",))
     header, payload = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in token.split(".")[:2])
-    assert header == {"alg": "RS256", "typ": "at+jwt", "kid": "20261101-new"}
+    assert header == {"alg": "RS256", "typ": "at+jwt", "kid": "20261120T115500Z-new"}
     assert payload.pop("jti")
     assert payload == claims(stage, jti=..., scope="payments:read")
 
@@ -95,8 +96,8 @@ def test_a_token_with_other_claims_is_refused(stage, changes):
 
 def test_a_token_signed_otherwise_is_refused(stage):
     good = claims(stage)
-    public = keys().token.signing_key.as_pem(private=False)
-    foreign = RSAKey.import_key(pem(rsa_key(3)), {"kid": keys().token.signing_kid})
+    public = SIGNING.key.as_pem(private=False)
+    foreign = RSAKey.import_key(pem(rsa_key(3)), {"kid": SIGNING.kid})
     for token in (
         signed(good, key=foreign),
         signed(good, kid="nobody"),
@@ -114,7 +115,7 @@ def test_a_token_signed_otherwise_is_refused(stage):
 
 
 def test_a_token_without_a_signature_is_refused(stage):
-    header = {"alg": "none", "typ": "at+jwt", "kid": keys().token.signing_kid}
+    header = {"alg": "none", "typ": "at+jwt", "kid": SIGNING.kid}
     parts = [
         base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
         for part in (header, claims(stage))
@@ -138,9 +139,9 @@ def test_claims_that_are_no_object_are_refused():
         with pytest.raises(InvalidTokenError):
             tokens.verify(
                 encode(
-                    {"alg": "RS256", "typ": "at+jwt", "kid": keys().token.signing_kid},
+                    {"alg": "RS256", "typ": "at+jwt", "kid": SIGNING.kid},
                     payload,
-                    keys().token.signing_key,
+                    SIGNING.key,
                 ),
                 NOW,
             )

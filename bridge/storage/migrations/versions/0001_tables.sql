@@ -212,6 +212,7 @@ CREATE TABLE client_assertions (
     expires_at timestamptz NOT NULL,
     PRIMARY KEY (client_id, jti)
 );
+CREATE INDEX client_assertions_expires_at ON client_assertions (expires_at);
 
 -- The last good copy of each partner's Firestore document.
 CREATE TABLE partner_configs (
