@@ -1,123 +1,20 @@
 """The claim and the unknown outcome, on real transactions; SAP is an in-memory connector with a script."""
 
 import threading
-from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
-from fakes.accepted import KEY_RING, NOW, PARTNER_ID, ROUTE, dispatch, insert_accepted
-from fakes.in_memory_connector import InMemoryConnector
-from sqlalchemy import Engine, text
+from fakes.accepted import ROUTE
+from posting_stage import LEASE_SECONDS, READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
+from sqlalchemy import text
 from waiting import wait_until
 
-from bridge.clock import ManualClock
-from bridge.errors import TransientError
-from bridge.partner import PartnerConfiguration, PartnerStatus
-from bridge.storage.guard import GuardSettings
-from bridge.storage.migrate import add_sap_systems
-from sap_adapter.classifier import Classifier
-from sap_adapter.posting import Posting, PostingSettings
-from sap_adapter.record import Recorder, RecordSettings
-
 pytestmark = pytest.mark.integration
-
-SETTLING_SECONDS = 60.0
-READ_LAG_SECONDS = 5.0
-LEASE_SECONDS = 40.0
-GUARD = GuardSettings(3, 1.0, 5.0)
-
-
-class OnePartner:
-    """A directory that knows one partner."""
-
-    def __init__(self):
-        self.away = False
-        self.configuration = PartnerConfiguration(
-            partner_id=PARTNER_ID,
-            version=1,
-            name="Acme",
-            status=PartnerStatus.ACTIVE,
-            clients=(),
-            route=ROUTE,
-        )
-
-    def partner(self, partner_id):
-        if self.away:
-            raise TransientError("away")
-        return self.configuration if partner_id == PARTNER_ID else None
-
-    def by_client(self, client_id):
-        client = self.configuration.client(client_id)
-        return self.configuration if client else None
-
-
-@dataclass
-class Bridge:
-    engine: Engine
-    clock: ManualClock
-    sap: InMemoryConnector
-    directory: OnePartner
-    posting: Posting
-    wakes: list
-
-    def accept(self):
-        with self.engine.begin() as connection:
-            return insert_accepted(connection, self.clock.now())
-
-    def dispatch(self, operation_id):
-        with self.engine.begin() as connection:
-            return dispatch(connection, operation_id, self.clock.now())
-
-    def step(self, operation_id):
-        """Dispatch the operation and handle the message."""
-        self.posting.handle(self.dispatch(operation_id))
-
-    def row(self, operation_id):
-        with self.engine.connect() as connection:
-            return connection.execute(
-                text("""
-                SELECT operation.*, payment.status AS payment_status, payment.captured_minor,
-                    outbox.not_before
-                FROM operations AS operation JOIN payments AS payment USING (payment_id)
-                LEFT JOIN outbox USING (operation_id) WHERE operation_id = :id
-                """),
-                {"id": operation_id},
-            ).one()
-
-    def events(self, operation_id):
-        with self.engine.connect() as connection:
-            return list(
-                connection.execute(
-                    text("SELECT event_type FROM events WHERE operation_id = :id ORDER BY identity"),
-                    {"id": operation_id},
-                ).scalars()
-            )
-
-    def lane(self):
-        with self.engine.connect() as connection:
-            return connection.execute(text("SELECT * FROM sap_systems")).one()
-
-    def busy_slots(self):
-        with self.engine.connect() as connection:
-            return connection.execute(
-                text("SELECT count(*) FROM sap_slots WHERE lease_until > :now"), {"now": self.clock.now()}
-            ).scalar_one()
 
 
 @pytest.fixture
 def bridge(database):
-    with database.engine.begin() as connection:
-        add_sap_systems(connection, {"s4-main": 4})
-    clock, sap, directory, wakes = ManualClock(NOW), InMemoryConnector(), OnePartner(), []
-    recorder = Recorder(
-        database.engine, KEY_RING, Classifier.from_package(), clock,
-        RecordSettings(SETTLING_SECONDS, READ_LAG_SECONDS, 1.0, GUARD), lambda: wakes.append(1),
-    )  # fmt: skip
-    posting = Posting(
-        database.engine, directory, {"s4-main": sap}, KEY_RING, recorder, clock,
-        PostingSettings(call_seconds=30.0, lease_margin_seconds=LEASE_SECONDS - 30.0),
-    )  # fmt: skip
-    return Bridge(database.engine, clock, sap, directory, posting, wakes)
+    return make_bridge(database.engine)
 
 
 def test_a_posted_operation_pays_the_payment_and_tells_it(bridge):
