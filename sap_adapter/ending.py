@@ -37,6 +37,8 @@ log = structlog.get_logger()
 MAX_ATTEMPTS = 8
 RETRY_PAUSE_SECONDS = 1.0
 MAX_RETRY_PAUSE_SECONDS = 300.0
+# Enough to reach the longest pause; keeps 2**n a small number.
+MAX_DOUBLINGS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ class HeldClaim:
     claim: Claim
     now: datetime
     monotonic: float
+
+    @property
+    def claimed_at(self) -> datetime:
+        """When the claim began; the call was made after it."""
+        return self.now - timedelta(seconds=self.monotonic - self.claim.started_monotonic)
 
     def end_call(self, outcome: str, *, success: bool) -> None:
         """Give the permit back with what became of the call."""
@@ -144,9 +151,9 @@ class HeldClaim:
         )
 
 
-def pause_seconds(attempts: int, retry_after_seconds: float | None = None) -> float:
+def pause_seconds(failures: int, retry_after_seconds: float | None = None) -> float:
     """Return how long an operation waits before its next dispatch: doubling, or as SAP wished."""
-    doubled = RETRY_PAUSE_SECONDS * float(2**attempts)
+    doubled = RETRY_PAUSE_SECONDS * float(2 ** min(failures, MAX_DOUBLINGS))
     return max(retry_after_seconds or 0.0, min(doubled, MAX_RETRY_PAUSE_SECONDS))
 
 

@@ -14,7 +14,7 @@ from bridge.errors import PermanentError, TransientError, UnknownOutcomeError
 from bridge.ids import sap_message_uuid
 from bridge.keyring import KeyRing
 from bridge.messages import OperationMessage
-from bridge.partner import SapRoute
+from bridge.partner import JournalEntryMapping, SapRoute
 from bridge.payment import FINAL_OPERATION_STATUSES, OperationStatus, ParkReason
 from bridge.ports import PartnerDirectory
 from bridge.storage.events import put_back
@@ -189,24 +189,26 @@ class Posting:
         if row.encrypted_document is not None and row.document_type is not None:
             content = self._key_ring.decrypt(row.encrypted_document, **place)
             return content, row.document_type, row.encrypted_document
-        mapping = route.mappings.get(row.operation.kind) if route else None
-        if mapping is None:
-            raise PermanentError(f"no mapping for {row.operation.kind}")
-        zone = ZoneInfo(payment.time_zone)
-        entry = render(
-            JournalFacts(
-                kind=row.operation.kind,
-                reference=row.sap_reference,
-                external_id=payment.payment.external_id,
-                amount=row.operation.amount,
-                company_code=payment.company_code,
-                document_date=_day(payment.payment.created_at, zone).isoformat(),
-                posting_date=_day(now, zone).isoformat(),
-                counterparty_text=self._counterparty_text(payment),
-            ),
-            mapping,
-        )
+        mapping = _mapping(route, payment, row)
+        try:
+            entry = render(self._facts(payment, row, now), mapping)
+        except (ValueError, KeyError) as error:
+            # It would fail in every claim, and each would be undone with all that counts claims.
+            raise PermanentError(f"not renderable ({type(error).__name__})") from error
         return entry.content, entry.document_type, self._key_ring.encrypt(entry.content, **place)
+
+    def _facts(self, payment: LockedPayment, row: LockedOperation, now: datetime) -> JournalFacts:
+        zone = ZoneInfo(payment.time_zone)
+        return JournalFacts(
+            kind=row.operation.kind,
+            reference=row.sap_reference,
+            external_id=payment.payment.external_id,
+            amount=row.operation.amount,
+            company_code=payment.company_code,
+            document_date=_day(payment.payment.created_at, zone).isoformat(),
+            posting_date=_day(now, zone).isoformat(),
+            counterparty_text=self._counterparty_text(payment),
+        )
 
     def _counterparty_text(self, payment: LockedPayment) -> str:
         """Return what the customer's line says: the remittance information, else the debtor's name."""
@@ -276,6 +278,19 @@ class Posting:
         """Look at the clock that never jumps: past this point somebody else may take the operation over."""
         spent_seconds = self._clock.monotonic() - claim.started_monotonic
         return spent_seconds + self._settings.call_seconds < self._settings.lease_seconds
+
+
+def _mapping(route: SapRoute | None, payment: LockedPayment, row: LockedOperation) -> JournalEntryMapping:
+    """Return the partner's mapping; PermanentError unless it is for where the payment was accepted to go.
+
+    The accounts of one SAP system or company code are somebody else's in another.
+    """
+    mapping = route.mappings.get(row.operation.kind) if route else None
+    if route is None or mapping is None:
+        raise PermanentError(f"no mapping for {row.operation.kind}")
+    if (route.sap_system, route.company_code) != (row.sap_system, payment.company_code):
+        raise PermanentError("the partner's route leads elsewhere than at acceptance")
+    return mapping
 
 
 def _day(moment: datetime, zone: ZoneInfo) -> date:

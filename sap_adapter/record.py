@@ -153,26 +153,29 @@ class Recorder:
 
     def _answered(self, held: HeldClaim, outcome: Posted | Refused) -> None:
         held.praise_sap()
-        held.end_call(type(outcome).__name__.lower(), success=True)
+        # A refusal is an answer, but no success of the lane: it must not make attempts count.
+        held.end_call(type(outcome).__name__.lower(), success=isinstance(outcome, Posted))
         held.release_settling()
         if isinstance(outcome, Posted):
             held.succeed(outcome.document)
             return
         reason = self._classifier.classify(outcome.log)
+        counted = held.attempt_counts()
         log.info("refused", operation_id=held.claim.operation_id, code=reason.failure.code)
         match reason.whose:
             case Whose.PARTNER:
                 held.reject(reason.failure, outcome.log, self._key_ring)
             case Whose.OPERATOR:
                 held.park_refused(ParkReason.OPERATOR, reason.failure, outcome.log, self._key_ring)
-            case Whose.RETRY if held.row.attempts + 1 >= MAX_ATTEMPTS:
+            case Whose.RETRY if counted and held.row.attempts + 1 >= MAX_ATTEMPTS:
                 held.park_refused(ParkReason.NO_PROGRESS, reason.failure, outcome.log, self._key_ring)
             case Whose.RETRY:
                 outcomes.record_not_posted(
                     held.connection, held.claim.operation_id,
-                    refused=True, counted=held.attempt_counts(), now=held.now,
+                    refused=True, counted=counted, now=held.now,
                 )  # fmt: skip
-                held.return_to_lane(pause_seconds(held.row.attempts))
+                # Each refusal starts a generation, whether it counts or not.
+                held.return_to_lane(pause_seconds(held.row.generation))
 
     def _found(self, held: HeldClaim, documents: Sequence[FoundDocument]) -> None:
         held.praise_sap()
@@ -188,14 +191,18 @@ class Recorder:
             self._none(held)
 
     def _none(self, held: HeldClaim) -> None:
-        """Weigh a "none": it counts once settled, and decides when it comes again a read lag later."""
+        """Weigh a "none": it counts once settled, and decides when it comes again a read lag later.
+
+        It is as old as its question: SAP may have looked long before its answer was here.
+        """
         row, now, operation_id = held.row, held.now, held.claim.operation_id
-        settled_at = row.settled_at or now
+        asked_at = held.claimed_at
+        settled_at = row.settled_at or asked_at
         lag = timedelta(seconds=self._settings.read_lag_seconds)
-        if now < settled_at:
+        if asked_at < settled_at:
             outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=None, now=now)
             held.return_to_lane(self._next_question_seconds(settled_at, now))
-        elif row.none_seen_at is None or now < row.none_seen_at + lag:
+        elif row.none_seen_at is None or asked_at < row.none_seen_at + lag:
             outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=now, now=now)
             held.return_to_lane(lag.total_seconds())
         elif row.attempts >= MAX_ATTEMPTS:
@@ -209,7 +216,7 @@ class Recorder:
 
     def _next_question_seconds(self, settled_at: datetime, now: datetime) -> float:
         """Ask again after as long as it has been unknown: early at first, then rarely, then when settled."""
-        until_settled = (settled_at - now).total_seconds()
+        until_settled = max((settled_at - now).total_seconds(), 0.0)
         unknown_for = self._settings.settling_seconds - until_settled
         return min(until_settled, max(unknown_for, self._settings.first_question_seconds))
 

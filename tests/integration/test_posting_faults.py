@@ -1,0 +1,135 @@
+"""What once went wrong where the adapter decides: each test is named after it."""
+
+import pytest
+from fakes.accepted import ROUTE
+from posting_stage import READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
+from sqlalchemy import text
+
+pytestmark = pytest.mark.integration
+
+LOCKED = "refuse:601(MC)"
+
+
+@pytest.fixture
+def bridge(database):
+    return make_bridge(database.engine)
+
+
+def wait_for_turn(bridge, operation_id):
+    pause = bridge.row(operation_id).not_before - bridge.clock.now()
+    bridge.clock.advance(max(pause.total_seconds(), 0.0))
+
+
+def test_a_lane_whose_every_posting_met_a_lock_parked_the_whole_backlog(bridge):
+    """SAP's own refusal was taken for a success of the lane, so every refusal counted."""
+    operation_id = bridge.accept()
+    for _ in range(12):
+        bridge.sap.script.append(LOCKED)
+        bridge.step(operation_id)
+        assert bridge.row(operation_id).status == "accepted"
+        wait_for_turn(bridge, operation_id)
+    assert bridge.row(operation_id).attempts == 0
+    bridge.step(operation_id)
+    assert bridge.row(operation_id).status == "succeeded"
+
+
+def test_refusals_of_a_locked_account_come_ever_more_slowly_even_if_they_do_not_count(bridge):
+    operation_id = bridge.accept()
+    pauses = []
+    for _ in range(12):
+        bridge.sap.script.append(LOCKED)
+        bridge.step(operation_id)
+        pauses.append((bridge.row(operation_id).not_before - bridge.clock.now()).total_seconds())
+        wait_for_turn(bridge, operation_id)
+    assert pauses[:4] == [1.0, 2.0, 4.0, 8.0]
+    assert pauses[-1] == 300.0
+
+
+def test_a_lock_that_others_get_past_parks_the_operation_after_eight_attempts(bridge):
+    operation_id = bridge.accept()
+    for _ in range(8):
+        assert bridge.row(operation_id).status == "accepted"
+        bridge.clock.advance(1)
+        bridge.step(bridge.accept())
+        bridge.clock.advance(1)
+        bridge.sap.script.append(LOCKED)
+        bridge.step(operation_id)
+    row = bridge.row(operation_id)
+    assert (row.status, row.parked_reason, row.sent_unresolved) == ("parked", "no-progress", False)
+
+
+def test_a_slow_none_that_was_asked_before_sap_had_settled_counted(bridge):
+    operation_id = bridge.accept()
+    bridge.sap.script.append("drop")
+    bridge.step(operation_id)
+    bridge.clock.advance(SETTLING_SECONDS - 1)
+    ask = bridge.sap.find
+
+    def slow(company_code, reference):
+        """SAP looks at once, and its answer takes long."""
+        found = ask(company_code, reference)
+        bridge.clock.advance(20)
+        return found
+
+    bridge.sap.find = slow
+    bridge.step(operation_id)
+    assert bridge.row(operation_id).none_seen_at is None
+
+
+def test_two_nones_decided_although_the_second_was_asked_within_the_read_lag(bridge):
+    """The second question went out early (somebody put it back) and was answered late."""
+    operation_id = bridge.accept()
+    bridge.sap.script.append("drop")
+    bridge.step(operation_id)
+    bridge.clock.advance(SETTLING_SECONDS + 1)
+    bridge.step(operation_id)
+    assert bridge.row(operation_id).none_seen_at is not None
+    ask = bridge.sap.find
+
+    def slow(company_code, reference):
+        found = ask(company_code, reference)
+        bridge.clock.advance(READ_LAG_SECONDS + 1)
+        return found
+
+    bridge.sap.find = slow
+    bridge.step(operation_id)
+    assert bridge.row(operation_id).status == "unknown"
+
+
+def test_a_document_for_one_sap_system_was_made_with_the_accounts_of_another(bridge):
+    """The partner moved to another SAP system between acceptance and the first claim."""
+    operation_id = bridge.accept()
+    moved = ROUTE.model_copy(update={"sap_system": "s4-second"})
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(update={"route": moved})
+    bridge.step(operation_id)
+    assert bridge.sap.sendings == []
+    row = bridge.row(operation_id)
+    assert (row.status, row.parked_reason, row.claims_started) == ("parked", "mapping", 0)
+    assert bridge.busy_slots() == 0
+
+
+def test_a_move_to_another_sap_system_leaves_a_document_once_rendered_alone(bridge):
+    operation_id = bridge.accept()
+    bridge.sap.script.append("not-posted")
+    bridge.step(operation_id)
+    moved = ROUTE.model_copy(update={"sap_system": "s4-second"})
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(update={"route": moved})
+    bridge.clock.advance(2)
+    bridge.step(operation_id)
+    assert bridge.row(operation_id).status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["UPDATE payments SET external_id = E'INV\\x0b1'", "UPDATE payments SET time_zone = 'Europe/Nowhere'"],
+)
+def test_what_could_not_be_rendered_was_claimed_for_ever(bridge, damage):
+    """The claim's transaction was undone with its counters, so that nobody ever noticed poison."""
+    operation_id = bridge.accept()
+    with bridge.engine.begin() as connection:
+        connection.execute(text(damage))
+    bridge.step(operation_id)
+    row = bridge.row(operation_id)
+    assert (row.status, row.parked_reason, row.sent_unresolved) == ("parked", "mapping", False)
+    assert bridge.sap.sendings == []
+    assert bridge.busy_slots() == 0
