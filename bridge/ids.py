@@ -12,7 +12,9 @@ Prefix = Literal["pay", "op", "evt", "whe", "dlv", "par"]
 RANDOM_BYTES = 10
 REFERENCE_CHARACTERS = 16
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
-_BODY_CHARACTERS = 26
+# two characters at once
+_PAIRS = [high + low for high in _CROCKFORD for low in _CROCKFORD]
+_BODY_PAIRS = 13
 # RFC 9562 name-space for the UUIDs under which SAP knows our requests; made once, never changed.
 _SAP_UUID_NAMESPACE = uuid.UUID("6c1b3c70-5d0e-5b55-9f4c-1b1e9f0f6a0e")
 
@@ -25,10 +27,11 @@ def new_id(prefix: Prefix, now: datetime) -> str:
     milliseconds = int(now.timestamp() * 1000)
     number = (milliseconds << (RANDOM_BYTES * 8)) | int.from_bytes(os.urandom(RANDOM_BYTES), "big")
     body = []
-    for _ in range(_BODY_CHARACTERS):
-        number, digit = divmod(number, 32)
-        body.append(_CROCKFORD[digit])
-    return f"{prefix}_{''.join(reversed(body))}"
+    for _ in range(_BODY_PAIRS):
+        body.append(_PAIRS[number & 1023])
+        number >>= 10
+    body.reverse()
+    return f"{prefix}_{''.join(body)}"
 
 
 def sap_reference(operation_id: str) -> str:
