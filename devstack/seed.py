@@ -13,6 +13,7 @@ from bridge.partner import (
     Client,
     JournalEntryMapping,
     PartnerConfiguration,
+    PartnerLimits,
     PartnerStatus,
     SapRoute,
     WebhookEndpoint,
@@ -32,6 +33,8 @@ SAP_SYSTEM = "s4-main"
 COMPANY_CODE = "1000"
 TIME_ZONE = "Europe/Berlin"
 CLEARING_ACCOUNT = "113100"
+# demos and benchmarks ask for as much as they can
+LIMITS = PartnerLimits(requests_per_second=100_000, payments_per_day=1_000_000_000)
 # DZ: what comes in, KZ: what goes out; AB: a general document, as an authorisation is only noted
 DOCUMENT_TYPES = {
     OperationKind.PAYMENT: "DZ",
@@ -107,6 +110,7 @@ def demo_document(
                 for kind, document_type in DOCUMENT_TYPES.items()
             },
         ),
+        limits=LIMITS,
         webhook_endpoints=(
             WebhookEndpoint(
                 endpoint_id=partner.endpoint_id,

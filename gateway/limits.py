@@ -139,7 +139,7 @@ class TokenLimits:
     """What the token endpoint takes per minute.
 
     Per address: all requests, so that nobody can have secrets hashed without end. Per client and address:
-    secrets that were wrong, so that a guesser does not lock the real client out. Per client: tokens.
+    secrets that have to be hashed, so that a guesser elsewhere does not lock the client out. Per client: tokens.
     """
 
     limits: Limits

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from bridge.clock import ManualClock
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.keyring import KeyRing
-from bridge.partner import Client
+from bridge.partner import Client, PartnerLimits
 from bridge.partner_directory import PartnerDirectorySettings, make_directory
 from bridge.storage.accept import LOCK_TIMEOUT_MILLISECONDS, make_statement_engine
 from bridge.storage.engine import DatabaseSettings, make_engine
@@ -34,6 +34,8 @@ AUDIENCE = "https://payments.example/api"
 SECRET = "correct horse battery staple"
 NOW = datetime(2026, 11, 20, 12, 0, 0, 123_000, tzinfo=UTC)
 THREADS = 16
+# the stage's clock stands still: a whole test is one window
+NO_LIMITS = PartnerLimits(requests_per_second=100_000, payments_per_day=1_000_000_000)
 POSITIONAL_TABLES = ("payments", "operations", "idempotency_keys", "events", "outbox")
 
 _numbers = itertools.count(1)
@@ -72,7 +74,7 @@ def secret_hash(secret=SECRET):
 
 
 def partner_with(*clients, **changes):
-    return new_partner().model_copy(update={"clients": clients, **changes})
+    return new_partner().model_copy(update={"clients": clients, "limits": NO_LIMITS, **changes})
 
 
 def client(client_id, **changes):
@@ -93,6 +95,8 @@ def settings(database_url="postgresql+pg8000://nobody@127.0.0.1:1/nothing"):
         party_key_ring="",
         fingerprint_key="",
         receipt_signing_key="",
+        tokens_per_minute=1000,
+        token_requests_per_minute=1000,
     )
 
 

@@ -1,0 +1,16 @@
+"""`bridge`: what operators do from a terminal."""
+
+import click
+
+from cli.keys import keys
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Operate the Partner Payments Bridge."""
+
+
+main.add_command(keys)
+
+if __name__ == "__main__":
+    main()
