@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from bridge.clock import SystemClock
 from bridge.keyring import KeyRing
+from bridge.partner import PartnerLimits
 from bridge.partner_mirror import PartnerMirror
 from bridge.storage.migrate import upgrade
 from devstack.keys import DemoPartner, Keys, load_or_create
@@ -28,6 +29,8 @@ from devstack.seed import SAP_SYSTEM, demo_document
 ISSUER = "http://bench.invalid"
 HARD_CAP_CALLS = 8
 PEER_DATABASE = "peer"
+# counted as ever, never reached
+NO_LIMITS = PartnerLimits(requests_per_second=100_000, payments_per_day=1_000_000_000)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def _seed(server: Postgres, keys: Keys) -> dict[str, str]:
     engine = create_engine(server.url())
     webhook_keys = KeyRing.from_file(str(keys.webhook_secrets))
     document = demo_document("http://127.0.0.1:1", keys.partners[0], 1, webhook_keys)
+    document = document.model_copy(update={"limits": NO_LIMITS})
     PartnerMirror(engine).remember(document, SystemClock().now())
     with engine.connect() as connection:
         settings = {
