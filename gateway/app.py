@@ -20,6 +20,8 @@ from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
 from gateway.accept_payment import AcceptPayment
 from gateway.authorization import register_authorization, require_declared_routes
+from gateway.batch import AcceptBatch
+from gateway.batch_routes import BatchRoutes
 from gateway.cancel_payment import CancelPayment
 from gateway.client_assertions import ClientAssertions
 from gateway.client_secrets import SecretVerifier
@@ -118,6 +120,7 @@ def create_app(
         clock,
     ).register(app)
     PaymentRoutes(accept_payment, engine).register(app)
+    BatchRoutes(AcceptBatch(accept_payment), issuer).register(app)
     OperationRoutes(operate_payment, cancel_payment).register(app)
     EventRoutes(engine).register(app)
     app.after_request(_harden)

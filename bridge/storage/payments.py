@@ -19,6 +19,13 @@ SELECT_PAYMENT = text("""
     FROM payments WHERE payment_id = :payment_id AND partner_id = :partner_id
 """)
 
+SELECT_PAYMENTS = text("""
+    /* some payments of the partner */
+    SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
+           refunded_minor, capture, requested_execution_date, metadata, receipt, created_at, updated_at
+    FROM payments WHERE payment_id = ANY(CAST(:payment_ids AS text[])) AND partner_id = :partner_id
+""")
+
 SELECT_PAGE = text("""
     /* a page of the payments of a partner, newest first, after the last one of the page before */
     SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
@@ -91,6 +98,15 @@ def find_payment(connection: Connection, partner_id: str, payment_id: str) -> St
     parameters = {"partner_id": partner_id, "payment_id": payment_id}
     rows = connection.execute(SELECT_PAYMENT, parameters).all()
     return next(iter(_with_operations(connection, rows)), None)
+
+
+def find_payments(
+    connection: Connection, partner_id: str, payment_ids: Sequence[str]
+) -> dict[str, StoredPayment]:
+    """Return those of the payments that are the partner's, by id."""
+    parameters = {"partner_id": partner_id, "payment_ids": list(payment_ids)}
+    rows = connection.execute(SELECT_PAYMENTS, parameters).all()
+    return {stored.payment.payment_id: stored for stored in _with_operations(connection, rows)}
 
 
 def list_payments(
