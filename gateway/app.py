@@ -31,6 +31,7 @@ from gateway.event_routes import EventRoutes
 from gateway.idempotency import Fingerprints
 from gateway.keys import read_fingerprint_key, read_receipt_key
 from gateway.limits import Limits, PartnerRequests, TokenLimits
+from gateway.openapi_routes import register_openapi
 from gateway.operate_payment import OncePerKey, OperatePayment
 from gateway.operation_routes import OperationRoutes
 from gateway.payment_routes import PaymentRoutes
@@ -123,6 +124,7 @@ def create_app(
     BatchRoutes(AcceptBatch(accept_payment), issuer).register(app)
     OperationRoutes(operate_payment, cancel_payment).register(app)
     EventRoutes(engine).register(app)
+    register_openapi(app)
     app.after_request(_harden)
     require_declared_routes(app)
     return app

@@ -33,6 +33,13 @@ MAX_POINTER_CHARACTERS = 200
 
 _IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+# For the published schema: the same as the validators say, in words that all regular expression engines have
+# (tests/contract holds the two against each other).
+_CONTROLS = r"\u0000-\u001f\u007f-\u009f\ufffe\uffff"
+_SPACES = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+TEXT_PATTERN = f"^[^{_CONTROLS}]*[^{_CONTROLS}{_SPACES}][^{_CONTROLS}]*$"
+STORABLE_PATTERN = r"^[^\u0000]*$"
+VALUE_PATTERN = r"^(?!0(\.0*)?$)(0|[1-9][0-9]{0,12})(\.[0-9]{1,4})?$"
 # controls, surrogates, and the two code points that are no characters in XML either
 _NOT_TEXT = frozenset({"Cc", "Cs"})
 _NONCHARACTERS = frozenset("\ufffe\uffff")
@@ -115,10 +122,26 @@ class RequestModel(BaseModel):
 Model = TypeVar("Model", bound=RequestModel)
 
 
+def published(description: str = "", **schema: Any) -> Any:
+    """Return what the OpenAPI document says of a field that a validator of ours judges."""
+    return Field(description=description or None, json_schema_extra=schema)
+
+
 class AmountModel(RequestModel):
     # before the value, whose decimals depend on it
-    currency: Annotated[str, AfterValidator(_currency)]
-    value: str
+    currency: Annotated[
+        str,
+        AfterValidator(_currency),
+        published(
+            "ISO 4217, of a currency that payments are made in.", format="iso-4217", pattern="^[A-Z]{3}$"
+        ),
+    ]
+    value: Annotated[
+        str,
+        published(
+            "Above zero, with at most the decimals of the currency.", format="amount", pattern=VALUE_PATTERN
+        ),
+    ]
 
     @field_validator("value")
     @classmethod
@@ -129,11 +152,20 @@ class AmountModel(RequestModel):
 
 
 class AccountModel(RequestModel):
-    iban: Annotated[str, AfterValidator(_iban)]
+    iban: Annotated[
+        str,
+        AfterValidator(_iban),
+        published("ISO 13616, without spaces.", format="iban", pattern=f"^{_IBAN.pattern}$"),
+    ]
 
 
 class PartyModel(RequestModel):
-    name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS), AfterValidator(_text)]
+    name: Annotated[
+        str,
+        Field(max_length=MAX_NAME_CHARACTERS),
+        AfterValidator(_text),
+        published(pattern=TEXT_PATTERN),
+    ]
     account: AccountModel
 
 
@@ -141,22 +173,50 @@ class PaymentModel(RequestModel):
     """The body of `POST /v1/payments` (API.md section 2)."""
 
     external_id: Annotated[
-        str, Field(min_length=1, max_length=MAX_EXTERNAL_ID_CHARACTERS), AfterValidator(_identifier)
+        str,
+        Field(min_length=1, max_length=MAX_EXTERNAL_ID_CHARACTERS),
+        AfterValidator(_identifier),
+        published(
+            "The partner's own name for the payment, in visible characters, no space at its ends. Unique "
+            "among its payments that are not rejected or cancelled. It is shown and told: no personal data.",
+            format="external-id",
+        ),
     ]
     amount: AmountModel
     capture: Literal["automatic", "manual"]
     debtor: PartyModel | None = None
     creditor: PartyModel | None = None
     remittance_information: (
-        Annotated[str, Field(max_length=MAX_REMITTANCE_CHARACTERS), AfterValidator(_text)] | None
+        Annotated[
+            str,
+            Field(max_length=MAX_REMITTANCE_CHARACTERS),
+            AfterValidator(_text),
+            published(pattern=TEXT_PATTERN),
+        ]
+        | None
     ) = None
-    requested_execution_date: Annotated[str, AfterValidator(_date)] | None = None
+    requested_execution_date: (
+        Annotated[
+            str,
+            AfterValidator(_date),
+            published("Neither past nor more than a year ahead, where the money is booked.", format="date"),
+        ]
+        | None
+    ) = None
     metadata: Annotated[
         dict[
             Annotated[
-                str, Field(min_length=1, max_length=MAX_METADATA_KEY_CHARACTERS), AfterValidator(_storable)
+                str,
+                Field(min_length=1, max_length=MAX_METADATA_KEY_CHARACTERS),
+                AfterValidator(_storable),
+                published(pattern=STORABLE_PATTERN),
             ],
-            Annotated[str, Field(max_length=MAX_METADATA_VALUE_CHARACTERS), AfterValidator(_storable)],
+            Annotated[
+                str,
+                Field(max_length=MAX_METADATA_VALUE_CHARACTERS),
+                AfterValidator(_storable),
+                published(pattern=STORABLE_PATTERN),
+            ],
         ],
         Field(max_length=MAX_METADATA_ENTRIES),
     ] = Field(default_factory=dict)

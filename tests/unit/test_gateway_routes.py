@@ -17,6 +17,8 @@ PUBLIC_ROUTES = {
     "/.well-known/jwks.json",
     "/.well-known/receipt-keys.json",
     "/problems/<slug>",
+    "/openapi.json",
+    "/docs",
 }
 
 

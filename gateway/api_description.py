@@ -1,0 +1,260 @@
+"""What the OpenAPI document says of each endpoint beyond what its route declares itself.
+
+Paths, methods and scopes are read from the routes, bodies from the models that validate them. A route without
+an entry here, or an entry without a route, is an error when the document is built.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from bridge.payment import PaymentStatus
+from bridge.web.problems import PROBLEMS
+from gateway import answers, client_assertions
+from gateway.event_routes import DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS
+from gateway.operation_request import AmountOfStepModel, NothingModel
+from gateway.parameters import MAX_CURSOR_CHARACTERS
+from gateway.payment_request import STORABLE_PATTERN, PaymentModel
+from gateway.payment_routes import DEFAULT_PAGE_PAYMENTS, MAX_PAGE_PAYMENTS
+
+Schema = dict[str, Any]
+
+# Served, but no part of the API that partners use.
+NOT_DESCRIBED = {
+    "livez": "asked by the platform",
+    "readyz": "asked by the platform",
+    "openapi": "this document",
+    "docs": "this document, for people",
+}
+
+PROBLEM_STATUSES = {
+    "malformed-request": 400,
+    "idempotency-key-missing": 400,
+    "unauthenticated": 401,
+    "insufficient-scope": 403,
+    "partner-suspended": 403,
+    "not-found": 404,
+    "duplicate-external-id": 409,
+    "idempotency-key-in-progress": 409,
+    "invalid-state": 409,
+    "retention-expired": 409,
+    "too-many-operations": 409,
+    "feed-expired": 410,
+    "payload-too-large": 413,
+    "unsupported-media-type": 415,
+    "invalid-request": 422,
+    "idempotency-key-reused": 422,
+    "too-many-requests": 429,
+    "quota-exceeded": 429,
+    "unavailable": 503,
+}
+OF_EVERY_SCOPE = (
+    "unauthenticated",
+    "insufficient-scope",
+    "partner-suspended",
+    "too-many-requests",
+    "unavailable",
+)
+OF_EVERY_BODY = ("malformed-request", "payload-too-large", "unsupported-media-type", "invalid-request")
+OF_EVERY_KEY = ("idempotency-key-in-progress", "idempotency-key-reused")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    name: str
+    where: str
+    description: str
+    schema: Schema
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """`success` is the status of the good answer, `answer` its model (None: HTML). `problems` are slugs."""
+
+    tag: str
+    summary: str
+    answer: type[BaseModel] | None
+    success: int = 200
+    description: str = ""
+    body: type[BaseModel] | Schema | None = None
+    parameters: tuple[Parameter, ...] = ()
+    problems: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    # answers in another form than a problem: status to model
+    errors: Mapping[int, type[BaseModel]] = field(default_factory=dict)
+
+
+KEY_SCHEMA: Schema = {"type": "string", "format": "idempotency-key", "pattern": "^[!-~]{1,255}$"}
+KEY = Parameter(
+    "Idempotency-Key",
+    "header",
+    "New for each request, the same when a request is repeated: then the answer is the payment as it stands, "
+    "with `Idempotency-Replayed: true`, and nothing is done twice.",
+    KEY_SCHEMA,
+    required=True,
+)
+OPTIONAL_KEY = Parameter(KEY.name, KEY.where, "Optional: nothing could be done twice.", KEY_SCHEMA)
+PATH_PARAMETERS = {
+    "payment_id": Parameter(
+        "payment_id",
+        "path",
+        "The payment's `id`.",
+        {"type": "string", "pattern": answers.PAYMENT_ID_PATTERN, "example": answers.EXAMPLE_PAYMENT_ID},
+        required=True,
+    ),
+    "slug": Parameter(
+        "slug", "path", "The last part of a problem's `type`.", {"enum": sorted(PROBLEMS)}, required=True
+    ),
+}
+_MOMENT: Schema = {"type": "string", "format": "date-time"}
+
+_LIST_PARAMETERS = (
+    Parameter(
+        "limit",
+        "query",
+        "Payments on a page.",
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_PAYMENTS, "default": DEFAULT_PAGE_PAYMENTS},
+    ),
+    Parameter(
+        "cursor",
+        "query",
+        "`next_cursor` of the page before; opaque.",
+        {"type": "string", "format": "cursor", "minLength": 1, "maxLength": MAX_CURSOR_CHARACTERS},
+    ),
+    Parameter(
+        "status", "query", "Only payments in this status.", {"enum": [str(each) for each in PaymentStatus]}
+    ),
+    Parameter(
+        "external_id",
+        "query",
+        "Only payments with this one.",
+        {"type": "string", "pattern": STORABLE_PATTERN},
+    ),
+    Parameter("created_from", "query", "Only payments accepted at this time or later.", _MOMENT),
+    Parameter("created_to", "query", "Only payments accepted before this time.", _MOMENT),
+)
+_FEED_PARAMETERS = (
+    Parameter(
+        "after",
+        "query",
+        "`last_sequence` of the page before; 0 for the first.",
+        {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "default": 0},
+    ),
+    Parameter(
+        "limit",
+        "query",
+        "Events on a page.",
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_EVENTS, "default": DEFAULT_PAGE_EVENTS},
+    ),
+)
+
+_TOKEN_FORM: Schema = {
+    "type": "object",
+    "required": ["grant_type"],
+    "properties": {
+        "grant_type": {"const": "client_credentials"},
+        "scope": {
+            "type": "string",
+            "description": "Scopes separated by spaces; without it, all that the client may have.",
+        },
+        "client_id": {"type": "string", "description": "With `client_secret`, instead of HTTP Basic."},
+        "client_secret": {"type": "string"},
+        "client_assertion_type": {"const": client_assertions.ASSERTION_TYPE},
+        "client_assertion": {"type": "string", "description": "A JWT (RFC 7523), instead of a secret."},
+    },
+}
+
+
+def _step(summary: str, description: str, body: type[BaseModel], *problems: str) -> Described:
+    """Return what is common to all that is done to a payment."""
+    return Described(
+        "Payments",
+        summary,
+        answers.PaymentAnswer,
+        202,
+        description,
+        body=body,
+        parameters=(KEY,),
+        problems=(*OF_EVERY_KEY, "idempotency-key-missing", "invalid-state", *problems),
+        headers=("Location", "Idempotency-Replayed"),
+    )
+
+
+ENDPOINTS: dict[str, Described] = {
+    "create_payment": Described(
+        "Payments",
+        "Hand over a payment",
+        answers.PaymentAnswer,
+        202,
+        "The 202 is a promise: the payment is stored durably and will be posted to SAP once. What became of "
+        "it is told by webhook, and is in the event feed.",
+        body=PaymentModel,
+        parameters=(KEY,),
+        problems=(*OF_EVERY_KEY, "idempotency-key-missing", "duplicate-external-id", "quota-exceeded"),
+        headers=("Location", "Idempotency-Replayed"),
+    ),
+    "list_payments": Described(
+        "Payments", "List payments, newest first", answers.PaymentPage, parameters=_LIST_PARAMETERS
+    ),
+    "get_payment": Described("Payments", "Read a payment", answers.PaymentAnswer),
+    "get_timeline": Described("Payments", "Read a payment's timeline, oldest first", answers.Timeline),
+    "capture_payment": _step(
+        "Capture an authorized payment",
+        "Once, in full or in part; a partial capture releases the rest.",
+        AmountOfStepModel,
+        "too-many-operations",
+    ),
+    "reverse_payment": _step(
+        "Release an authorized payment", "Instead of capturing it.", NothingModel, "too-many-operations"
+    ),
+    "refund_payment": _step(
+        "Refund a paid payment",
+        "In full or in part, as often as there is something left of what was captured.",
+        AmountOfStepModel,
+        "too-many-operations",
+        "retention-expired",
+    ),
+    "cancel_payment": Described(
+        "Payments",
+        "Cancel a payment of which SAP has heard nothing yet",
+        answers.PaymentAnswer,
+        202,
+        body=NothingModel,
+        parameters=(OPTIONAL_KEY,),
+        problems=(*OF_EVERY_KEY, "invalid-state"),
+        headers=("Location", "Idempotency-Replayed"),
+    ),
+    "list_events": Described(
+        "Events",
+        "Read the feed",
+        answers.EventPage,
+        200,
+        "Every event of the partner, gap-free and in order: what webhooks tell, for whoever prefers to ask.",
+        parameters=_FEED_PARAMETERS,
+        problems=("feed-expired",),
+    ),
+    "token": Described(
+        "Tokens",
+        "Get an access token",
+        answers.TokenAnswer,
+        200,
+        "client_credentials (RFC 6749 section 4.4). The client authenticates by HTTP Basic, by form fields, or "
+        "by an assertion that it signs (RFC 7523).",
+        body=_TOKEN_FORM,
+        problems=("malformed-request", "payload-too-large", "too-many-requests", "unavailable"),
+        errors={400: answers.TokenErrorAnswer, 401: answers.TokenErrorAnswer},
+    ),
+    "authorization_server_metadata": Described(
+        "Tokens", "Authorization server metadata (RFC 8414)", answers.MetadataAnswer
+    ),
+    "token_keys": Described("Tokens", "The public keys of access tokens", answers.KeySetAnswer),
+    "receipt_keys": Described(
+        "Tokens", "The public keys of receipts; none is ever removed", answers.KeySetAnswer
+    ),
+    "problem_page": Described(
+        "Problems", "What a problem type means, for people", None, problems=("not-found",)
+    ),
+}

@@ -1,0 +1,240 @@
+"""The OpenAPI 3.1 document: from the routes, the models that validate, and gateway/api_description.py."""
+
+from collections import defaultdict
+from typing import Any, get_args
+
+from flask import Flask
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from werkzeug.routing import Rule
+
+from bridge.partner import Scope
+from bridge.web.problems import CONTENT_TYPE as PROBLEM_TYPE
+from bridge.web.problems import PROBLEMS
+from gateway import token_endpoint
+from gateway.answers import EdgeErrorAnswer, ProblemAnswer
+from gateway.api_description import (
+    ENDPOINTS,
+    NOT_DESCRIBED,
+    OF_EVERY_BODY,
+    OF_EVERY_SCOPE,
+    PATH_PARAMETERS,
+    PROBLEM_STATUSES,
+    Described,
+    Parameter,
+)
+from gateway.authorization import required_scope
+
+VERSION = "1"
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+HTML = "text/html"
+_REF = "#/components/schemas/{model}"
+# What the API Gateway answers itself with; 405 is no answer of any operation.
+_EDGE_STATUSES = (401, 404)
+_IMPLIED_METHODS = {"HEAD", "OPTIONS"}
+_DESCRIPTION = """\
+Hand over payments and learn what became of them.
+
+Errors are RFC 9457 problem documents; `type` names a page that explains it. A 401, 404 or 405 of the API
+Gateway itself has the form `{"code", "message"}`. Every other answer carries `X-Request-ID`, the caller's if
+it sent one.
+Answers may get new members: ignore those that you do not know.
+"""
+_SCOPES: dict[Scope, str] = {
+    "payments:read": "Read payments.",
+    "payments:write": "Hand over payments, capture, refund, cancel them.",
+    "events:read": "Read the event feed.",
+    "webhooks:read": "Read webhook endpoints and deliveries.",
+    "webhooks:write": "Register and change webhook endpoints.",
+}
+_HEADERS: dict[str, tuple[bool, str, dict[str, Any]]] = {
+    "X-Request-ID": (
+        True,
+        "Names this request in our logs.",
+        {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    ),
+    "Location": (True, "The payment's path.", {"type": "string", "pattern": "^/v1/payments/pay_"}),
+    "Idempotency-Replayed": (False, "The key was known: nothing was done now.", {"const": "true"}),
+    "Retry-After": (True, "Seconds.", {"type": "integer", "minimum": 1}),
+    "WWW-Authenticate": (True, "RFC 6750 section 3, RFC 7617.", {"type": "string"}),
+}
+
+
+def build(app: Flask) -> dict[str, Any]:
+    """Return the document; KeyError names an endpoint that is described or served, but not both."""
+    paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    errors: dict[str, Any] = {}
+    served = set()
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        if rule.endpoint not in NOT_DESCRIBED:
+            served.add(rule.endpoint)
+            for method in sorted((rule.methods or set()) - _IMPLIED_METHODS):
+                paths[_template(rule)][method.lower()] = _operation(app, rule, errors)
+    if served != set(ENDPOINTS):
+        raise KeyError(f"served or described, not both: {sorted(served ^ set(ENDPOINTS))}")
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Partner Payments Bridge", "version": VERSION, "description": _DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "paths": dict(paths),
+        "components": {
+            "schemas": _schemas(),
+            "responses": dict(sorted(errors.items())),
+            "headers": {name: _header(name) for name in _HEADERS},
+            "securitySchemes": _security_schemes(),
+        },
+    }
+
+
+def _template(rule: Rule) -> str:
+    return rule.rule.replace("<", "{").replace(">", "}")
+
+
+def _operation(app: Flask, rule: Rule, errors: dict[str, Any]) -> dict[str, Any]:
+    """Return one operation; its error answers, which others share, are put into `errors`."""
+    described = ENDPOINTS[rule.endpoint]
+    scope = required_scope(app.view_functions[rule.endpoint])
+    operation: dict[str, Any] = {
+        "operationId": rule.endpoint,
+        "tags": [described.tag],
+        "summary": described.summary,
+    }
+    if described.description:
+        operation["description"] = described.description
+    parameters = [*(PATH_PARAMETERS[name] for name in sorted(rule.arguments)), *described.parameters]
+    if parameters:
+        operation["parameters"] = [_parameter(parameter) for parameter in parameters]
+    if described.body is not None:
+        operation["requestBody"] = {"required": True, "content": _body(described.body)}
+    operation["responses"] = {str(described.success): _good(described)}
+    for status, slugs in _problems(rule, described, scope).items():
+        error = _error(status, slugs, described.errors.get(status), scope)
+        other = described.errors.get(status, EdgeErrorAnswer if JSON in error["content"] else None)
+        name = f"{status}-" + "-or-".join([*slugs, *([other.__name__] if other else [])])
+        errors[name] = error
+        operation["responses"][str(status)] = {"$ref": f"#/components/responses/{name}"}
+    operation["security"] = _security(rule, scope)
+    return operation
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.where,
+        "required": parameter.required,
+        "description": parameter.description,
+        "schema": parameter.schema,
+    }
+
+
+def _body(body: type[BaseModel] | dict[str, Any]) -> dict[str, Any]:
+    return {FORM: {"schema": body}} if isinstance(body, dict) else {JSON: {"schema": _reference(body)}}
+
+
+def _good(described: Described) -> dict[str, Any]:
+    answer = described.answer
+    return {
+        "description": "As asked." if described.success == 200 else "Accepted, durably.",
+        "headers": _headers("X-Request-ID", *described.headers),
+        "content": {HTML: {}} if answer is None else {JSON: {"schema": _reference(answer)}},
+    }
+
+
+def _problems(rule: Rule, described: Described, scope: Scope | None) -> dict[int, list[str]]:
+    """Return status to slugs of all the problems that the endpoint may answer with."""
+    slugs = set(described.problems)
+    if scope:
+        slugs.update(OF_EVERY_SCOPE)
+    if rule.arguments:
+        slugs.add("not-found")
+    if described.parameters:
+        slugs.add("malformed-request")
+    if isinstance(described.body, type):
+        slugs.update(OF_EVERY_BODY)
+    by_status: dict[int, list[str]] = {status: [] for status in described.errors}
+    for slug in sorted(slugs):
+        by_status.setdefault(PROBLEM_STATUSES[slug], []).append(slug)
+    return dict(sorted(by_status.items()))
+
+
+def _error(
+    status: int, slugs: list[str], other: type[BaseModel] | None, scope: Scope | None
+) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if slugs:
+        kind = {
+            "properties": {
+                "type": {"pattern": f"/problems/({'|'.join(slugs)})$"},
+                "status": {"const": status},
+            }
+        }
+        content[PROBLEM_TYPE] = {"schema": {"allOf": [_reference(ProblemAnswer), kind]}}
+    if other is not None:
+        content[JSON] = {"schema": _reference(other)}
+    elif scope and status in _EDGE_STATUSES:
+        content[JSON] = {"schema": _reference(EdgeErrorAnswer)}
+    # The edge answers before the API could name the request.
+    by_the_edge = JSON in content and other is None
+    headers = _headers(*([] if by_the_edge else ["X-Request-ID"]), *_error_headers(status))
+    text = "\n".join(f"- `{slug}`: {PROBLEMS[slug][1]}" for slug in slugs)
+    return {"description": text or "RFC 6749 section 5.2.", "headers": headers, "content": content}
+
+
+def _error_headers(status: int) -> list[str]:
+    return {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}.get(status, [])
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _header(name: str) -> dict[str, Any]:
+    required, description, schema = _HEADERS[name]
+    return {"required": required, "description": description, "schema": schema}
+
+
+def _security(rule: Rule, scope: Scope | None) -> list[dict[str, list[str]]]:
+    if rule.rule == token_endpoint.PATH:
+        return [{"client": []}, {}]
+    return [{"access_token": [scope]}] if scope else []
+
+
+def _security_schemes() -> dict[str, Any]:
+    flow = {
+        "tokenUrl": token_endpoint.PATH,
+        "scopes": {name: _SCOPES[name] for name in get_args(Scope)},
+    }
+    return {
+        "access_token": {"type": "oauth2", "flows": {"clientCredentials": flow}},
+        "client": {"type": "http", "scheme": "basic", "description": "The client's id and secret."},
+    }
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=_name(model))}
+
+
+def _name(model: type[BaseModel]) -> str:
+    return model.__name__
+
+
+def _models() -> list[type[BaseModel]]:
+    found: dict[type[BaseModel], None] = {ProblemAnswer: None, EdgeErrorAnswer: None}
+    for described in ENDPOINTS.values():
+        for model in (described.answer, described.body, *described.errors.values()):
+            if isinstance(model, type):
+                found[model] = None
+    return list(found)
+
+
+def _schemas() -> dict[str, Any]:
+    """Return the schemas of all models, without what pydantic makes up or only we have use for."""
+    _, found = models_json_schema([(model, "validation") for model in _models()], ref_template=_REF)
+    definitions: dict[str, Any] = found["$defs"]
+    for schema in definitions.values():
+        schema.pop("title", None)
+        for member in schema.get("properties", {}).values():
+            member.pop("title", None)
+            member.pop("default", None)
+    return definitions
