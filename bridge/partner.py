@@ -195,6 +195,13 @@ class PartnerConfiguration(_Document):
                 raise ValueError(f"{what} occurs twice")
         return self
 
+    @classmethod
+    def read(cls, document: object) -> "PartnerConfiguration":
+        """Read a stored document. Members that a newer release has added are passed over, so that
+        services of two releases can read the same document; writing refuses what it does not know.
+        """
+        return cls.model_validate(document, extra="ignore")
+
     def client(self, client_id: str) -> Client | None:
         """Return the partner's active client of that id, if it has one."""
         return next((c for c in self.clients if c.client_id == client_id and c.status == "active"), None)

@@ -99,7 +99,7 @@ def _partner(row: MirroredDocument | None) -> MirroredPartner | None:
     if row is None:
         return None
     try:
-        return MirroredPartner(PartnerConfiguration.model_validate(row.document), row.seen_at)
+        return MirroredPartner(PartnerConfiguration.read(row.document), row.seen_at)
     except ValidationError as error:
         _log.error(
             "mirrored partner does not fit the model",

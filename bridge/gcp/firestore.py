@@ -220,7 +220,7 @@ def _configuration(document: Any) -> PartnerConfiguration:
     fields = decode(document.fields)
     fields.pop(CLIENT_IDS, None)
     try:
-        configuration = PartnerConfiguration.model_validate(fields)
+        configuration = PartnerConfiguration.read(fields)
     except ValidationError as error:
         wrong = sorted({".".join(map(str, problem["loc"])) or "document" for problem in error.errors()})
         raise InvalidDocumentError(f"{_id_of(document)}: {', '.join(wrong)}") from None
