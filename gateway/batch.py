@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import rfc8785
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -162,7 +161,7 @@ def _submission(item: Any, traceparent: str | None) -> Submission:
         raise invalid_request([FieldError(f"/{KEY_MEMBER}", "must be a string")])
     idempotency_key = idempotency.read_key(key, name=KEY_MEMBER)
     try:
-        body = rfc8785.dumps(document)
+        body = idempotency.canonical_json(document)
     except (ValueError, RecursionError) as error:
         read_payment(document)  # says what is wrong: every valid payment has a canonical form
         raise invalid_request([FieldError("", "has no canonical form (RFC 8785)")]) from error

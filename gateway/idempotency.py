@@ -18,9 +18,6 @@ _KEY = re.compile(r"[!-~]{1,255}")
 # Where a number may begin in JSON; within a string it means nothing, and costs only the slower way.
 _MAY_BE_NUMBER = re.compile(r"[\[,:]-?[0-9]")
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
-# Where a number may begin in JSON; within a string it means nothing, and costs only the slower way.
-_MAY_BE_NUMBER = re.compile(r"[\[,:]-?[0-9]")
-_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 def read_key(value: str | None, *, name: str = f"the header {HEADER}") -> str:
@@ -30,18 +27,6 @@ def read_key(value: str | None, *, name: str = f"the header {HEADER}") -> str:
     if not _KEY.fullmatch(value):
         raise RejectedError("malformed-request", 400, f"{name} is not 1 to 255 visible ASCII characters.")
     return value
-
-
-def canonical_json(document: dict[str, Any]) -> bytes:
-    """Return the canonical form of RFC 8785.
-
-    For ASCII without numbers, which is what nearly every body is, Python's own encoder writes just that: it
-    differs in how it writes numbers and in the order of names beyond the basic plane.
-    """
-    encoded = _encode(document)
-    if encoded.isascii() and not _MAY_BE_NUMBER.search(encoded):
-        return encoded.encode()
-    return rfc8785.dumps(document)
 
 
 def canonical_json(document: dict[str, Any]) -> bytes:
