@@ -1,5 +1,6 @@
 """Access tokens: JWT, `at+jwt` (RFC 9068), RS256. Made and verified here, by the same rules."""
 
+import math
 import secrets
 from datetime import datetime
 from typing import Any
@@ -74,7 +75,7 @@ class AccessTokens:
 
         try:
             decoded = jwt.decode(token, key_of, algorithms=[ALGORITHM])
-        except (JoseError, ValueError) as error:
+        except (JoseError, ValueError, TypeError, RecursionError) as error:
             raise InvalidTokenError(f"does not verify: {type(error).__name__}") from error
         if not isinstance(decoded.claims, dict):
             raise InvalidTokenError("its claims are not an object")
@@ -121,6 +122,6 @@ def _require_time(token: VerifiedToken, now: datetime) -> None:
 
 def _number(claims: dict[str, Any], name: str) -> float:
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidTokenError(f"{name} is not a number")
     return value
