@@ -17,7 +17,8 @@ COPY dispatcher dispatcher
 COPY sap_adapter sap_adapter
 COPY webhooks webhooks
 COPY partners partners
-RUN cp -r bridge gateway dispatcher sap_adapter webhooks partners \
+COPY cli cli
+RUN cp -r bridge gateway dispatcher sap_adapter webhooks partners cli \
     "$(/opt/bridge/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 FROM build AS build-sap-mock
@@ -40,5 +41,6 @@ CMD ["sap_mock"]
 
 FROM base AS services
 COPY --from=build-services /opt/bridge /opt/bridge
-# one of: gateway dispatcher dispatcher.dead_letters sap_adapter webhooks partners bridge.storage.migrate
+# one of: gateway dispatcher dispatcher.dead_letters sap_adapter webhooks partners, or for a job
+# bridge.storage.migrate, cli.main
 CMD ["gateway"]
