@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down demo chaos-smoke bench-latency bench-accept status
+.PHONY: help install lock check format test up down demo chaos-smoke bench-latency bench-accept status openapi
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ format: install ## rewrite the code in the project's format
 test: install ## every test tier that runs on one machine
 	$(BIN)/pytest --numprocesses 4 --dist loadfile tests/unit tests/contract tests/integration tests/conformance
 	$(BIN)/pytest tests/e2e tests/chaos
+
+openapi: install ## write docs/openapi.json anew from the routes and models
+	$(BIN)/python tests/write_openapi.py
 
 up: install ## start the local stack and leave it running
 	$(BIN)/python -m devstack up

@@ -184,6 +184,23 @@ class ProblemAnswer(BaseModel):
     payment_status: Annotated[str, Field(description="invalid-state: what the payment will be.")] = ""
 
 
+class AcceptedItemAnswer(Answer):
+    status: Literal[202]
+    payment: PaymentAnswer
+    replayed: Annotated[Literal[True], Field(description="Only if the key was known.")] = True
+
+
+class RefusedItemAnswer(Answer):
+    status: Annotated[int, Field(ge=400)]
+    problem: ProblemAnswer
+
+
+class BatchAnswer(Answer):
+    results: Annotated[
+        list[AcceptedItemAnswer | RefusedItemAnswer], Field(description="In the order of `payments`.")
+    ]
+
+
 class EdgeErrorAnswer(Answer):
     """What the API Gateway answers itself, before a request reaches the API."""
 

@@ -6,13 +6,14 @@ an entry here, or an entry without a route, is an error when the document is bui
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from bridge.payment import PaymentStatus
 from bridge.web.problems import PROBLEMS
 from gateway import answers, client_assertions
+from gateway.batch_request import BatchModel
 from gateway.event_routes import DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS
 from gateway.operation_request import AmountOfStepModel, NothingModel
 from gateway.parameters import MAX_CURSOR_CHARACTERS
@@ -88,6 +89,14 @@ class Described:
 
 
 KEY_SCHEMA: Schema = {"type": "string", "format": "idempotency-key", "pattern": "^[!-~]{1,255}$"}
+
+
+class BatchItemModel(PaymentModel):
+    """A payment in a batch."""
+
+    idempotency_key: Annotated[str, Field(json_schema_extra=KEY_SCHEMA)]
+
+
 KEY = Parameter(
     "Idempotency-Key",
     "header",
@@ -196,6 +205,16 @@ ENDPOINTS: dict[str, Described] = {
         problems=(*OF_EVERY_KEY, "idempotency-key-missing", "duplicate-external-id", "quota-exceeded"),
         headers=("Location", "Idempotency-Replayed"),
     ),
+    "create_payments": Described(
+        "Payments",
+        "Hand over up to 500 payments",
+        answers.BatchAnswer,
+        207,
+        "Each stands alone, under the `idempotency_key` beside its members, and has a result of its own; so "
+        "an item of the wrong form is no mistake of the whole.",
+        body=BatchModel,
+        problems=("quota-exceeded",),
+    ),
     "list_payments": Described(
         "Payments", "List payments, newest first", answers.PaymentPage, parameters=_LIST_PARAMETERS
     ),
@@ -241,8 +260,8 @@ ENDPOINTS: dict[str, Described] = {
         "Get an access token",
         answers.TokenAnswer,
         200,
-        "client_credentials (RFC 6749 section 4.4). The client authenticates by HTTP Basic, by form fields, or "
-        "by an assertion that it signs (RFC 7523).",
+        "client_credentials (RFC 6749 section 4.4). The client authenticates by HTTP Basic, by form fields, "
+        "or by an assertion that it signs (RFC 7523).",
         body=_TOKEN_FORM,
         problems=("malformed-request", "payload-too-large", "too-many-requests", "unavailable"),
         errors={400: answers.TokenErrorAnswer, 401: answers.TokenErrorAnswer},

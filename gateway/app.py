@@ -124,7 +124,7 @@ def create_app(
     BatchRoutes(AcceptBatch(accept_payment), issuer).register(app)
     OperationRoutes(operate_payment, cancel_payment).register(app)
     EventRoutes(engine).register(app)
-    register_openapi(app)
+    register_openapi(app, issuer)
     app.after_request(_harden)
     require_declared_routes(app)
     return app

@@ -20,10 +20,12 @@ from gateway.api_description import (
     OF_EVERY_SCOPE,
     PATH_PARAMETERS,
     PROBLEM_STATUSES,
+    BatchItemModel,
     Described,
     Parameter,
 )
 from gateway.authorization import required_scope
+from gateway.batch_request import BatchModel
 
 VERSION = "1"
 JSON = "application/json"
@@ -61,8 +63,14 @@ _HEADERS: dict[str, tuple[bool, str, dict[str, Any]]] = {
 }
 
 
-def build(app: Flask) -> dict[str, Any]:
-    """Return the document; KeyError names an endpoint that is described or served, but not both."""
+_GOOD = {200: "As asked.", 202: "Accepted, durably.", 207: "A result for each."}
+
+
+def build(app: Flask, issuer: str) -> dict[str, Any]:
+    """Return the document of the API whose URL is `issuer`.
+
+    KeyError names an endpoint that is described or served, but not both.
+    """
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     errors: dict[str, Any] = {}
     served = set()
@@ -82,7 +90,7 @@ def build(app: Flask) -> dict[str, Any]:
             "schemas": _schemas(),
             "responses": dict(sorted(errors.items())),
             "headers": {name: _header(name) for name in _HEADERS},
-            "securitySchemes": _security_schemes(),
+            "securitySchemes": _security_schemes(issuer),
         },
     }
 
@@ -135,7 +143,7 @@ def _body(body: type[BaseModel] | dict[str, Any]) -> dict[str, Any]:
 def _good(described: Described) -> dict[str, Any]:
     answer = described.answer
     return {
-        "description": "As asked." if described.success == 200 else "Accepted, durably.",
+        "description": _GOOD[described.success],
         "headers": _headers("X-Request-ID", *described.headers),
         "content": {HTML: {}} if answer is None else {JSON: {"schema": _reference(answer)}},
     }
@@ -200,9 +208,9 @@ def _security(rule: Rule, scope: Scope | None) -> list[dict[str, list[str]]]:
     return [{"access_token": [scope]}] if scope else []
 
 
-def _security_schemes() -> dict[str, Any]:
+def _security_schemes(issuer: str) -> dict[str, Any]:
     flow = {
-        "tokenUrl": token_endpoint.PATH,
+        "tokenUrl": issuer + token_endpoint.PATH,
         "scopes": {name: _SCOPES[name] for name in get_args(Scope)},
     }
     return {
@@ -220,7 +228,7 @@ def _name(model: type[BaseModel]) -> str:
 
 
 def _models() -> list[type[BaseModel]]:
-    found: dict[type[BaseModel], None] = {ProblemAnswer: None, EdgeErrorAnswer: None}
+    found: dict[type[BaseModel], None] = {ProblemAnswer: None, EdgeErrorAnswer: None, BatchItemModel: None}
     for described in ENDPOINTS.values():
         for model in (described.answer, described.body, *described.errors.values()):
             if isinstance(model, type):
@@ -237,4 +245,7 @@ def _schemas() -> dict[str, Any]:
         for member in schema.get("properties", {}).values():
             member.pop("title", None)
             member.pop("default", None)
+    # each is judged for itself: one that is no payment has a problem for its result
+    item = {"anyOf": [_reference(BatchItemModel), {"description": "Anything else: refused for itself."}]}
+    definitions[_name(BatchModel)]["properties"]["payments"]["items"] = item
     return definitions

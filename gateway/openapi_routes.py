@@ -9,12 +9,12 @@ from flask import Flask, Response, current_app
 from gateway import docs_page, openapi
 
 
-def register_openapi(app: Flask) -> None:
+def register_openapi(app: Flask, issuer: str) -> None:
     """Add the two; they are made when first asked for, so that starting costs nothing."""
 
     @cache
     def document() -> str:
-        return as_text(current_app)
+        return as_text(current_app, issuer)
 
     @cache
     def page() -> str:
@@ -24,9 +24,9 @@ def register_openapi(app: Flask) -> None:
     app.add_url_rule("/docs", endpoint="docs", view_func=_serving(page, "text/html; charset=utf-8"))
 
 
-def as_text(app: Flask) -> str:
+def as_text(app: Flask, issuer: str) -> str:
     """Return the document as it is served and kept in docs/openapi.json."""
-    return json.dumps(openapi.build(app), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(openapi.build(app, issuer), indent=2, ensure_ascii=False) + "\n"
 
 
 def _serving(produce: Callable[[], str], content_type: str) -> Callable[[], Response]:
