@@ -14,6 +14,7 @@ from sap_adapter.connector import LogItem
 
 # "Error in document": always the first line of a refusal, never the reason.
 HEADLINE = "609(RW)"
+SEVERITY_ERROR = 3
 
 
 class Whose(StrEnum):
@@ -55,6 +56,7 @@ class Classifier:
     def classify(self, log: Sequence[LogItem]) -> Reason:
         """Return the reason of the first line that the table lists, errors only, the headline apart."""
         for item in log:
-            if item.type_id != HEADLINE and item.type_id in self._reasons:
+            is_reason = item.type_id != HEADLINE and item.severity >= SEVERITY_ERROR
+            if is_reason and item.type_id in self._reasons:
                 return self._reasons[item.type_id]
         return UNLISTED

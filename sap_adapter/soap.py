@@ -10,6 +10,7 @@ from lxml import etree
 from bridge.clock import rfc3339
 from bridge.errors import UnknownOutcomeError
 from bridge.payment import SapDocument
+from sap_adapter.classifier import SEVERITY_ERROR
 from sap_adapter.connector import LogItem, Posted, Refused, Sending
 
 SOAP_NAMESPACE = "http://schemas.xmlsoap.org/soap/envelope/"
@@ -18,7 +19,6 @@ SOAP_ACTION = (
     "http://sap.com/xi/SAPSCORE/SFIN/JournalEntryCreateRequestConfirmation_In/"
     "JournalEntryCreateRequestConfirmation_InRequest"
 )
-SEVERITY_ERROR = 3
 _NO_DOCUMENT = re.compile(r"0*")
 _DOCUMENT_NUMBER = re.compile(r"[A-Z0-9]{1,10}")
 
