@@ -61,7 +61,10 @@ class OperationsRelay:
             lane = lock_lane(connection, self._lane)
             if lane is None:
                 return Round(next_seconds=BUSY_SECONDS)
-            room = self._open(connection, lane, now)
+            if lane.is_probe_due(now):
+                half_open(connection, self._lane)
+                lane = lane.probing()
+            room = self._room(connection, lane, now)
             if room is None:
                 return self._when_due(connection, now)
             if room == 0:
@@ -76,11 +79,8 @@ class OperationsRelay:
         publish_batch(self._engine, self._publisher, operations_topic(self._lane), batch)
         return Round(again=True)
 
-    def _open(self, connection: Connection, lane: LaneState, now: datetime) -> int | None:
-        """Return the lane's room, None if closed; an open circuit lets a probe through in time."""
-        if lane.is_probe_due(now):
-            half_open(connection, self._lane)
-            lane = lane.probing()
+    def _room(self, connection: Connection, lane: LaneState, now: datetime) -> int | None:
+        """Return the lane's room, None if it is closed."""
         if lane.held or lane.call_window == 0:
             return None
         out, calls = count_out(connection, self._lane, call_window=lane.call_window, now=now)
@@ -95,7 +95,7 @@ class OperationsRelay:
             new_claim(now, self._settings),
             limit=min(room, self._settings.max_batch),
             after_partner=self._last_partner,
-            unknown_first=lane.is_half_open() or lane.is_probe_due(now),
+            unknown_first=lane.is_probed_by_question(),
             now=now,
         )
 

@@ -81,6 +81,13 @@ class LaneState:
     def is_half_open(self) -> bool:
         return self.call_window == 1 and self.failed_probes > 0
 
+    def is_probed_by_question(self) -> bool:
+        """Whether the probe is preferably a question, the gentlest call: the first is, then every second.
+
+        Questions that SAP can't answer must not keep a lane closed that takes postings.
+        """
+        return self.is_half_open() and self.failed_probes % 2 == 1
+
     def room(self, *, out: int, calls: int) -> int:
         """Return how many more operations may go out.
 
