@@ -159,7 +159,7 @@ class Watchdog:
             self._put_back_some()
 
     def _tell_if_delayed(self, operation: WaitingOperation, now: datetime) -> None:
-        waits_since = operation.due_at or operation.created_at
+        waits_since = max(operation.created_at, operation.due_at or operation.created_at)
         is_late = (now - waits_since).total_seconds() > self._settings.delayed_after_seconds
         is_parked = operation.status == OperationStatus.PARKED
         if operation.delayed_at is not None or not (is_late or is_parked):

@@ -51,29 +51,40 @@ RECALL = text("""
 """)
 
 SELECT_WAITING = text("""
-    /* a page of everything that waits, to find what nothing would move any more; the day a scheduled
-       payment is due begins at midnight in its own time zone */
-    SELECT operation.operation_id, operation.created_at, operation.status, operation.delayed_at,
-           operation.dispatched_at IS NULL AND operation.lease_until IS NULL AND operation.status IN
-               ('scheduled', 'accepted', 'unknown')
-               AND NOT EXISTS (SELECT FROM outbox WHERE outbox.operation_id = operation.operation_id)
-               AS is_stranded,
-           CASE WHEN operation.status = 'scheduled'
+    /* a page of everything that waits, to find what nothing would move any more; the day a payment is
+       wanted for begins at midnight in its own time zone, whatever its first step is at by now. The outbox
+       is looked into row by row: as a plain NOT EXISTS it would be read from end to end for each page */
+    WITH page AS MATERIALIZED (
+        SELECT operation_id, payment_id, position, created_at, status, delayed_at,
+               dispatched_at IS NULL AND lease_until IS NULL
+                   AND status IN ('scheduled', 'accepted', 'unknown') AS is_idle
+        FROM operations
+        WHERE status IN ('scheduled', 'accepted', 'processing', 'unknown', 'parked')
+          AND (created_at, operation_id) > (:after_created_at, :after_id)
+        ORDER BY created_at, operation_id LIMIT :limit
+    )
+    SELECT page.operation_id, page.created_at, page.status, page.delayed_at,
+           page.is_idle AND queued.operation_id IS NULL AS is_stranded,
+           CASE WHEN page.position = 1
                 THEN CAST(payment.requested_execution_date AS timestamp) AT TIME ZONE payment.time_zone
                 END AS due_at
-    FROM operations AS operation JOIN payments AS payment USING (payment_id)
-    WHERE operation.status IN ('scheduled', 'accepted', 'processing', 'unknown', 'parked')
-      AND (operation.created_at, operation.operation_id) > (:after_created_at, :after_id)
-    ORDER BY operation.created_at, operation.operation_id LIMIT :limit
+    FROM page JOIN payments AS payment USING (payment_id) LEFT JOIN LATERAL (
+        SELECT operation_id FROM outbox WHERE outbox.operation_id = page.operation_id LIMIT 1
+    ) AS queued ON true
+    ORDER BY page.created_at, page.operation_id
 """)
 
-LOCK_STRANDED = text("""
-    /* the same question again, with the operation locked: it may just have been moved */
+LOCK_IDLE = text("""
+    /* the operation, if nobody is at it or has just moved it */
     SELECT operation_id FROM operations
     WHERE operation_id = :operation_id AND dispatched_at IS NULL AND lease_until IS NULL
       AND status IN ('scheduled', 'accepted', 'unknown')
-      AND NOT EXISTS (SELECT FROM outbox WHERE outbox.operation_id = operations.operation_id)
     FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+HAS_ROW = text("""
+    /* whether it is queued: a statement of its own, whose snapshot sees what the last holder has written */
+    SELECT EXISTS (SELECT FROM outbox WHERE operation_id = :operation_id)
 """)
 
 MARK_DELAYED = text("""
@@ -126,7 +137,10 @@ class DispatchedOperation:
 
 @dataclass(frozen=True, slots=True)
 class WaitingOperation:
-    """An operation without an end. `is_stranded`: nothing is under way that would move it."""
+    """An operation without an end. `is_stranded`: nothing is under way that would move it.
+
+    `due_at` is when the day begins that the payment is wanted for, if it is.
+    """
 
     operation_id: str
     created_at: datetime
@@ -182,7 +196,10 @@ def waiting_page(
 
 def lock_stranded(connection: Connection, operation_id: str) -> bool:
     """Return whether nothing moves the operation, and keep it locked if so."""
-    return connection.execute(LOCK_STRANDED, {"operation_id": operation_id}).scalar() is not None
+    parameters = {"operation_id": operation_id}
+    if connection.execute(LOCK_IDLE, parameters).scalar() is None:
+        return False
+    return not connection.execute(HAS_ROW, parameters).scalar_one()
 
 
 def mark_delayed(connection: Connection, operation_id: str, *, now: datetime) -> str | None:

@@ -231,6 +231,54 @@ def test_a_scheduled_payment_is_late_only_after_its_day_has_come(owner, engine, 
     assert delayed_events(owner, operation_id) == 1
 
 
+@pytest.mark.parametrize("status", ["accepted", "processing", "unknown"])
+def test_a_scheduled_payment_was_told_late_as_soon_as_its_first_call_ran(owner, engine, clock, status):
+    """Its wait was counted from acceptance once it was not `scheduled` any more."""
+    [operation_id] = add_payments(owner, 1, status="scheduled", execution_date="2026-12-01")
+    watchdog = Watchdog(engine, clock, SETTINGS, lambda: None)
+    clock.advance(10 * 86_400 + 11 * 3600 + 60)  # a minute into 1 December in Berlin
+    change(owner, operation_id, status=status)
+    drain(watchdog)
+    assert delayed_events(owner, operation_id) == 0
+    clock.advance(900)
+    drain(watchdog)
+    drain(watchdog)
+    assert delayed_events(owner, operation_id) == 1
+
+
+def test_a_payment_for_today_is_not_late_since_midnight(owner, watchdog, clock):
+    [operation_id] = add_payments(owner, 1, execution_date=NOW.date().isoformat())
+    clock.advance(10)
+    drain(watchdog)
+    assert delayed_events(owner, operation_id) == 0
+
+
+def test_a_page_of_the_walk_reads_no_outbox_rows_but_its_own(owner, engine):
+    """The walk read the whole outbox for each page: the backlog of a closed lane, every few seconds."""
+    from bridge.storage.watchdog import SELECT_WAITING  # noqa: PLC0415 - the statement itself is looked at
+
+    add_payments(owner, 3000, event=False)
+    with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))
+    parameters = {"after_created_at": NOW - MINUTE, "after_id": "", "limit": 100}
+    with engine.begin() as connection:
+        plan = connection.execute(
+            text(f"EXPLAIN (ANALYZE, FORMAT JSON) {SELECT_WAITING.text}"), parameters
+        ).scalar()
+    scans = [scan for scan in scans_of(plan[0]["Plan"]) if scan["Relation Name"] == "outbox"]
+    read = sum(
+        (scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)) * scan["Actual Loops"] for scan in scans
+    )
+    assert read == 100, plan
+
+
+def scans_of(node):
+    if "Relation Name" in node:
+        yield node
+    for child in node.get("Plans", ()):
+        yield from scans_of(child)
+
+
 def test_two_watchdogs_do_not_do_the_same_twice(owner, engine, watchdog, clock):
     [operation_id] = add_payments(owner, 1)
     claim(owner, operation_id, lease_until=NOW + MINUTE)
