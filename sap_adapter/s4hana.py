@@ -1,5 +1,6 @@
 """The connector to S/4HANA: SOAP to post, OData V2 to ask. One pooled session per SAP system."""
 
+import http.cookiejar
 import json
 import re
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class S4HanaConnector:
         self._session.auth = (connection.user, connection.password)
         # No proxies, no .netrc: where SAP is and who we are is configured, not found in the environment.
         self._session.trust_env = False
+        # No cookies: one call's SAP session would be shared by the others that run at the same time.
+        self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
         # No retries: whether a call may be repeated is decided by the claim, not by the transport.
         adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_calls, max_retries=0)
         self._session.mount("http://", adapter)

@@ -5,6 +5,7 @@ when the whole time is over, whatever the receiver trickles.
 """
 
 import contextlib
+import http.cookiejar
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -115,6 +116,8 @@ class Sender:
         # No proxies, no .netrc, no CA bundle by environment
         self._session.trust_env = False
         self._session.headers.clear()
+        # No cookies: partners may share a host, and what a receiver sets would be kept for ever.
+        self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
         adapter = _Adapter(self, max_connections)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)

@@ -347,6 +347,13 @@ def test_only_our_own_headers_are_sent(sender, receiver):
     assert names == {"host", "content-type", "content-length", "webhook-id", "accept-encoding", "user-agent"}
 
 
+def test_a_receivers_cookie_was_sent_to_every_partner_on_the_same_host(sender, receiver):
+    receiver.answer_headers["Set-Cookie"] = "who=partner-a; Path=/"
+    sender.post(f"{receiver.url}/a", b"{}", {})
+    sender.post(f"{receiver.url}/b", b"{}", {})
+    assert "cookie" not in {name.lower() for name in receiver.requests[1].headers}
+
+
 def test_the_timers_threads_end_with_their_requests(sender, receiver):
     before = threading.active_count()
     for _ in range(5):
