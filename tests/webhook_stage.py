@@ -109,7 +109,7 @@ class Stage:
         self.store.put(self.partner, before.version)
 
     def outlive_the_cache(self):
-        self.clock.advance(31)
+        self.clock.advance(33)
 
     def append(self, *event_types):
         """Write events as the services do; they have no number yet. Returns their ids."""

@@ -62,6 +62,7 @@ def make_use_cases(
         RetrySchedule(settings.delays_seconds, spread or (lambda: random.uniform(-1.0, 1.0))),
         clock,
         timeout_seconds=settings.timeout_seconds,
+        directory_fresh_seconds=settings.directory.fresh_seconds,
     )
     sweeper = Sweeper(
         engine,

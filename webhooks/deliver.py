@@ -56,7 +56,9 @@ class Deliver:
         clock: Clock,
         *,
         timeout_seconds: float,
+        directory_fresh_seconds: float,
     ) -> None:
+        """`directory_fresh_seconds`: how long the directory may go on serving a copy that has changed."""
         self._engine = engine
         self._directory = directory
         self._key_ring = key_ring
@@ -66,6 +68,7 @@ class Deliver:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._lease_seconds = timeout_seconds * LEASE_TIMEOUTS
+        self._hold_after = timedelta(seconds=directory_fresh_seconds) + EARLY_TOLERANCE
 
     def attempt(self, delivery_id: str, attempt_number: int) -> None:
         """Make the attempt, unless it is over, running, not due or out of date.
@@ -95,8 +98,12 @@ class Deliver:
         endpoint = partner.endpoint(owner.endpoint_id) if partner else None
         now, monotonic = self._clock.now(), self._clock.monotonic()
         if endpoint is None or endpoint.status == "disabled":
+            # Whoever made the delivery knew the endpoint as enabled. Until this process must know it too,
+            # the attempt is left to the sweeper.
             with self._engine.begin() as connection:
-                webhook_attempts.hold_delivery(connection, delivery_id, attempt_number, now=now)
+                webhook_attempts.hold_delivery(
+                    connection, delivery_id, attempt_number, now=now, due_by=now - self._hold_after
+                )
             return None
         lease_until = now + timedelta(seconds=self._lease_seconds)
         with self._engine.begin() as connection:

@@ -29,10 +29,11 @@ CLAIM_ATTEMPT = text("""
 """)
 
 HOLD_DELIVERY = text("""
-    /* the endpoint is disabled or gone: keep the event for when it is back */
+    /* the endpoint is disabled or gone: keep the event for when it is back. Not before the attempt has been
+       due for long enough: whoever asks may not know of the endpoint yet, or that it is enabled again */
     UPDATE webhooks.deliveries SET status = 'held', next_attempt_at = NULL, lease_until = NULL, sweep = 0
     WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number
-      AND (lease_until IS NULL OR lease_until <= :now)
+      AND next_attempt_at <= :due_by AND (lease_until IS NULL OR lease_until <= :now)
     RETURNING delivery_id
 """)
 
@@ -125,9 +126,19 @@ def claim_attempt(
     )
 
 
-def hold_delivery(connection: Connection, delivery_id: str, attempt_number: int, *, now: datetime) -> bool:
-    """Hold the delivery instead of this attempt; False if the attempt is over, running or out of date."""
-    parameters = {"delivery_id": delivery_id, "attempt_number": attempt_number, "now": now}
+def hold_delivery(
+    connection: Connection, delivery_id: str, attempt_number: int, *, now: datetime, due_by: datetime
+) -> bool:
+    """Hold the delivery instead of this attempt, if the attempt has been due by `due_by`.
+
+    False also if the attempt is over, running or out of date.
+    """
+    parameters = {
+        "delivery_id": delivery_id,
+        "attempt_number": attempt_number,
+        "now": now,
+        "due_by": due_by,
+    }
     return connection.execute(HOLD_DELIVERY, parameters).one_or_none() is not None
 
 

@@ -353,6 +353,27 @@ def test_a_delivery_of_an_endpoint_that_is_gone_is_held(stage, delivery_due):
     assert only(stage.deliveries()).status == "held"
 
 
+@pytest.mark.parametrize("known_as", ["missing", "disabled"])
+def test_a_delivery_was_held_for_good_by_a_process_that_did_not_know_of_the_endpoint_yet(stage, known_as):
+    """Its copy of the partner's record was older than that of the process which fanned out."""
+    new = endpoint(stage.receiver.url)
+    if known_as == "disabled":
+        stage.set_endpoints(new.model_copy(update={"status": "disabled"}))
+    late = stage.new_instance()
+    late.fan_out.fan_out(stage.partner_id)  # it has read the record, and keeps it for a while
+    stage.set_endpoints(new)
+    stage.publish(PAID)
+    stage.ring()
+    stage.instance = late
+    stage.run_tasks()
+    assert only(stage.deliveries()).status == "pending"
+    stage.outlive_the_cache()
+    late.sweeper.sweep()
+    stage.run_tasks()
+    assert only(stage.deliveries()).status == "delivered"
+    assert len(stage.receiver.requests) == 1
+
+
 def test_a_suspended_partner_is_still_told(stage, delivery_due):
     before = stage.partner
     stage.store.put(changed(before, status="suspended"), before.version)
