@@ -1,12 +1,14 @@
 """`GET /v1/events`: the partner's gap-free feed (API.md section 3)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flask import Flask, Response, jsonify, request
 from sqlalchemy import Engine
 
 from bridge.clock import rfc3339
-from bridge.storage.feed import feed_epoch, feed_page
+from bridge.errors import RejectedError
+from bridge.storage.feed import FedEvent, FeedHead, feed_head, feed_page
 from gateway.authorization import current_partner, requires
 from gateway.parameters import limit_parameter, sequence_parameter
 
@@ -27,8 +29,10 @@ class EventRoutes:
         limit = limit_parameter(request.args, default=DEFAULT_PAGE_EVENTS, highest=MAX_PAGE_EVENTS)
         partner_id = current_partner().partner_id
         with self.engine.connect() as connection:
+            # first how far it goes: what comes between the two statements is no gap then
+            head = feed_head(connection, partner_id)
             events = feed_page(connection, partner_id, after=after, limit=limit)
-            epoch = feed_epoch(connection, partner_id)
+        _require_no_gap(head, events, after)
         return jsonify(
             data=[
                 {
@@ -41,5 +45,13 @@ class EventRoutes:
                 for event in events
             ],
             last_sequence=events[-1].sequence if events else after,
-            epoch=epoch,
+            epoch=head.epoch,
         )
+
+
+def _require_no_gap(head: FeedHead, events: Sequence[FedEvent], after: int) -> None:
+    """410 if the event after `after` has been there and is not any more: the feed itself has no gaps."""
+    next_known = events[0].sequence if events else head.last_sequence + 1
+    if after < head.last_sequence and next_known > after + 1:
+        detail = f"Events up to {next_known - 1} are older than they are kept. Go on after={next_known - 1}."
+        raise RejectedError("feed-expired", 410, detail)

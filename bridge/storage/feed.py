@@ -58,10 +58,18 @@ SELECT_PAGE = text("""
     ORDER BY feed.sequence LIMIT :limit
 """)
 
-SELECT_EPOCH = text("""
-    /* the epoch of the feed, 1 before the first event */
-    SELECT epoch FROM feed_counters WHERE partner_id = :partner_id
+SELECT_HEAD = text("""
+    /* how far the feed of a partner goes */
+    SELECT last_sequence, epoch FROM feed_counters WHERE partner_id = :partner_id
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedHead:
+    """The sequence of a feed's last event, and its epoch, which changes only after a restore from backup."""
+
+    last_sequence: int = 0
+    epoch: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +109,10 @@ def feed_page(connection: Connection, partner_id: str, *, after: int, limit: int
     ]
 
 
-def feed_epoch(connection: Connection, partner_id: str) -> int:
-    """Return the feed's epoch; it changes only after a restore from backup."""
-    return int(connection.execute(SELECT_EPOCH, {"partner_id": partner_id}).scalar() or 1)
+def feed_head(connection: Connection, partner_id: str) -> FeedHead:
+    """Return how far the feed goes; before the first event it has nothing in it, in epoch 1."""
+    row = connection.execute(SELECT_HEAD, {"partner_id": partner_id}).one_or_none()
+    return FeedHead() if row is None else FeedHead(*row)
 
 
 def _document(data: Any) -> dict[str, Any]:

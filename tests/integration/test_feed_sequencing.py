@@ -10,7 +10,7 @@ from sqlalchemy import create_engine
 from bridge.clock import ManualClock
 from bridge.errors import TransientError
 from bridge.messages import EVENTS_LANE, EVENTS_TOPIC
-from bridge.storage.feed import feed_epoch, feed_page
+from bridge.storage.feed import FeedHead, feed_head, feed_page
 from dispatcher.relay import EventsRelay, RelaySettings
 from dispatcher.sequencer import MAX_EVENTS, Sequencer
 
@@ -83,7 +83,8 @@ def test_a_page_begins_after_the_sequence_asked_for(owner, sequencer):
         assert [event.sequence for event in feed_page(connection, "par_a", after=2, limit=2)] == [3, 4]
         assert feed_page(connection, "par_a", after=5, limit=2) == []
         assert feed_page(connection, "par_unknown", after=0, limit=2) == []
-        assert feed_epoch(connection, "par_a") == feed_epoch(connection, "par_unknown") == 1
+        assert feed_head(connection, "par_a") == FeedHead(last_sequence=5, epoch=1)
+        assert feed_head(connection, "par_unknown") == FeedHead(last_sequence=0, epoch=1)
 
 
 def test_events_committed_out_of_their_identities_order_leave_no_gap_and_accepted_comes_before_paid(

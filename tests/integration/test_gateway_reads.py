@@ -174,6 +174,26 @@ def test_a_place_in_the_feed_that_cannot_be_is_malformed(stage, query):
     assert stage.call("GET", f"/v1/events?{query}").status_code == 400
 
 
+def test_events_that_are_not_kept_any_more_are_gone_not_skipped(stage):
+    paid(stage, 4)
+    sequence(stage)
+    with stage.owner.begin() as connection:
+        connection.execute(text("DELETE FROM feed WHERE sequence <= 2"))
+    for after in (0, 1):
+        answer = stage.call("GET", f"/v1/events?after={after}")
+        assert answer.status_code == 410
+        assert answer.json["type"].endswith("/problems/feed-expired")
+        assert "after=2." in answer.json["detail"]
+    assert stage.call("GET", "/v1/events?after=2").json["last_sequence"] == 4
+    with stage.owner.begin() as connection:
+        connection.execute(text("DELETE FROM feed"))
+    assert stage.call("GET", "/v1/events?after=3").status_code == 410
+    assert stage.call("GET", "/v1/events?after=4").json["last_sequence"] == 4
+    stage.pay()
+    sequence(stage)
+    assert stage.call("GET", "/v1/events?after=4").json["last_sequence"] == 5
+
+
 def test_the_end_of_all_sequences_is_an_empty_page(stage):
     answer = stage.call("GET", "/v1/events?after=9223372036854775807")
     assert (answer.status_code, answer.json["data"]) == (200, [])
