@@ -95,8 +95,8 @@ def settings(database_url="postgresql+pg8000://nobody@127.0.0.1:1/nothing"):
         party_key_ring="",
         fingerprint_key="",
         receipt_signing_key="",
-        tokens_per_minute=1000,
-        token_requests_per_minute=1000,
+        tokens_per_minute=100_000,
+        token_requests_per_minute=100_000,
     )
 
 
@@ -124,8 +124,8 @@ class GatewayStage:
             lock_timeout_milliseconds=lock_timeout_milliseconds,
         )
         self.mirror = make_engine(self.settings.database, pool_size=2, application_name="gateway-mirror")
-        directory = make_directory(self.store, self.mirror, self.clock, self.settings.directory)
-        self.app = create_app(self.settings, keys(), self.engine, directory, self.clock)
+        self.directory = make_directory(self.store, self.mirror, self.clock, self.settings.directory)
+        self.app = create_app(self.settings, keys(), self.engine, self.directory, self.clock)
         self.tokens = AccessTokens(keys().token, issuer=ISSUER, audience=AUDIENCE, lifetime_seconds=900)
 
     def close(self):
