@@ -210,6 +210,9 @@ def test_two_full_batches_with_the_same_keys_in_opposite_order(stage):
         if statuses == {202}:
             assert one["payment"]["id"] == other["payment"]["id"]
     assert len(stage.rows("payments")) == FULL
+    assert (
+        scalar(stage.owner, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+    )
     once_more = results(send(stage, *items))
     assert {(result["status"], result.get("replayed")) for result in once_more} == {(202, True)}
 

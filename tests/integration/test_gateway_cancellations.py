@@ -178,6 +178,7 @@ def test_a_message_that_is_already_out_is_never_sent(stage, adapter, sap):
     payment_id = stage.pay().json["id"]
     message = dispatched(stage, payment_id)
     assert stage.operate(payment_id, "cancellations").status_code == 202
+    assert first_operation(stage, payment_id)["dispatched_at"] is None, "it takes no room in its lane"
     adapter.handle(message)
     assert sap.sendings == []
     assert stage.call("GET", f"/v1/payments/{payment_id}").json["status"] == "cancelled"

@@ -5,8 +5,10 @@ from accepted import scalar
 from booking import book, refuse
 from fakes.publisher import InMemoryPublisher
 from gateway_stage import GatewayStage, new_payment
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 
+from bridge.storage.failures import sqlstate
 from dispatcher.relay import OperationsRelay, RelaySettings
 from dispatcher.watchdog import Watchdog, WatchdogSettings
 
@@ -252,6 +254,33 @@ def test_an_error_stores_nothing_under_the_key(stage):
     assert refused(stage.operate(payment_id, "refunds", key="once")) == (409, "invalid-state")
     assert len(stage.rows("idempotency_keys")) == 1
     assert stage.operate(payment_id, "captures", key="once").status_code == 202
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE payments SET amount_minor = 1",
+        "UPDATE payments SET captured_minor = 0",
+        "UPDATE payments SET refunded_minor = 0",
+        "UPDATE payments SET partner_id = 'x'",
+        "DELETE FROM payments",
+        "UPDATE operations SET amount_minor = 1",
+        "UPDATE operations SET claims_started = 0",
+        "UPDATE operations SET sent_unresolved = false",
+        "UPDATE operations SET dispatch_number = 0",
+        "UPDATE operations SET sap_document_number = '1'",
+        "DELETE FROM operations",
+        "UPDATE outbox SET not_before = created_at",
+        "UPDATE events SET data = '{}'",
+        "DELETE FROM events",
+        "UPDATE idempotency_keys SET fingerprint = ''",
+        "DELETE FROM idempotency_keys",
+    ],
+)
+def test_the_gateway_has_no_right_to_more_than_it_does(stage, statement):
+    with stage.engine.connect() as connection, pytest.raises(DBAPIError) as refusal:
+        connection.execute(text(statement))
+    assert sqlstate(refusal.value) == "42501"
 
 
 def test_later_steps_stay_in_their_lane_and_disturb_nobody(stage, database):
