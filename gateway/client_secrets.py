@@ -5,6 +5,7 @@ remembered by a keyed digest, and only a few run at once, so that the token endp
 service. An unknown client costs as much as a wrong secret.
 """
 
+import base64
 import hashlib
 import hmac
 import os
@@ -13,6 +14,7 @@ from collections import OrderedDict
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
+from argon2.low_level import ARGON2_VERSION
 
 from bridge.errors import TransientError
 
@@ -24,12 +26,25 @@ MAX_WAIT_SECONDS = 3.0
 MAX_SECRET_CHARACTERS = 256
 
 
+def _nobodys_hash(hasher: PasswordHasher) -> str:
+    """Return what looks like a hash and is that of no secret, in PHC string format.
+
+    To verify it costs what every other does; to make it by hashing would cost as much, at each start.
+    """
+    salt, digest = (
+        base64.b64encode(os.urandom(length)).decode().rstrip("=")
+        for length in (hasher.salt_len, hasher.hash_len)
+    )
+    costs = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
+    return f"$argon2id$v={ARGON2_VERSION}${costs}${salt}${digest}"
+
+
 class SecretVerifier:
     """Thread-safe. Remembers successes only, in this process's memory, and never a secret."""
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher()
-        self._nobodys_hash = self._hasher.hash(os.urandom(16).hex())
+        self._nobodys_hash = _nobodys_hash(self._hasher)
         self._digest_key = os.urandom(32)
         self._verified: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()

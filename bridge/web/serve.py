@@ -1,5 +1,6 @@
 """How every HTTP service runs: gunicorn, one worker process with threads (Cloud Run adds instances)."""
 
+import gc
 import logging
 import socket
 import sys
@@ -45,7 +46,11 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
 
     def load(self) -> Flask:
         """Called in the worker: connections and threads made by the factory cross no fork."""
-        return self._app_factory()
+        app = self._app_factory()
+        # What there is now stays for good: the collector need not look through it again and again.
+        gc.freeze()
+        gc.enable()
+        return app
 
 
 def serve(app_factory: Callable[[], Flask], *, host: str, port: int, threads: int, name: str) -> int:

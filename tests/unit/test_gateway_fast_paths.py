@@ -4,11 +4,14 @@ import string
 
 import pytest
 import rfc8785
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import VerifyMismatchError
 from hypothesis import example, given
 from hypothesis import strategies as st
 from stdnum import iban, numdb
 from stdnum.iso7064 import mod_97_10
 
+from gateway.client_secrets import SecretVerifier
 from gateway.iban import is_iban
 from gateway.idempotency import canonical_json
 
@@ -66,6 +69,14 @@ def test_every_countrys_structure_is_known(country):
         body = "0" * length
         number = f"{country}{mod_97_10.calc_check_digits(body + country)}{body}"
         assert is_iban(number) == iban.is_valid(number), number
+
+
+def test_nobodys_hash_costs_what_a_real_one_costs_and_fits_no_secret():
+    hasher = PasswordHasher()
+    nobodys = SecretVerifier()._nobodys_hash
+    assert extract_parameters(nobodys) == extract_parameters(hasher.hash("secret"))
+    with pytest.raises(VerifyMismatchError):
+        hasher.verify(nobodys, "secret")
 
 
 JSON = st.recursive(
