@@ -20,6 +20,7 @@ from bridge.payment import (
     after_success,
 )
 from bridge.storage import outcomes
+from bridge.storage.cancel import reject_successors
 from bridge.storage.events import append_event, put_back
 from bridge.storage.guard import (
     GuardSettings,
@@ -37,6 +38,7 @@ log = structlog.get_logger()
 MAX_ATTEMPTS = 8
 RETRY_PAUSE_SECONDS = 1.0
 MAX_RETRY_PAUSE_SECONDS = 300.0
+PREDECESSOR_REJECTED = Failure("predecessor-rejected", "The payment was rejected before this could be done.")
 # Enough to reach the longest pause; keeps 2**n a small number.
 MAX_DOUBLINGS = 16
 
@@ -115,7 +117,7 @@ class HeldClaim:
         tell(self.connection, payment, self.row, SUCCESS_EVENTS[kind], self.now)
 
     def reject(self, failure: Failure, sap_log: Sequence[LogItem], key_ring: KeyRing) -> None:
-        """Record a refusal that the partner can mend, and tell it."""
+        """Record a refusal that the partner can mend, reject what waits behind it, and tell both."""
         kind = self.row.operation.kind
         outcomes.record_rejection(
             self.connection, self.claim.operation_id, failure,
@@ -123,7 +125,22 @@ class HeldClaim:
         )  # fmt: skip
         payment = after_rejection(self.payment.payment, kind, self.now)
         outcomes.update_payment(self.connection, payment)
+        successors = reject_successors(
+            self.connection, payment.payment_id, self.claim.operation_id, PREDECESSOR_REJECTED, now=self.now
+        )
         tell(self.connection, payment, self.row, REJECTION_EVENTS[kind], self.now)
+        operations = operations_of_payment(self.connection, payment.payment_id)
+        for successor in successors:
+            append_event(
+                self.connection,
+                partner_id=payment.partner_id,
+                payment_id=payment.payment_id,
+                operation_id=successor.operation_id,
+                event_type=REJECTION_EVENTS[successor.kind],
+                payment=payment.as_json(operations),
+                traceparent=successor.traceparent,
+                now=self.now,
+            )
 
     def park_refused(
         self, reason: ParkReason, failure: Failure, sap_log: Sequence[LogItem], key_ring: KeyRing

@@ -98,16 +98,18 @@ class Bridge:
             ).scalar_one()
 
 
-def make_bridge(engine):
+def make_bridge(engine, service_engine=None):
+    """`service_engine` has the adapter's own rights; the owner's `engine` looks and sets up."""
     with engine.begin() as connection:
         add_sap_systems(connection, {"s4-main": 4})
     clock, sap, directory, wakes = ManualClock(NOW), InMemoryConnector(), OnePartner(), []
+    service_engine = service_engine or engine
     recorder = Recorder(
-        engine, KEY_RING, Classifier.from_package(), clock,
+        service_engine, KEY_RING, Classifier.from_package(), clock,
         RecordSettings(SETTLING_SECONDS, READ_LAG_SECONDS, 1.0, GUARD), lambda: wakes.append(1),
     )  # fmt: skip
     posting = Posting(
-        engine, directory, {"s4-main": sap}, KEY_RING, recorder, clock,
+        service_engine, directory, {"s4-main": sap}, KEY_RING, recorder, clock,
         PostingSettings(call_seconds=30.0, lease_margin_seconds=LEASE_SECONDS - 30.0),
     )  # fmt: skip
     return Bridge(engine, clock, sap, directory, posting, wakes)

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from fakes.accepted import ROUTE
 from posting_stage import LEASE_SECONDS, READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -14,7 +14,9 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def bridge(database):
-    return make_bridge(database.engine)
+    engine = create_engine(database.url_for("sap_adapter"), hide_parameters=True, pool_size=10)
+    yield make_bridge(database.engine, engine)
+    engine.dispose()
 
 
 def test_a_posted_operation_pays_the_payment_and_tells_it(bridge):

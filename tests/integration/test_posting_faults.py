@@ -3,7 +3,7 @@
 import pytest
 from fakes.accepted import ROUTE
 from posting_stage import READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 pytestmark = pytest.mark.integration
 
@@ -12,7 +12,9 @@ LOCKED = "refuse:601(MC)"
 
 @pytest.fixture
 def bridge(database):
-    return make_bridge(database.engine)
+    engine = create_engine(database.url_for("sap_adapter"), hide_parameters=True, pool_size=10)
+    yield make_bridge(database.engine, engine)
+    engine.dispose()
 
 
 def wait_for_turn(bridge, operation_id):
@@ -133,3 +135,34 @@ def test_what_could_not_be_rendered_was_claimed_for_ever(bridge, damage):
     assert (row.status, row.parked_reason, row.sent_unresolved) == ("parked", "mapping", False)
     assert bridge.sap.sendings == []
     assert bridge.busy_slots() == 0
+
+
+QUEUE_REFUND = text("""
+    WITH refund AS (
+        INSERT INTO operations (operation_id, payment_id, partner_id, position, kind, status, amount_minor,
+                                sap_system, sap_reference, created_at, updated_at)
+        SELECT 'op_refund', payment_id, partner_id, 2, 'refund', 'accepted', 100, sap_system,
+               repeat('A', 16), created_at, created_at
+        FROM operations WHERE operation_id = :id
+        RETURNING operation_id, sap_system, partner_id, created_at
+    )
+    INSERT INTO outbox (lane, partner_id, operation_id, not_before, created_at)
+    SELECT sap_system, partner_id, operation_id, NULL, created_at FROM refund
+""")
+
+
+def test_a_refund_behind_a_payment_that_sap_refused_waited_for_ever(bridge):
+    operation_id = bridge.accept()
+    with bridge.engine.begin() as connection:
+        connection.execute(QUEUE_REFUND, {"id": operation_id})
+    bridge.sap.script.append("refuse:102(F5)")
+    bridge.step(operation_id)
+    refund = bridge.row("op_refund")
+    assert (refund.status, refund.failure_code, refund.payment_status) == (
+        "rejected", "predecessor-rejected", "rejected",
+    )  # fmt: skip
+    assert refund.not_before is None
+    assert bridge.events(operation_id) == ["payment.rejected"]
+    assert bridge.events("op_refund") == ["payment.refund_rejected"]
+    with bridge.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM outbox WHERE lane = 's4-main'")).scalar() == 0

@@ -39,6 +39,8 @@ GRANT SELECT, INSERT, UPDATE ON outbox, dead_letters TO dead_letters;
 GRANT SELECT, UPDATE ON payments, operations, sap_systems, sap_slots TO sap_adapter;
 GRANT SELECT, INSERT ON events TO sap_adapter;
 GRANT SELECT, INSERT, UPDATE ON outbox, partner_configs TO sap_adapter;
+-- a refusal rejects what waits behind it in the lane
+GRANT DELETE ON outbox TO sap_adapter;
 
 GRANT USAGE ON SCHEMA webhooks TO webhooks;
 GRANT SELECT ON events, feed, feed_counters TO webhooks;
