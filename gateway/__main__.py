@@ -3,7 +3,7 @@
 
 import gc
 
-# Nothing that importing makes is garbage: to look for some is a fifth of the start. serve() turns it on again.
+# Nothing that importing makes is garbage: looking for some is a fifth of the start. serve() turns it on again.
 gc.disable()
 
 import os
