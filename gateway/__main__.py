@@ -3,7 +3,7 @@
 
 import gc
 
-# Nothing that importing makes is garbage: looking for some is a fifth of the start. serve() turns it on again.
+# Nothing that importing makes is garbage, and looking for some is a fifth of the start. serve() enables it.
 gc.disable()
 
 import os
