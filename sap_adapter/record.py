@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from bridge.clock import Clock
 from bridge.errors import TransientError, UnknownOutcomeError
@@ -127,7 +128,7 @@ class Recorder:
         for pause in (*RECORD_RETRY_PAUSES_SECONDS, None):
             try:
                 self._record_once(claim, write)
-            except DBAPIError as error:
+            except (DBAPIError, PoolTimeoutError) as error:
                 if pause is None:
                     raise
                 log.warning("record-repeated", operation_id=claim.operation_id, reason=type(error).__name__)

@@ -1,9 +1,11 @@
 """The one way to PostgreSQL: a plain DSN locally, the Cloud SQL Python Connector with IAM in production."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pg8000 import InterfaceError
+from pg8000.exceptions import Error as DriverError
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError
 
@@ -79,27 +81,34 @@ def make_engine(
             "tcp_keepalive": True,
             "startup_params": startup,
         }
-        return _pinged_outside_transactions(create_engine(url, connect_args=connect_args, **options))
+        return _adapted(create_engine(url, connect_args=connect_args, **options))
     # Imported here: a service on a plain DSN does not pay for the connector at start.
     from bridge.gcp.sql import cloud_sql_creator  # noqa: PLC0415
 
     engine = create_engine(
         "postgresql+pg8000://",
-        creator=cloud_sql_creator(
-            settings.cloud_sql_instance or "",
-            user=settings.user or "",
-            database=settings.name or "",
-            application_name=application_name,
-            startup_params=startup,
-            timeout_seconds=SOCKET_TIMEOUT_SECONDS,
+        # The connector has errors of its own, and those of the libraries that it asks for certificates.
+        creator=_with_driver_errors(
+            cloud_sql_creator(
+                settings.cloud_sql_instance or "",
+                user=settings.user or "",
+                database=settings.name or "",
+                application_name=application_name,
+                startup_params=startup,
+                timeout_seconds=SOCKET_TIMEOUT_SECONDS,
+            ),
+            Exception,
         ),
         **options,
     )
-    return _pinged_outside_transactions(engine)
+    return _adapted(engine)
 
 
-def _pinged_outside_transactions(engine: Engine) -> Engine:
-    """Have the pool's ping open no transaction.
+def _adapted(engine: Engine) -> Engine:
+    """Have every failure of the connection raised as the driver's, and the pool's ping open no transaction.
+
+    pg8000 lets a socket that times out raise as it is: nobody who waits for the database's errors would see
+    it, and the pool would keep the connection.
 
     pg8000 would begin one for it, SQLAlchemy would leave it open, and whoever then asks for AUTOCOMMIT would
     run in it: nobody commits it, and the return to the pool rolls back what was written.
@@ -117,7 +126,23 @@ def _pinged_outside_transactions(engine: Engine) -> Engine:
         return True
 
     engine.dialect.do_ping = ping  # type: ignore[method-assign]
+    for name in ("connect", "do_ping", "do_execute", "do_commit", "do_rollback"):
+        setattr(engine.dialect, name, _with_driver_errors(getattr(engine.dialect, name), OSError))
     return engine
+
+
+def _with_driver_errors(function: Callable[..., Any], kind: type[Exception]) -> Callable[..., Any]:
+    """Raise errors of `kind` as a network error of the driver, which tells SQLAlchemy that it is gone."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except DriverError:
+            raise
+        except kind as error:
+            raise InterfaceError(f"network error ({type(error).__name__})") from error
+
+    return call
 
 
 def ping(engine: Engine) -> None:

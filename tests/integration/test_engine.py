@@ -1,12 +1,12 @@
 """The engine every service uses."""
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 from waiting import wait_until
 
 from bridge.storage.accept import make_statement_engine
-from bridge.storage.engine import DatabaseSettings, make_engine
+from bridge.storage.engine import DatabaseSettings, _with_driver_errors, make_engine
 from bridge.storage.failures import is_passing, sqlstate
 from bridge.storage.prepared import Prepared
 
@@ -46,6 +46,33 @@ def test_autocommit_write_on_a_connection_from_the_pool_is_committed(database):
     engine.dispose()
     with database.engine.connect() as connection:
         assert list(connection.execute(text("SELECT n FROM written ORDER BY n")).scalars()) == [0, 1, 2]
+
+
+def test_a_socket_that_timed_out_was_no_error_of_the_database(database):
+    """It went past whoever repeats or answers 503 while the database is away: SAP's answer was lost."""
+    engine = make_engine(
+        DatabaseSettings(database.url, None, None, None), pool_size=1, application_name="test-timeout"
+    )
+    with engine.connect() as connection:
+        connection.connection.dbapi_connection._usock.settimeout(0.2)
+        with pytest.raises(DBAPIError) as raised:
+            connection.execute(text("SELECT pg_sleep(1)"))
+    assert is_passing(raised.value)
+    assert raised.value.connection_invalidated
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT 42")).scalar() == 42
+    engine.dispose()
+
+
+@pytest.mark.parametrize("cause", [TimeoutError("no answer"), RuntimeError("no certificate")])
+def test_a_connection_that_the_connector_could_not_make_was_no_error_of_the_database(cause):
+    def connect():
+        raise cause
+
+    engine = create_engine("postgresql+pg8000://", creator=_with_driver_errors(connect, Exception))
+    with pytest.raises(DBAPIError) as raised:
+        engine.connect()
+    assert is_passing(raised.value)
 
 
 def test_pool_notices_that_the_server_has_closed_a_connection(database):
