@@ -17,7 +17,7 @@ from bridge.clock import rfc3339
 from bridge.environment import http_url
 from bridge.errors import SettingsError
 from gateway.discovery import JWKS_PATH, METADATA_PATH, metadata
-from gateway.signing_keys import KeySet, public_jwks, read_key_set
+from gateway.signing_keys import KeySet, private_jwks, public_jwks, read_key_set
 
 RSA_BITS = 2048
 # The API Gateway caches the published set for 5 minutes, so may whoever reads it; then the margin.
@@ -91,6 +91,18 @@ def publish(folder: Path, publish_to: Path, issuer: str) -> None:
     """Write the documents for the public bucket, and change nothing else."""
     _require_issuer(publish_to, issuer)
     _publish(_read(folder), publish_to, issuer, datetime.now(UTC))
+
+
+@keys.command()
+@_folder
+@click.option("--to", "target", required=True, type=click.Path(dir_okay=False, path_type=Path))
+def bundle(folder: Path, target: Path) -> None:
+    """Write all private keys into one file, the content of the secret that gateways mount.
+
+    It is for `gcloud secrets versions add`, and to be deleted afterwards.
+    """
+    _write(target, _json(private_jwks(_read(folder))), mode=0o600)
+    click.echo(f"wrote {target}")
 
 
 @keys.command("list")

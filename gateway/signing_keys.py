@@ -7,9 +7,13 @@ All else follows from the names, so that every instance says the same without be
 - the last one whose time has come signs (the first one, if no time has come yet);
 - it goes on verifying until its successor has signed for longer than a token lives.
 
+The folder has one `<name>.pem` per key. Secret Manager mounts one secret as one file, so all keys may also come
+in one: `signing-keys.json`, a JWK set with private keys, whose `kid` are the names (`bridge keys bundle`).
+
 `bridge keys rotate` (cli/keys.py) names a new key for a time when every cache of the published set has it.
 """
 
+import json
 import re
 import threading
 from dataclasses import dataclass
@@ -20,7 +24,9 @@ from typing import Any
 import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
 
 from bridge.errors import SettingsError
@@ -28,7 +34,9 @@ from bridge.errors import SettingsError
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 4096
 MAX_KEYS = 16
-MAX_FILE_BYTES = 16 * 1024
+# what a secret may hold
+MAX_FILE_BYTES = 64 * 1024
+BUNDLE = "signing-keys.json"
 TOKEN_LIFETIME_SECONDS = 900
 # How long a key verifies after its successor began to sign: a token's life, and what clocks may differ by.
 VERIFIES_FOR = timedelta(seconds=TOKEN_LIFETIME_SECONDS + 60)
@@ -133,6 +141,11 @@ def public_jwks(keys: KeySet, now: datetime) -> dict[str, Any]:
     return {"keys": [key.key.as_dict(private=False) for key in keys.verifying(now)]}
 
 
+def private_jwks(keys: KeySet) -> dict[str, Any]:
+    """Return the set with its private keys, for the one file that a secret is."""
+    return {"keys": [key.key.as_dict(private=True) for key in keys.keys]}
+
+
 def read_key_set(folder: Path) -> KeySet:
     """Read the folder's keys once; SettingsError names what can't be used."""
     return _key_set(folder, _read(folder))
@@ -150,35 +163,54 @@ def signs_from(kid: str) -> datetime | None:
 
 
 def _read(folder: Path) -> dict[str, bytes]:
+    """Return the files' contents by their names."""
     try:
-        files = sorted(folder.glob("*.pem"))
+        files = [*sorted(folder.glob("*.pem")), *folder.glob(BUNDLE)]
         if len(files) > MAX_KEYS:
             raise SettingsError(f"TOKEN_SIGNING_KEYS_DIR {folder}: more than {MAX_KEYS} *.pem files")
         contents = {}
         for file in files:
             with file.open("rb") as opened:
-                contents[file.stem] = opened.read(MAX_FILE_BYTES)
+                contents[file.name] = opened.read(MAX_FILE_BYTES)
     except OSError as error:
         raise SettingsError(f"TOKEN_SIGNING_KEYS_DIR {folder}: {error.strerror}") from error
     if not contents:
-        raise SettingsError(f"TOKEN_SIGNING_KEYS_DIR {folder}: no *.pem file in it")
+        raise SettingsError(f"TOKEN_SIGNING_KEYS_DIR {folder}: neither a *.pem file nor {BUNDLE} in it")
     return contents
 
 
 def _key_set(folder: Path, files: dict[str, bytes]) -> KeySet:
-    keys = [_signing_key(folder, kid, content) for kid, content in files.items()]
+    privates: dict[str, PrivateKeyTypes] = {}
+    for name, content in files.items():
+        where = f"TOKEN_SIGNING_KEYS_DIR {folder / name}"
+        privates |= _bundled(where, content) if name == BUNDLE else {Path(name).stem: _pem(where, content)}
+    keys = [_signing_key(folder, kid, private) for kid, private in privates.items()]
     return KeySet(tuple(sorted(keys, key=lambda key: (key.signs_from, key.kid))))
 
 
-def _signing_key(folder: Path, kid: str, content: bytes) -> SigningKey:
+def _bundled(where: str, content: bytes) -> dict[str, PrivateKeyTypes]:
+    try:
+        keys = json.loads(content)["keys"]
+        found = {str(key["kid"]): RSAKey.import_key(key).private_key for key in keys[: MAX_KEYS + 1]}
+    except (ValueError, TypeError, KeyError, RecursionError, JoseError) as error:
+        raise SettingsError(f"{where}: not a JWK set of RSA keys") from error
+    if not 1 <= len(found) <= MAX_KEYS or None in found.values():
+        raise SettingsError(f"{where}: not 1 to {MAX_KEYS} private keys")
+    return {kid: key for kid, key in found.items() if key is not None}
+
+
+def _pem(where: str, content: bytes) -> PrivateKeyTypes:
+    try:
+        return load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SettingsError(f"{where}: not a private key in PEM without a password") from error
+
+
+def _signing_key(folder: Path, kid: str, private: PrivateKeyTypes) -> SigningKey:
     where = f"TOKEN_SIGNING_KEYS_DIR {folder / kid}.pem"
     begins = signs_from(kid)
     if begins is None:
         raise SettingsError(f"{where}: the name does not begin with a date, as in 20261121T120000Z-4f1c.pem")
-    try:
-        private = load_pem_private_key(content, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SettingsError(f"{where}: not a private key in PEM without a password") from error
     if not isinstance(private, RSAPrivateKey) or not MIN_RSA_BITS <= private.key_size <= MAX_RSA_BITS:
         raise SettingsError(f"{where}: not an RSA key of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits")
     key = RSAKey.import_key(private, {"kid": kid, "use": "sig", "alg": "RS256"})

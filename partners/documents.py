@@ -1,20 +1,25 @@
 """A partner's document as operators see and send it: without what is secret, which stays where it is.
 
 Client secrets' hashes and webhook secrets are never shown. A document that comes back leaves them out, and
-the client or endpoint of that id keeps what it has; a new one has to bring its own.
+the client or endpoint of that id keeps what it has; a new one has to bring its own, and a client that signs
+(`public_keys`, which are shown) needs none. `"secret_hash": null` takes a client's secret away.
 """
 
 import copy
 import re
 from typing import Any
 
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, RSAKey
 from pydantic import ValidationError
 
 from bridge.errors import FieldError, RejectedError
-from bridge.partner import PartnerConfiguration
+from bridge.partner import ClientKey, EcClientKey, PartnerConfiguration
 
 # PHC string format of argon2id; other hashes, and a secret pasted in clear, are refused
 _ARGON2ID = re.compile(r"\$argon2id\$v=\d+\$m=\d+,t=\d+,p=\d+\$[A-Za-z0-9+/]{11,}\$[A-Za-z0-9+/]{20,}")
+# pydantic names the kind of key that it took an item for; the document has no such level
+_KINDS = ("RSA", "EC")
 # list of the document, what identifies an item in it, its secret member
 _SECRETS = (
     ("clients", "client_id", "secret_hash"),
@@ -58,8 +63,14 @@ def read(
         for index, client in enumerate(configuration.clients)
         if client.secret_hash is not None and not _ARGON2ID.fullmatch(client.secret_hash)
     ]
-    if unhashed:
-        raise _invalid(*unhashed)
+    unusable = [
+        FieldError(f"/clients/{index}/public_keys/{number}", "is not a public key: its numbers don't fit")
+        for index, client in enumerate(configuration.clients)
+        for number, key in enumerate(client.public_keys)
+        if not _is_usable(key)
+    ]
+    if unhashed or unusable:
+        raise _invalid(*unhashed, *unusable)
     return configuration
 
 
@@ -72,9 +83,20 @@ def _keep_secrets(document: dict[str, Any], base: dict[str, Any]) -> None:
                 item[secret] = kept[item[identity]]
 
 
+def _is_usable(key: ClientKey) -> bool:
+    """Tell whether the JWK is a key, not only shaped like one: a point has to be on its curve."""
+    members = key.model_dump(exclude_none=True)
+    try:
+        imported = ECKey.import_key(members) if isinstance(key, EcClientKey) else RSAKey.import_key(members)
+    except (JoseError, ValueError):
+        return False
+    return imported.public_key is not None
+
+
 def _pointer(location: tuple[int | str, ...]) -> str:
     """Return a JSON Pointer (RFC 6901)."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    parts = [str(part) for part in location if part not in _KINDS]
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def _invalid(*errors: FieldError) -> RejectedError:

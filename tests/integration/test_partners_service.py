@@ -12,6 +12,7 @@ import requests
 from argon2 import PasswordHasher
 from fakes.partner_store import InMemoryPartnerStore
 from firestore_emulator import FirestoreEmulator
+from joserfc.jwk import ECKey, RSAKey
 from partner_documents import changed, new_partner
 from sqlalchemy import create_engine
 from stand_ins import REPOSITORY, accepts_connections, free_port
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.integration
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 OPERATOR = {"X-Operator": "olga"}
+EC_JWK = ECKey.generate_key("P-256", {"kid": "e"}).as_dict(private=False)
+RSA_JWK = RSAKey.generate_key(2048, {"kid": "r"}).as_dict(private=False)
 HASH = PasswordHasher(time_cost=1, memory_cost=64).hash("s3cret")
 
 
@@ -38,6 +41,10 @@ def environment(database_url, **more):
         "OPERATOR_AUTHENTICATION": "emulator",
         **more,
     }
+
+
+def signing(*public_keys):
+    return {"client_id": "signer", "public_keys": list(public_keys)}
 
 
 @pytest.fixture
@@ -175,8 +182,15 @@ def test_a_change_has_to_name_its_version_its_reason_and_its_operator(
         ({"status": "Meier"}, "/status"),
         ({"surprise": "Meier"}, "/surprise"),
         ({"partner_id": new_partner().partner_id}, "/partner_id"),
-        ({"clients": [{"client_id": "new-one"}]}, "/clients/0/secret_hash"),
+        ({"clients": [{"client_id": "new-one"}]}, "/clients/0"),
         ({"clients": [{"client_id": "shop", "secret_hash": "Meier"}]}, "/clients/0/secret_hash"),
+        ({"clients": [signing(EC_JWK | {"d": "Meier"})]}, "/clients/0/public_keys/0/d"),
+        ({"clients": [signing(EC_JWK | {"y": EC_JWK["x"]})]}, "/clients/0/public_keys/0"),
+        ({"clients": [signing(EC_JWK, EC_JWK)]}, "/clients/0"),
+        ({"clients": [signing(*(EC_JWK | {"kid": f"k{n}"} for n in range(6)))]}, "/clients/0/public_keys"),
+        ({"clients": [signing({"kty": "oct", "k": "Meier", "kid": "k"})]}, "/clients/0/public_keys/0"),
+        ({"clients": [signing(RSA_JWK | {"n": RSA_JWK["n"][:100]})]}, "/clients/0/public_keys/0/n"),
+        ({"limits": {"requests_per_second": 0}}, "/limits/requests_per_second"),
         ({"clients": "Meier"}, "/clients"),
         ({"clients": [7]}, "/clients/0"),
     ],
@@ -191,6 +205,18 @@ def test_a_document_that_does_not_fit_is_refused_without_repeating_it(
     assert "Meier" not in answer.text
     assert store.get(partner.partner_id) == partner
     assert audit(database) == []
+
+
+def test_a_client_that_signs_needs_no_secret_and_its_keys_are_shown(client, store, partner):
+    clients = [*show(client, partner.partner_id)["clients"], signing(EC_JWK, RSA_JWK)]
+    body = show(client, partner.partner_id) | {"clients": clients, "limits": {"payments_per_day": 7}}
+    assert put(client, partner.partner_id, body, If_Match='"1"').status_code == 200
+    stored = store.get(partner.partner_id)
+    assert [one.secret_hash for one in stored.clients] == [HASH, None]
+    assert [key.algorithm for key in stored.clients[1].public_keys] == ["ES256", "RS256"]
+    assert stored.limits.payments_per_day == 7
+    shown = show(client, partner.partner_id)["clients"][1]["public_keys"]
+    assert [key["kid"] for key in shown] == ["e", "r"]
 
 
 def test_a_body_that_is_no_document_is_refused(client, partner):

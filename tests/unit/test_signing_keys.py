@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from click.testing import CliRunner
 from gateway_stage import pem, rsa_key
+from joserfc.jwk import RSAKey
 
 from bridge.errors import SettingsError
 from cli.main import main
@@ -137,6 +138,44 @@ def test_what_is_published_is_what_the_gateway_would_serve_and_nothing_private(t
     assert metadata["jwks_uri"] == "https://pay.example/.well-known/jwks.json"
     assert "private_key_jwt" in metadata["token_endpoint_auth_methods_supported"]
     assert list(public.rglob("*.*.*")) == []
+
+
+def test_one_file_with_all_keys_is_as_good_as_the_folder(tmp_path):
+    folder, mounted = tmp_path / "keys", tmp_path / "mounted"
+    mounted.mkdir()
+    for _ in range(2):
+        assert bridge("rotate", "--dir", folder).exit_code == 0
+    target = mounted / "signing-keys.json"
+    assert bridge("bundle", "--dir", folder, "--to", target).exit_code == 0
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    now = datetime.now(UTC)
+    there, here = TokenKeys.from_folder(str(folder)), TokenKeys.from_folder(str(mounted))
+    assert here.public_jwks(now) == there.public_jwks(now)
+    assert here.signing(now).key.as_dict(private=True) == there.signing(now).key.as_dict(private=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"keys": []}',
+        '{"keys": 7}',
+        '{"keys": [7]}',
+        '{"keys": [{"kid": "20261120-a", "kty": "oct", "k": "AAAA"}]}',
+        json.dumps(
+            {"keys": [RSAKey.import_key(pem(rsa_key(1))).as_dict(private=False) | {"kid": "20261120-a"}]}
+        ),
+        json.dumps({"keys": [RSAKey.import_key(pem(rsa_key(1))).as_dict(private=True) | {"kid": "a"}]}),
+        "[" * 5000,
+    ],
+    ids=range(10),
+)
+def test_a_file_that_is_no_set_of_private_keys_is_named(tmp_path, content):
+    (tmp_path / "signing-keys.json").write_text(content)
+    with pytest.raises(SettingsError, match="TOKEN_SIGNING_KEYS_DIR"):
+        TokenKeys.from_folder(str(tmp_path))
 
 
 @pytest.mark.parametrize(
