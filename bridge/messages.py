@@ -131,8 +131,9 @@ def _document(data: bytes, attributes: dict[str, str], expected_type: str) -> di
 
 def _text(document: dict[str, Any], name: str) -> str:
     value = document.get(name)
-    if not isinstance(value, str) or not value:
-        raise UnreadableMessageError(f"{name} is missing or not a string")
+    # Ids are visible ASCII; anything else the database might refuse, each time the message comes.
+    if not isinstance(value, str) or not value or not (value.isascii() and value.isprintable()):
+        raise UnreadableMessageError(f"{name} is missing or no id")
     return value
 
 

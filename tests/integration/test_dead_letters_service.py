@@ -5,7 +5,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from accepted import NOW, add_lanes, add_payments, change, operation, outbox_rows, scalar
+from accepted import LANE, NOW, add_lanes, add_payments, change, operation, outbox_rows, scalar
 from sqlalchemy import text
 
 from bridge.clock import ManualClock
@@ -84,6 +84,15 @@ def test_what_the_database_could_not_store_does_not_stop_the_recording(client, o
     body = json.dumps({"message": message, "subscription": SUBSCRIPTION})
     assert client.post("/pubsub/dead-letters", data=body).status_code == 204
     assert len(letters(owner)) == 1
+
+
+@pytest.mark.parametrize("character", ["\x00", "\ud800"])
+def test_an_id_that_the_database_could_not_store_came_again_for_ever(client, owner, character):
+    data, attributes = encode(OperationMessage("op_x", "pay_x", "par_x", LANE, 1))
+    escaped = json.dumps(f"op_{character}").encode()
+    assert push(client, data.replace(b'"op_x"', escaped), attributes).status_code == 204
+    [letter] = letters(owner)
+    assert (letter.reason, letter.operation_id) == ("unreadable", None)
 
 
 def test_the_same_letter_twice_is_recorded_and_acted_on_once(client, owner):
