@@ -7,6 +7,8 @@ carry `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-1
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from flask import Flask, Response, g, request
 
@@ -26,8 +28,7 @@ PAYMENT_ENDPOINTS = frozenset({"create_payment", "create_payments"})
 IPV6_PREFIX_BITS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """`quota` of whatever is counted in each window."""
 
     name: str
@@ -35,8 +36,7 @@ class Policy:
     window_seconds: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What is left of a policy's quota in this window; `exceeded`: more was asked for than it allows."""
 
     policy: Policy
@@ -84,8 +84,7 @@ class PartnerRequests:
         partner: PartnerConfiguration | None = g.get("partner")
         if partner is None:
             return
-        quota = partner.limits.requests_per_second * REQUEST_WINDOW_SECONDS
-        reading = self._limits.take(Policy("requests", quota, REQUEST_WINDOW_SECONDS), partner.partner_id)
+        reading = self._limits.take(_requests(partner.limits.requests_per_second), partner.partner_id)
         g.readings = [reading]
         if reading.exceeded:
             raise _too_many_requests(reading, "The partner's requests come too fast.")
@@ -108,12 +107,9 @@ class PartnerRequests:
             accepted = _accepted(answer)
             if accepted:
                 readings[-1] = self._limits.take(_daily(g.partner), g.partner.partner_id, accepted)
-            policies = [(one.policy, one) for one in readings]
-            answer.headers["RateLimit-Policy"] = ", ".join(
-                f'"{policy.name}";q={policy.quota};w={policy.window_seconds}' for policy, _ in policies
-            )
+            answer.headers["RateLimit-Policy"] = ", ".join([_shown(one.policy) for one in readings])
             answer.headers["RateLimit"] = ", ".join(
-                f'"{policy.name}";r={one.remaining};t={one.resets_in_seconds}' for policy, one in policies
+                [f'"{one.policy.name}";r={one.remaining};t={one.resets_in_seconds}' for one in readings]
             )
         return answer
 
@@ -130,8 +126,18 @@ def _accepted(answer: Response) -> int:
     return int(g.get("accepted_payments", int(one)))
 
 
+@lru_cache(maxsize=1024)
+def _requests(per_second: int) -> Policy:
+    return Policy("requests", per_second * REQUEST_WINDOW_SECONDS, REQUEST_WINDOW_SECONDS)
+
+
 def _daily(partner: PartnerConfiguration) -> Policy:
     return Policy("payments", partner.limits.payments_per_day, DAY_SECONDS)
+
+
+@lru_cache(maxsize=1024)
+def _shown(policy: Policy) -> str:
+    return f'"{policy.name}";q={policy.quota};w={policy.window_seconds}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ class TokenLimits:
     """What the token endpoint takes per minute.
 
     Per address: all requests, so that nobody can have secrets hashed without end. Per client and address:
-    secrets that have to be hashed, so that a guesser elsewhere does not lock the client out. Per client: tokens.
+    secrets to hash, so that a guesser elsewhere does not lock the client out. Per client: tokens.
     """
 
     limits: Limits

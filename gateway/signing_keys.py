@@ -7,8 +7,8 @@ All else follows from the names, so that every instance says the same without be
 - the last one whose time has come signs (the first one, if no time has come yet);
 - it goes on verifying until its successor has signed for longer than a token lives.
 
-The folder has one `<name>.pem` per key. Secret Manager mounts one secret as one file, so all keys may also come
-in one: `signing-keys.json`, a JWK set with private keys, whose `kid` are the names (`bridge keys bundle`).
+The folder has one `<name>.pem` per key. Secret Manager mounts one secret as one file, so all keys may also
+come in one: `signing-keys.json`, a JWK set with private keys whose `kid` are the names (`keys bundle`).
 
 `bridge keys rotate` (cli/keys.py) names a new key for a time when every cache of the published set has it.
 """
