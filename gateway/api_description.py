@@ -131,7 +131,7 @@ _LIST_PARAMETERS = (
         "cursor",
         "query",
         "`next_cursor` of the page before; opaque.",
-        {"type": "string", "format": "cursor", "minLength": 1, "maxLength": MAX_CURSOR_CHARACTERS},
+        {"type": "string", "format": "cursor", "maxLength": MAX_CURSOR_CHARACTERS},
     ),
     Parameter(
         "status", "query", "Only payments in this status.", {"enum": [str(each) for each in PaymentStatus]}
@@ -243,7 +243,7 @@ ENDPOINTS: dict[str, Described] = {
         202,
         body=NothingModel,
         parameters=(OPTIONAL_KEY,),
-        problems=(*OF_EVERY_KEY, "invalid-state"),
+        problems=(*OF_EVERY_KEY, "idempotency-key-missing", "invalid-state"),
         headers=("Location", "Idempotency-Replayed"),
     ),
     "list_events": Described(

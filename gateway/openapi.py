@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document: from the routes, the models that validate, and gateway/api_description.py."""
 
+import re
 from collections import defaultdict
 from typing import Any, get_args
 
@@ -96,7 +97,8 @@ def build(app: Flask, issuer: str) -> dict[str, Any]:
 
 
 def _template(rule: Rule) -> str:
-    return rule.rule.replace("<", "{").replace(">", "}")
+    """Return `/v1/payments/{payment_id}` for `/v1/payments/<string(length=30):payment_id>`."""
+    return re.sub(r"<(?:[^<>:]*:)?([^<>:]+)>", r"{\1}", rule.rule)
 
 
 def _operation(app: Flask, rule: Rule, errors: dict[str, Any]) -> dict[str, Any]:

@@ -209,7 +209,6 @@ class PaymentModel(RequestModel):
                 str,
                 Field(min_length=1, max_length=MAX_METADATA_KEY_CHARACTERS),
                 AfterValidator(_storable),
-                published(pattern=STORABLE_PATTERN),
             ],
             Annotated[
                 str,
@@ -219,6 +218,14 @@ class PaymentModel(RequestModel):
             ],
         ],
         Field(max_length=MAX_METADATA_ENTRIES),
+        # said here, or pydantic would make it a pattern of those keys only that have such values
+        published(
+            propertyNames={
+                "minLength": 1,
+                "maxLength": MAX_METADATA_KEY_CHARACTERS,
+                "pattern": STORABLE_PATTERN,
+            }
+        ),
     ] = Field(default_factory=dict)
 
 

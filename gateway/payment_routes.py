@@ -31,7 +31,8 @@ class PaymentRoutes:
         add = app.add_url_rule
         add("/v1/payments", endpoint="create_payment", view_func=self.create, methods=["POST"])
         add("/v1/payments", endpoint="list_payments", view_func=self.list)
-        add("/v1/payments/<payment_id>", endpoint="get_payment", view_func=self.get)
+        # as long as an id: /v1/payments/batch is another resource, which can't be read
+        add("/v1/payments/<string(length=30):payment_id>", endpoint="get_payment", view_func=self.get)
         add("/v1/payments/<payment_id>/events", endpoint="get_timeline", view_func=self.get_timeline)
 
     @requires("payments:write")

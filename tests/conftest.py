@@ -7,6 +7,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,21 @@ def migrated_template(postgres_server) -> str:
 
 @pytest.fixture
 def database(postgres_server, migrated_template) -> Iterator[Database]:
+    with _fresh_database(postgres_server, migrated_template) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_database(postgres_server, migrated_template) -> Iterator[Database]:
+    """One database for all the tests of a module."""
+    with _fresh_database(postgres_server, migrated_template) as made:
+        yield made
+
+
+@contextmanager
+def _fresh_database(postgres_server: Postgres, template: str) -> Iterator[Database]:
     name = f"test_{next(_numbers)}"
-    create_database(postgres_server.url("postgres"), name, template=migrated_template)
+    create_database(postgres_server.url("postgres"), name, template=template)
     url = postgres_server.url(name)
     engine = create_engine(url, hide_parameters=True, pool_size=20)
     try:

@@ -68,7 +68,7 @@ def operations(document):
 
 def routes(app):
     return {
-        (method, rule.rule.replace("<", "{").replace(">", "}"))
+        (method, re.sub(r"<(?:[^<>:]*:)?([^<>:]+)>", r"{\1}", rule.rule))
         for rule in app.url_map.iter_rules()
         for method in rule.methods - {"HEAD", "OPTIONS"}
     }
