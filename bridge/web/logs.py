@@ -31,10 +31,12 @@ def configure_logs(service: str, stream: TextIO = sys.stdout, level: int = loggi
         _add_service(service),
         _exception_without_its_text,
     ]
+    render = structlog.processors.JSONRenderer(default=str)
+    # Ours go straight to the stream: the way through the standard library costs each request twice as much.
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, _cloud_logging_names, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
@@ -44,7 +46,7 @@ def configure_logs(service: str, stream: TextIO = sys.stdout, level: int = loggi
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _cloud_logging_names,
-                structlog.processors.JSONRenderer(default=str),
+                render,
             ],
             keep_exc_info=False,
         )
