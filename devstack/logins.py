@@ -8,7 +8,10 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-ROLES = ("gateway", "dispatcher", "dead_letters", "sap_adapter", "webhooks", "partners", "backoffice")
+ROLES = (
+    *("gateway", "dispatcher", "dead_letters", "sap_adapter", "webhooks"),
+    *("partners", "backoffice", "retention"),
+)
 
 
 def login_of(role: str) -> str:

@@ -5,7 +5,7 @@ DECLARE
     role_name text;
 BEGIN
     FOREACH role_name IN ARRAY ARRAY['gateway', 'dispatcher', 'dead_letters', 'sap_adapter', 'webhooks',
-                                     'partners', 'backoffice'] LOOP
+                                     'partners', 'backoffice', 'retention'] LOOP
         BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
@@ -54,3 +54,12 @@ GRANT INSERT ON audit TO partners;
 GRANT USAGE ON SCHEMA webhooks TO backoffice;
 GRANT SELECT ON ALL TABLES IN SCHEMA public, webhooks TO backoffice;
 GRANT INSERT ON audit TO backoffice;
+
+-- erases, and can change nothing else; it holds no key, so what it sees of these columns is whether they are set
+GRANT SELECT (payment_id, created_at, encrypted_parties, receipt) ON payments TO retention;
+GRANT UPDATE (encrypted_parties, receipt) ON payments TO retention;
+GRANT SELECT (payment_id, status, encrypted_document, encrypted_sap_log) ON operations TO retention;
+GRANT UPDATE (encrypted_document, encrypted_sap_log) ON operations TO retention;
+GRANT SELECT, DELETE ON client_assertions TO retention;
+-- taking a row with SKIP LOCKED asks for the right to change it
+GRANT UPDATE (expires_at) ON client_assertions TO retention;

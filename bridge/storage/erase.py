@@ -1,0 +1,103 @@
+"""Erase what retention no longer keeps: `python -m bridge.storage.erase` (a job in production, once a day).
+
+Settings: those of bridge.storage.engine, REFUND_WINDOW_DAYS (the gateway's: until then a payment can be
+refunded) and ERASE_AFTER_DAYS (counted from there). It commits page by page and may be killed, started again
+or run twice at once. Prints one JSON line with what was erased.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+
+from sqlalchemy import Engine
+
+from bridge.clock import Clock, SystemClock
+from bridge.environment import whole
+from bridge.errors import SettingsError
+from bridge.storage.engine import DatabaseSettings, make_engine
+from bridge.storage.retention import BEFORE_THE_FIRST, erase_page, forget_assertions
+
+PAYMENTS_PER_TRANSACTION = 500
+ASSERTIONS_PER_TRANSACTION = 1_000
+MAX_TRANSACTIONS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`keep_payments`: how long after acceptance names, accounts, texts and the receipt are kept."""
+
+    database: DatabaseSettings
+    keep_payments: timedelta
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read the environment; SettingsError names the first variable that is wrong."""
+        days = whole(environ, "REFUND_WINDOW_DAYS", 400, at_most=3650) + whole(
+            environ, "ERASE_AFTER_DAYS", 30, at_most=3650
+        )
+        return cls(DatabaseSettings.from_environment(environ), timedelta(days=days))
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """How many rows. `finished` is false when the job's limit came first: the next run goes on."""
+
+    payments: int = 0
+    operations: int = 0
+    client_assertions: int = 0
+    finished: bool = True
+
+
+def erase_all(
+    engine: Engine,
+    clock: Clock,
+    *,
+    keep_payments: timedelta,
+    per_transaction: int = PAYMENTS_PER_TRANSACTION,
+    max_transactions: int = MAX_TRANSACTIONS,
+) -> Erased:
+    """Erase everything that is due now, a page per transaction."""
+    now = clock.now()
+    payments = operations = 0
+    after: str | None = BEFORE_THE_FIRST
+    for _ in range(max_transactions):
+        if after is None:
+            break
+        with engine.begin() as connection:
+            page = erase_page(
+                connection, accepted_until=now - keep_payments, after=after, limit=per_transaction
+            )
+        payments += page.payments
+        operations += page.operations
+        after = page.last_payment_id
+    assertions = 0
+    for _ in range(max_transactions):
+        with engine.begin() as connection:
+            forgotten = forget_assertions(connection, now=now, limit=ASSERTIONS_PER_TRANSACTION)
+        assertions += forgotten
+        if forgotten == 0:
+            break
+    return Erased(payments, operations, assertions, finished=after is None)
+
+
+def main() -> int:
+    """Erase in the database that the environment names."""
+    try:
+        settings = Settings.from_environment(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"erase: {error}\n")
+        return 2
+    engine = make_engine(settings.database, pool_size=1, application_name="erase")
+    try:
+        erased = erase_all(engine, SystemClock(), keep_payments=settings.keep_payments)
+    finally:
+        engine.dispose()
+    sys.stdout.write(json.dumps(asdict(erased)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
