@@ -26,6 +26,7 @@ from bridge.storage.guard import (
     GuardSettings,
     free_settling_slots,
     give_back_slot,
+    note_answer,
     note_failure,
     note_success,
     others_succeeded,
@@ -91,8 +92,12 @@ class HeldClaim:
         )  # fmt: skip
 
     def praise_sap(self) -> None:
-        """Tell the lane's guard that SAP answers."""
+        """Tell the lane's guard that SAP answers postings."""
         note_success(self.connection, self.claim.sap_system)
+
+    def note_answered_question(self) -> None:
+        """Tell the lane's guard that SAP answers questions."""
+        note_answer(self.connection, self.claim.sap_system)
 
     def release_settling(self) -> None:
         """Nothing of the operation can be running in SAP any more."""

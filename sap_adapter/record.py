@@ -179,7 +179,7 @@ class Recorder:
                 held.return_to_lane(pause_seconds(held.row.generation))
 
     def _found(self, held: HeldClaim, documents: Sequence[FoundDocument]) -> None:
-        held.praise_sap()
+        held.note_answered_question()
         # Not a success of the lane: one operation's questions must not make others' attempts count.
         held.end_call("asked", success=False)
         if len(documents) == 1 and _is_ours(held, documents[0]):

@@ -82,6 +82,12 @@ REOPEN_LANE = text("""
     WHERE sap_system = :sap_system
 """)
 
+PROBE_BY_POSTING = text("""
+    /* the read side answers: half-open as the lane is, its next probe is a posting (even numbers are) */
+    UPDATE sap_systems SET failed_probes = failed_probes + 1
+    WHERE sap_system = :sap_system AND call_window = 1 AND mod(failed_probes, 2) = 1
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
@@ -228,6 +234,15 @@ def note_failure(
 
 
 def note_success(connection: Connection, sap_system: str) -> None:
-    """Let the guard of the lane know that SAP answered; the window opens again if it was not open."""
+    """Let the guard of the lane know that SAP posts; the window opens again if it was not open."""
     if connection.execute(LANE_IS_TROUBLED, {"sap_system": sap_system}).scalar_one():
         connection.execute(REOPEN_LANE, {"sap_system": sap_system})
+
+
+def note_answer(connection: Connection, sap_system: str) -> None:
+    """Let the guard of the lane know that SAP answered a question.
+
+    That says nothing of its posting side: it neither opens the window nor forgives failed postings, but a
+    half-open lane may try a posting next.
+    """
+    connection.execute(PROBE_BY_POSTING, {"sap_system": sap_system})

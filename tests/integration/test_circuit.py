@@ -126,3 +126,29 @@ def test_a_lane_whose_probe_was_lost_is_probed_again_once_the_watchdog_has_put_i
     road.go()
     assert road.status(first) == "succeeded"
     assert road.bridge.lane().call_window == 4
+
+
+def test_an_answered_question_opened_the_whole_window_to_a_sap_that_took_no_postings(road):
+    """SAP's read side was up, its posting side not: each answer let a full window of postings through."""
+    open_the_circuit(road)
+    for _ in range(4):
+        road.accept()
+    road.bridge.sap.script.extend(["not-posted"] * 20)
+    road.bridge.clock.advance(2)
+    road.go()
+    assert road.bridge.sap.questions == 1
+    lane = road.bridge.lane()
+    assert (lane.call_window, lane.failed_probes) == (1, 2)
+    sent = len(road.bridge.sap.sendings)
+    road.go(rounds=5)
+    assert len(road.bridge.sap.sendings) == sent + 1, "one posting as a probe"
+    assert road.bridge.lane().call_window == 0
+
+
+def test_after_an_answered_question_one_posting_opens_the_lane(road):
+    open_the_circuit(road)
+    waiting = road.accept()
+    road.bridge.clock.advance(2)
+    road.go(rounds=2)
+    assert road.status(waiting) == "succeeded"
+    assert road.bridge.lane().call_window == 4
