@@ -53,12 +53,16 @@ def _measure(stage: Stage, rounds: int, seconds: int, starts: int) -> Measured:
             load.run(server.port, connections=CONNECTIONS, seconds=WARM_UP_SECONDS)
         many: dict[str, list[Result]] = {route: [] for route in ROUTES}
         one: dict[str, list[Result]] = {route: [] for route in ROUTES}
+        cpu_ms: dict[str, list[float]] = {route: [] for route in ROUTES}
         pgbench: list[float] = []
         for number in range(1, rounds + 1):
             click.echo(f"round {number} of {rounds}", err=True)
             for route, server in servers.items():
                 time.sleep(SETTLE_SECONDS)
-                many[route].append(load.run(server.port, connections=CONNECTIONS, seconds=seconds))
+                used_before = server.worker_cpu_seconds()
+                result = load.run(server.port, connections=CONNECTIONS, seconds=seconds)
+                cpu_ms[route].append((server.worker_cpu_seconds() - used_before) * 1000 / result.requests)
+                many[route].append(result)
             for route, server in servers.items():
                 one[route].append(load.run(server.port, connections=1, seconds=max(1, seconds // 2)))
             pgbench.append(accepts_per_second(stage, connections=CONNECTIONS, seconds=seconds))
@@ -70,6 +74,7 @@ def _measure(stage: Stage, rounds: int, seconds: int, starts: int) -> Measured:
         load_average=os.getloadavg()[1],
         many=many,
         one=one,
+        cpu_ms={route: statistics.median(used) for route, used in cpu_ms.items()},
         pgbench=statistics.median(pgbench),
         rss_mib=rss_mib,
         start_seconds={route: statistics.median(taken) for route, taken in start_seconds.items()},

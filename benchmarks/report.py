@@ -17,7 +17,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Measured:
-    """All rounds. Seconds and MiB by route; `pgbench` in statements per second."""
+    """All rounds. `cpu_ms`: of the worker per request, 16 connections; `pgbench` in statements per second."""
 
     settings: Mapping[str, str]
     generator: str
@@ -25,6 +25,7 @@ class Measured:
     load_average: float
     many: Mapping[str, Sequence[Result]]
     one: Mapping[str, Sequence[Result]]
+    cpu_ms: Mapping[str, float]
     pgbench: float
     rss_mib: Mapping[str, float]
     start_seconds: Mapping[str, float]
@@ -56,20 +57,21 @@ def table(measured: Measured) -> str:
             f"generator: {measured.generator}; medians of {measured.rounds} rounds"
         ),
         "",
-        "| route | req/s, 16 conn. | ratio | p99 ms | p50 ms, 1 conn. | worker MiB | failed |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| route | req/s, 16 conn. | ratio | p99 ms | CPU ms/req | p50 ms, 1 conn. | worker MiB | failed |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for route, name in NAMES.items():
         many, one = measured.many[route], measured.one[route]
         per_second = _median(many, lambda result: result.per_second)
         lines.append(
             f"| {name} | {per_second:,.0f} | {per_second / ceiling:.2f} | {_p99(many):.1f} "
-            f"| {_p50(one):.2f} | {measured.rss_mib[route]:.0f} | {sum(r.failed for r in (*many, *one))} |"
+            f"| {measured.cpu_ms[route]:.2f} | {_p50(one):.2f}"
+            f" | {measured.rss_mib[route]:.0f} | {sum(r.failed for r in (*many, *one))} |"
         )
     lines += [
         (
             f"| pgbench, our accept statement prepared | {measured.pgbench:,.0f} "
-            f"| {measured.pgbench / ceiling:.2f} | | | | |"
+            f"| {measured.pgbench / ceiling:.2f} | | | | | |"
         ),
         "",
         "| target | measured | asked | |",

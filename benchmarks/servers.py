@@ -29,6 +29,13 @@ class Server:
     pid: int
     start_seconds: float
 
+    def worker_cpu_seconds(self) -> float:
+        """Processor time that the worker has used so far; says more than throughput on a busy machine."""
+        (worker,) = psutil.Process(self.pid).children()
+        times = worker.cpu_times()
+        used: float = times.user + times.system
+        return used
+
     def worker_rss_mib(self) -> float:
         """Resident memory of the gunicorn worker (the master's only child)."""
         (worker,) = psutil.Process(self.pid).children()
