@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down demo chaos-smoke bench-latency bench-accept status openapi
+.PHONY: help install lock check format test up down demo chaos-smoke bench-latency bench-accept status openapi fuzz
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test: install ## every test tier that runs on one machine
 
 openapi: install ## write docs/openapi.json anew from the routes and models
 	$(BIN)/python tests/write_openapi.py
+
+fuzz: install ## send a few thousand good and bad requests, drawn anew, to the gateway and the edge
+	$(BIN)/pytest tests/fuzz -v -s
 
 up: install ## start the local stack and leave it running
 	$(BIN)/python -m devstack up

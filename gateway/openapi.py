@@ -33,13 +33,15 @@ JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 HTML = "text/html"
 _REF = "#/components/schemas/{model}"
-# What the API Gateway answers itself with; 405 is no answer of any operation.
-_EDGE_STATUSES = (401, 404)
+# What the API Gateway answers itself with: to a request that it can't read, for any operation; without a good
+# token or for a parameter that it does not take. 405 is no answer of any operation.
+_EDGE_ALWAYS = (400,)
+_EDGE_WITH_TOKEN = (401, 404)
 _IMPLIED_METHODS = {"HEAD", "OPTIONS"}
 _DESCRIPTION = """\
 Hand over payments and learn what became of them.
 
-Errors are RFC 9457 problem documents; `type` names a page that explains it. A 401, 404 or 405 of the API
+Errors are RFC 9457 problem documents; `type` names a page that explains it. A 400, 401, 404 or 405 of the API
 Gateway itself has the form `{"code", "message"}`. Every other answer carries `X-Request-ID`, the caller's if
 it sent one.
 Answers may get new members: ignore those that you do not know.
@@ -119,9 +121,9 @@ def _operation(app: Flask, rule: Rule, errors: dict[str, Any]) -> dict[str, Any]
         operation["requestBody"] = {"required": True, "content": _body(described.body)}
     operation["responses"] = {str(described.success): _good(described)}
     for status, slugs in _problems(rule, described, scope).items():
-        error = _error(status, slugs, described.errors.get(status), scope)
-        other = described.errors.get(status, EdgeErrorAnswer if JSON in error["content"] else None)
-        name = f"{status}-" + "-or-".join([*slugs, *([other.__name__] if other else [])])
+        forms = _forms(status, described, scope)
+        error = _error(status, slugs, forms)
+        name = f"{status}-" + "-or-".join([*slugs, *(_name(form) for form in forms)])
         errors[name] = error
         operation["responses"][str(status)] = {"$ref": f"#/components/responses/{name}"}
     operation["security"] = _security(rule, scope)
@@ -162,15 +164,14 @@ def _problems(rule: Rule, described: Described, scope: Scope | None) -> dict[int
         slugs.add("malformed-request")
     if isinstance(described.body, type):
         slugs.update(OF_EVERY_BODY)
-    by_status: dict[int, list[str]] = {status: [] for status in described.errors}
+    by_status: dict[int, list[str]] = {status: [] for status in (*_EDGE_ALWAYS, *described.errors)}
     for slug in sorted(slugs):
         by_status.setdefault(PROBLEM_STATUSES[slug], []).append(slug)
     return dict(sorted(by_status.items()))
 
 
-def _error(
-    status: int, slugs: list[str], other: type[BaseModel] | None, scope: Scope | None
-) -> dict[str, Any]:
+def _error(status: int, slugs: list[str], forms: list[type[BaseModel]]) -> dict[str, Any]:
+    """Return an error answer: a problem of `slugs`, or JSON in one of the other `forms`."""
     content: dict[str, Any] = {}
     if slugs:
         kind = {
@@ -180,15 +181,24 @@ def _error(
             }
         }
         content[PROBLEM_TYPE] = {"schema": {"allOf": [_reference(ProblemAnswer), kind]}}
-    if other is not None:
-        content[JSON] = {"schema": _reference(other)}
-    elif scope and status in _EDGE_STATUSES:
-        content[JSON] = {"schema": _reference(EdgeErrorAnswer)}
-    # The edge answers before the API could name the request.
-    by_the_edge = JSON in content and other is None
-    headers = _headers(*([] if by_the_edge else ["X-Request-ID"]), *_error_headers(status))
-    text = "\n".join(f"- `{slug}`: {PROBLEMS[slug][1]}" for slug in slugs)
-    return {"description": text or "RFC 6749 section 5.2.", "headers": headers, "content": content}
+    if forms:
+        content[JSON] = {"schema": {"anyOf": [_reference(form) for form in forms]}}
+    lines = [f"`{slug}`: {PROBLEMS[slug][1]}" for slug in slugs]
+    lines += [f"{form.__name__}: {(form.__doc__ or '').strip()}" for form in forms]
+    # the edge answers before the API could name the request
+    named = [] if EdgeErrorAnswer in forms else ["X-Request-ID"]
+    return {
+        "description": "\n".join(f"- {line}" for line in lines),
+        "headers": _headers(*named, *_error_headers(status)),
+        "content": content,
+    }
+
+
+def _forms(status: int, described: Described, scope: Scope | None) -> list[type[BaseModel]]:
+    """Return the models of the answers with `status` that are no problem documents."""
+    ours = [described.errors[status]] if status in described.errors else []
+    by_the_edge = status in _EDGE_ALWAYS or (scope and status in _EDGE_WITH_TOKEN)
+    return [*ours, EdgeErrorAnswer] if by_the_edge else list(ours)
 
 
 def _error_headers(status: int) -> list[str]:
