@@ -29,7 +29,7 @@ MAX_METADATA_ENTRIES = 20
 MAX_METADATA_KEY_CHARACTERS = 40
 MAX_METADATA_VALUE_CHARACTERS = 200
 MAX_ERRORS = 50
-MAX_POINTER_CHARACTERS = 200
+MEMBER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 _IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
@@ -275,15 +275,17 @@ def _party(model: PartyModel | None) -> Party | None:
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
-    """Return the JSON Pointer; of a member with a name of absurd length, the object's that has it."""
+    """Return the JSON Pointer; of a member whose name is no plain identifier, the object's that has it.
+
+    Names of members are the sender's words too: a debtor's name in the wrong place must not come back.
+    """
     # pydantic marks a mistake in a key of a mapping by a last element of its own
     parts = location[:-1] if location and location[-1] == "[key]" else location
     pointer = ""
     for part in parts:
-        longer = f"{pointer}/{str(part).replace('~', '~0').replace('/', '~1')}"
-        if len(longer) > MAX_POINTER_CHARACTERS:
+        if isinstance(part, str) and not MEMBER_NAME.fullmatch(part):
             break
-        pointer = longer
+        pointer = f"{pointer}/{part}"
     return pointer
 
 

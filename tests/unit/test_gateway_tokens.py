@@ -184,8 +184,8 @@ def test_a_token_ends_with_its_time(stage):
     [
         ("POST", "/v1/payments", "payments:write"),
         ("GET", "/v1/payments", "payments:read"),
-        ("GET", "/v1/payments/pay_1", "payments:read"),
-        ("GET", "/v1/payments/pay_1/events", "payments:read"),
+        ("GET", "/v1/payments/pay_00000000000000000000000000", "payments:read"),
+        ("GET", "/v1/payments/pay_00000000000000000000000000/events", "payments:read"),
         ("GET", "/v1/events", "events:read"),
     ],
 )
