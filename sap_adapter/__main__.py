@@ -1,17 +1,16 @@
 """`python -m sap_adapter`: settings from the environment, then gunicorn."""
 
-import os
 import sys
+from collections.abc import Mapping
 
 from flask import Flask
 
 from bridge.clock import SystemClock
-from bridge.errors import SettingsError
 from bridge.gcp.firestore import make_partner_store
+from bridge.keyring import KeyRing
 from bridge.partner_directory import make_directory
 from bridge.storage.engine import make_engine
-from bridge.web.logs import configure_logs
-from bridge.web.serve import serve
+from bridge.web.main import run
 from sap_adapter.app import create_app
 from sap_adapter.settings import Settings
 
@@ -19,21 +18,10 @@ from sap_adapter.settings import Settings
 SPARE_CONNECTIONS = 2
 
 
-def main() -> int:
-    """Serve until SIGTERM; status 2 and one line for a wrong setting."""
-    configure_logs("sap_adapter")
-    try:
-        settings = Settings.from_environment(os.environ)
-    except SettingsError as error:
-        sys.stderr.write(f"sap_adapter: {error}\n")
-        return 2
-    return serve(
-        lambda: _build(settings),
-        host=settings.host,
-        port=settings.port,
-        threads=settings.threads,
-        name="sap_adapter",
-    )
+def _read(environ: Mapping[str, str]) -> Settings:
+    settings = Settings.from_environment(environ)
+    KeyRing.from_file(settings.party_key_ring)
+    return settings
 
 
 def _build(settings: Settings) -> Flask:
@@ -50,4 +38,4 @@ def _build(settings: Settings) -> Flask:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("sap_adapter", _read, _build))

@@ -1,20 +1,18 @@
 """`python -m webhooks`: settings from the environment, then gunicorn."""
 
-import os
 import sys
+from collections.abc import Mapping
 
 from flask import Flask
 
 from bridge.clock import SystemClock
-from bridge.errors import SettingsError
 from bridge.gcp.firestore import make_partner_store
 from bridge.gcp.tasks import make_task_queue
 from bridge.keyring import KeyRing
 from bridge.messages import WEBHOOK_QUEUE
 from bridge.partner_directory import make_directory
 from bridge.storage.engine import make_engine
-from bridge.web.logs import configure_logs
-from bridge.web.serve import serve
+from bridge.web.main import run
 from webhooks.app import create_app, make_use_cases
 from webhooks.settings import Settings
 
@@ -24,22 +22,10 @@ SPARE_CONNECTIONS = 2
 TASK_RETRY_TIMEOUT_SECONDS = 3.0
 
 
-def main() -> int:
-    """Serve until SIGTERM; status 2 and one line for a wrong setting."""
-    configure_logs("webhooks")
-    try:
-        settings = Settings.from_environment(os.environ)
-        KeyRing.from_file(settings.webhook_key_ring)
-    except SettingsError as error:
-        sys.stderr.write(f"webhooks: {error}\n")
-        return 2
-    return serve(
-        lambda: _build(settings),
-        host=settings.host,
-        port=settings.port,
-        threads=settings.threads,
-        name="webhooks",
-    )
+def _read(environ: Mapping[str, str]) -> Settings:
+    settings = Settings.from_environment(environ)
+    KeyRing.from_file(settings.webhook_key_ring)
+    return settings
 
 
 def _build(settings: Settings) -> Flask:
@@ -67,4 +53,4 @@ def _build(settings: Settings) -> Flask:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("webhooks", _read, _build))

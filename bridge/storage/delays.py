@@ -4,9 +4,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from bridge.payment import EventType, Payment, PaymentStatus
+from bridge.payment import EventType
 from bridge.storage.events import append_event
-from bridge.storage.operations import operations_of_payment
+from bridge.storage.operations import operations_of_payment, payment_of
 
 SELECT_PAYMENT = text("""
     /* the payment as the event shows it; not locked, because the operation is already and comes after it */
@@ -21,20 +21,7 @@ SELECT_PAYMENT = text("""
 def tell_delay(connection: Connection, operation_id: str, *, now: datetime) -> None:
     """Append the event. The caller holds the operation and has seen that it was not told before."""
     row = connection.execute(SELECT_PAYMENT, {"operation_id": operation_id}).one()
-    payment = Payment(
-        payment_id=row.payment_id,
-        partner_id=row.partner_id,
-        external_id=row.external_id,
-        status=PaymentStatus(row.status),
-        currency=row.currency,
-        amount_minor=row.amount_minor,
-        captured_minor=row.captured_minor,
-        refunded_minor=row.refunded_minor,
-        capture=row.capture,
-        requested_execution_date=row.requested_execution_date,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )
+    payment = payment_of(row)
     append_event(
         connection,
         partner_id=payment.partner_id,

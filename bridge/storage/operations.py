@@ -102,7 +102,7 @@ def lock_payment(connection: Connection, payment_id: str) -> LockedPayment | Non
     row = connection.execute(LOCK_PAYMENT, {"payment_id": payment_id}).one_or_none()
     if row is None:
         return None
-    return LockedPayment(_payment(row), row.company_code, row.time_zone, row.encrypted_parties)
+    return LockedPayment(payment_of(row), row.company_code, row.time_zone, row.encrypted_parties)
 
 
 def lock_operation(connection: Connection, operation_id: str) -> LockedOperation | None:
@@ -166,7 +166,8 @@ def start_question(
     connection.execute(START_QUESTION, {"operation_id": operation_id, "lease_until": lease_until, "now": now})
 
 
-def _payment(row: Row[tuple[object, ...]]) -> Payment:
+def payment_of(row: Row[tuple[object, ...]]) -> Payment:
+    """Read a payment out of a row with the columns of `payments`."""
     return Payment(
         payment_id=row.payment_id,
         partner_id=row.partner_id,

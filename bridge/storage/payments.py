@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from bridge.payment import Operation, Payment, PaymentStatus
-from bridge.storage.operations import operation_of
+from bridge.storage.operations import operation_of, payment_of
 
 SELECT_PAYMENT = text("""
     /* one payment of the partner */
@@ -142,26 +142,9 @@ def _with_operations(connection: Connection, rows: Sequence[Row[Any]]) -> list[S
     for row in connection.execute(SELECT_OPERATIONS, {"payment_ids": payment_ids}):
         operations[row.payment_id].append(operation_of(row))
     return [
-        StoredPayment(_payment(row), operations[row.payment_id], _document(row.metadata), row.receipt)
+        StoredPayment(payment_of(row), operations[row.payment_id], _document(row.metadata), row.receipt)
         for row in rows
     ]
-
-
-def _payment(row: Row[Any]) -> Payment:
-    return Payment(
-        payment_id=row.payment_id,
-        partner_id=row.partner_id,
-        external_id=row.external_id,
-        status=PaymentStatus(row.status),
-        currency=row.currency,
-        amount_minor=row.amount_minor,
-        captured_minor=row.captured_minor,
-        refunded_minor=row.refunded_minor,
-        capture=row.capture,
-        requested_execution_date=row.requested_execution_date,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )
 
 
 def _document(value: Any) -> dict[str, Any]:

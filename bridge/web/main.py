@@ -1,0 +1,47 @@
+"""What an HTTP service does at its start: read its settings, or say in one line what is wrong; then serve."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+from flask import Flask
+
+from bridge.errors import SettingsError
+from bridge.web.logs import configure_logs
+from bridge.web.serve import serve
+
+
+class HttpSettings(Protocol):
+    """What serving needs of a service's settings."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def threads(self) -> int: ...
+
+
+Settings = TypeVar("Settings", bound=HttpSettings)
+
+
+def run(
+    name: str, read_settings: Callable[[Mapping[str, str]], Settings], build: Callable[[Settings], Flask]
+) -> int:
+    """Serve until SIGTERM; status 2 and one line on stderr for a wrong setting.
+
+    `read_settings` also reads the files that the settings name, so that a wrong one is found here. `build`
+    runs in the worker: what it opens crosses no fork.
+    """
+    configure_logs(name)
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return 2
+    return serve(
+        lambda: build(settings), host=settings.host, port=settings.port, threads=settings.threads, name=name
+    )
