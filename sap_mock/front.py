@@ -2,19 +2,22 @@
 
 import errno
 import hmac
+import select
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import wraps
 
-from flask import Response, request
+from flask import Response, jsonify, request
 
 from sap_mock.faults import Faults
-from sap_mock.traffic import BrokenError, BusyError, DroppedConnectionError, Traffic
+from sap_mock.traffic import BrokenError, BusyError, DroppedConnectionError, ThrottledError, Traffic
 
 REALM = 'Basic realm="SAP NetWeaver Application Server [MOCKS4/100]"'
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
+HANG_UP_POLL_SECONDS = 0.1
 _PAGE = "<html><head><title>{title}</title></head><body><h1>{title}</h1><p>{text}</p></body></html>"
 
 
@@ -38,9 +41,11 @@ class Front:
                 return dead_connection()
             except BusyError as busy:
                 return _busy(busy.retry_after_seconds)
+            except ThrottledError as throttled:
+                return _throttled(throttled.retry_after_seconds)
             except BrokenError:
                 text = "The server encountered an unexpected condition."
-                return _html(500, "500 Internal Server Error", text)
+                return html_page(500, "500 Internal Server Error", text)
 
         return call
 
@@ -76,22 +81,55 @@ class _HangUp(Iterator[bytes]):
         raise ConnectionResetError(errno.ECONNRESET, "connection dropped on purpose")
 
 
+def hold_until_hung_up(at_most_seconds: float) -> None:
+    """Say nothing until the client has closed the connection, as a call does whose answer never comes."""
+    connection = request.environ.get("gunicorn.socket")
+    deadline = time.monotonic() + at_most_seconds
+    while time.monotonic() < deadline and not _is_hung_up(connection):
+        time.sleep(HANG_UP_POLL_SECONDS)
+
+
+def _is_hung_up(connection: socket.socket | None) -> bool:
+    if connection is None:
+        return False
+    readable, _, _ = select.select([connection], [], [], 0)
+    if not readable:
+        return False
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except OSError:
+        return True
+
+
 def _same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode(), expected.encode())
 
 
 def _unauthorized() -> Response:
-    answer = _html(401, "401 Unauthorized", "Logon failed.")
+    answer = html_page(401, "401 Unauthorized", "Logon failed.")
     answer.headers["WWW-Authenticate"] = REALM
     return answer
 
 
 def _busy(retry_after_seconds: int | None) -> Response:
-    answer = _html(503, "503 Service Unavailable", "All work processes are busy.")
+    answer = html_page(503, "503 Service Unavailable", "All work processes are busy.")
     if retry_after_seconds is not None:
         answer.headers["Retry-After"] = str(retry_after_seconds)
     return answer
 
 
-def _html(status: int, title: str, text: str) -> Response:
+def _throttled(retry_after_seconds: int) -> Response:
+    """Answer as SAP API Management does when its spike arrest sets in: JSON, whatever was asked for."""
+    answer = jsonify(
+        fault={
+            "faultstring": "Spike arrest violation. Allowed rate : MessageRate{capacity=1, period=Seconds}",
+            "detail": {"errorcode": "policies.ratelimit.SpikeArrestViolation"},
+        }
+    )
+    answer.status_code = 429
+    answer.headers["Retry-After"] = str(retry_after_seconds)
+    return answer
+
+
+def html_page(status: int, title: str, text: str) -> Response:
     return Response(_PAGE.format(title=title, text=text), status, content_type="text/html; charset=utf-8")

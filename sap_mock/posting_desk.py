@@ -15,6 +15,7 @@ from sap_mock.journal_entry import (
     Refusal,
 )
 from sap_mock.ledger import Ledger, Posting
+from sap_mock.manners import Manner, asked_manner
 from sap_mock.posting_rules import error, judge_header, judge_items
 from sap_mock.refusals import asked_refusal
 from sap_mock.soap_answer import confirmation
@@ -41,6 +42,18 @@ class PostingDesk:
             # taken inside: a time of commit must not be older than the wait for the lock
             now = self._clock()
             return [self._one(posting, one, now, idempotency_window_seconds) for one in requests]
+
+    def take_manner(self, requests: Sequence[PostingRequest]) -> Manner | None:
+        """Return what the first request with a magic text asks for this time, and count it."""
+        for entry in (request.entry for request in requests if not request.simulate):
+            asked = asked_manner(entry)
+            if asked is None:
+                continue
+            with self._ledger.posting() as posting:
+                if posting.refused_times(entry.reference, asked.manner.value) < asked.times:
+                    posting.count_refusal(entry.reference, asked.manner.value)
+                    return asked.manner
+        return None
 
     def _one(self, posting: Posting, request: PostingRequest, now: float, window_seconds: int) -> str:
         now_ms = int(now * 1000)

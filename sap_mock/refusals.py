@@ -1,16 +1,15 @@
-"""Refusals on request: item texts of the form SBX-… (README.md lists them)."""
+"""Refusals that one payment asks for by its texts (docs/sandbox.md lists them)."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
 from sap_mock.journal_entry import JournalEntry, LogItem, Refusal
-from sap_mock.kinds import KINDS, kind_of
+from sap_mock.magic import Vocabulary
+from sap_mock.manners import ALWAYS
 
 # Stands in every note below, as SAP's notes carry names: a leak test may look for it.
 NAME_IN_NOTES = "Erika Mustermann GmbH"
-ALWAYS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +34,7 @@ REASONS: Mapping[str, Reason] = {
     ),
     "LOCKED": Reason("601(MC)", "Object requested is currently locked by user of {name}", times=2),
 }
-_COUNTS = {"ONCE": 1, "TWICE": 2, None: None}
-_PATTERN = re.compile(
-    rf"SBX-(?:({'|'.join(kind.upper() for kind in KINDS)})-)?"
-    rf"({'|'.join(REASONS)})(?:-(ONCE|TWICE))?(?![A-Z])",
-    re.ASCII | re.IGNORECASE,
-)
+_VOCABULARY = Vocabulary(REASONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +48,15 @@ class AskedRefusal:
 
 def asked_refusal(entry: JournalEntry) -> AskedRefusal | None:
     """Return the refusal that an item text asks for, if it concerns this kind of document."""
-    for item in entry.items:
-        match = _PATTERN.match(item.text)
-        if match is None or (match[1] and match[1].lower() != kind_of(entry)):
-            continue
-        name = match[2].upper()
-        if name == "PERIOD-CLOSED" and _posted_in_a_later_month(entry):
-            continue
-        reason = REASONS[name]
-        count = _COUNTS[match[3].upper() if match[3] else None]
-        note = reason.note.format(
-            name=NAME_IN_NOTES, company_code=entry.company_code, period=entry.posting_date[:7]
-        )
-        item_log = LogItem(reason.type_id, 3, note)
-        return AskedRefusal(name, reason.times if count is None else count, Refusal((item_log,)))
-    return None
+    asked = _VOCABULARY.read(entry)
+    if asked is None or (asked.word == "PERIOD-CLOSED" and _posted_in_a_later_month(entry)):
+        return None
+    reason = REASONS[asked.word]
+    note = reason.note.format(
+        name=NAME_IN_NOTES, company_code=entry.company_code, period=entry.posting_date[:7]
+    )
+    times = reason.times if asked.times is None else asked.times
+    return AskedRefusal(asked.word, times, Refusal((LogItem(reason.type_id, 3, note),)))
 
 
 def _posted_in_a_later_month(entry: JournalEntry) -> bool:

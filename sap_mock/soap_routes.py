@@ -1,16 +1,36 @@
 """POST: the synchronous journal entry service. GET with ?wsdl: what it looks like."""
 
+import time
+
 from flask import Blueprint, Response, request
 
 from sap_mock.faults import Faults
-from sap_mock.front import Front
+from sap_mock.front import Front, hold_until_hung_up, html_page
 from sap_mock.late_commits import LateCommits
+from sap_mock.manners import Manner
 from sap_mock.posting_desk import PostingDesk
 from sap_mock.schema import RequestSchema, wsdl
 from sap_mock.soap_answer import CONTENT_TYPE, bulk_confirmation, fault
 from sap_mock.soap_request import SoapFaultError, read_request
-from sap_mock.traffic import DroppedConnectionError, Ending, Traffic
+from sap_mock.traffic import (
+    BrokenError,
+    BusyError,
+    DroppedConnectionError,
+    Ending,
+    ThrottledError,
+    Traffic,
+)
 
+# as the ICM's own limit on a request
+LONGEST_HOLD_SECONDS = 600.0
+SLOW_SECONDS = 3.0
+LATE_COMMIT_MS = 2000
+RETRY_AFTER_SECONDS = 1
+_ENDINGS = {
+    Manner.DROPPED: Ending.DROP_BEFORE_COMMIT,
+    Manner.ANSWER_LOST: Ending.COMMIT_THEN_DROP,
+    Manner.LATE_COMMIT: Ending.DROP_THEN_COMMIT,
+}
 PATH = "/sap/bc/srt/scs_ext/sap/journalentrycreaterequestconfi"
 
 
@@ -28,12 +48,16 @@ def soap_routes(front: Front, traffic: Traffic, desk: PostingDesk, late_commits:
             asked = read_request(request.get_data(), schema)
         except SoapFaultError as error:
             return Response(fault(str(error)), 500, content_type=CONTENT_TYPE)
-        ending = traffic.ending(faults)
+        manner = desk.take_manner(asked)
+        if manner is Manner.LOGON_PAGE:
+            return html_page(200, "Logon", "Enter your user and password.")
+        ending = traffic.ending(faults) if manner is None else _ending(manner)
         if ending is Ending.DROP_BEFORE_COMMIT:
             raise DroppedConnectionError
         window_seconds = faults.idempotency_window_s
         if ending is Ending.DROP_THEN_COMMIT:
-            late_commits.schedule(faults.late_commit_ms, lambda: desk.post(asked, window_seconds))
+            late_by_ms = faults.late_commit_ms if manner is None else LATE_COMMIT_MS
+            late_commits.schedule(late_by_ms, lambda: desk.post(asked, window_seconds))
             raise DroppedConnectionError
         confirmations = desk.post(asked, window_seconds)
         if ending is Ending.COMMIT_THEN_DROP:
@@ -47,3 +71,22 @@ def soap_routes(front: Front, traffic: Traffic, desk: PostingDesk, late_commits:
         return Response(wsdl(request.base_url), content_type=CONTENT_TYPE)
 
     return routes
+
+
+def _ending(manner: Manner) -> Ending:
+    """Do what a payment has asked for, and return how its call ends; raises what Traffic raises."""
+    match manner:
+        case Manner.TIMEOUT:
+            hold_until_hung_up(LONGEST_HOLD_SECONDS)
+            raise DroppedConnectionError
+        case Manner.UNAVAILABLE:
+            raise BusyError(RETRY_AFTER_SECONDS)
+        case Manner.TOO_MANY_CALLS:
+            raise ThrottledError(RETRY_AFTER_SECONDS)
+        case Manner.ERROR_PAGE:
+            raise BrokenError
+        case Manner.SLOW:
+            time.sleep(SLOW_SECONDS)
+            return Ending.ANSWER
+        case _:
+            return _ENDINGS[manner]

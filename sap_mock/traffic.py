@@ -27,6 +27,14 @@ class BusyError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class ThrottledError(Exception):
+    """429 of the API management before SAP: nothing has reached SAP."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__("throttled")
+        self.retry_after_seconds = retry_after_seconds
+
+
 class BrokenError(Exception):
     """500 with an HTML page; nothing was committed."""
 

@@ -230,6 +230,70 @@ def test_reset_takes_waiting_late_commits_with_it(mock):
     assert mock.documents("REFERENCE0000001") == []
 
 
+def asking_for(word, reference="REFERENCE0000001"):
+    return sap.request(sap.entry(text=f"SBX-{word}-1", reference=reference))
+
+
+def test_the_poisonous_posting_is_held_until_its_client_gives_up_and_never_commits(mock):
+    body, headers = sap.envelope(asking_for("TIMEOUT")), {"Content-Type": "text/xml"}
+    for _ in range(2):
+        with pytest.raises(requests.ReadTimeout):
+            requests.post(
+                f"{mock.url}{sap.SOAP_PATH}", body, headers=headers, auth=sap.LOGIN, timeout=(5, 0.5)
+            )
+    # the others are not held up, and the held calls end with their clients
+    mock.faults(capacity=1)
+    wait_until(lambda: mock.soap(sap.request(sap.entry(reference="OTHER"))).status_code == 200)
+    assert mock.found("REFERENCE0000001") == []
+
+
+@pytest.mark.parametrize(("word", "documents_after_the_first"), [("DROPPED", 0), ("ANSWER-LOST", 1)])
+def test_a_posting_may_ask_that_its_connection_dies_once(mock, word, documents_after_the_first):
+    with pytest.raises(requests.ConnectionError):
+        mock.soap(asking_for(word))
+    assert len(mock.documents()) == documents_after_the_first
+    assert mock.soap(asking_for(word)).status_code == 200
+
+
+def test_a_posting_may_ask_for_a_late_commit(mock):
+    with pytest.raises(requests.ConnectionError):
+        mock.soap(asking_for("LATE-COMMIT"))
+    assert mock.documents() == []
+    wait_until(mock.documents)
+
+
+@pytest.mark.parametrize(("word", "status"), [("UNAVAILABLE", 503), ("TOO-MANY-CALLS", 429)])
+def test_a_posting_may_ask_to_be_turned_away_twice(mock, word, status):
+    for _ in range(2):
+        answer = mock.soap(asking_for(word))
+        assert answer.status_code == status
+        assert int(answer.headers["Retry-After"]) >= 1
+    assert mock.documents() == []
+    assert mock.soap(asking_for(word)).status_code == 200
+
+
+@pytest.mark.parametrize(("word", "status"), [("ERROR-PAGE", 500), ("LOGON-PAGE", 200)])
+def test_a_posting_may_ask_for_a_page_instead_of_an_answer(mock, word, status):
+    answer = mock.soap(asking_for(word))
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert mock.documents() == []
+    assert sap.confirmations(mock.soap(asking_for(word)).content)[0].severity == 1
+
+
+def test_a_slow_posting_takes_its_time_and_posts(mock):
+    started = time.monotonic()
+    assert mock.soap(asking_for("SLOW")).status_code == 200
+    assert time.monotonic() - started >= 2.9
+    assert len(mock.documents()) == 1
+
+
+def test_a_simulation_uses_up_no_asked_manner(mock):
+    simulated = sap.request(sap.entry(text="SBX-ERROR-PAGE-1"), test_data=True)
+    assert sap.confirmations(mock.soap(simulated).content)[0].types == ["614(RW)"]
+    assert mock.soap(asking_for("ERROR-PAGE")).status_code == 500
+
+
 def test_errors_are_html_pages_and_commit_nothing(mock):
     mock.faults(error_rate=1.0)
     answer = mock.soap()
