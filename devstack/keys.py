@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,11 +68,14 @@ def load_or_create(folder: Path) -> Keys:
     )
 
 
-def write_sap_connections(path: Path, base_url: str, password: str, systems: Iterable[str]) -> None:
-    """What the adapter needs to log in to each SAP system; all of them are the one mock here."""
-    connection = {"base_url": base_url, "user": SAP_USER, "password": password}
+def write_sap_connections(path: Path, base_urls: Mapping[str, str], password: str) -> None:
+    """What the adapter needs to log in to each SAP system."""
+    connections = {
+        system: {"base_url": base_url, "user": SAP_USER, "password": password}
+        for system, base_url in base_urls.items()
+    }
     path.unlink(missing_ok=True)
-    _create(path, lambda: json.dumps(dict.fromkeys(systems, connection)).encode())
+    _create(path, lambda: json.dumps(connections).encode())
 
 
 def _create(path: Path, make: Callable[[], bytes]) -> Path:

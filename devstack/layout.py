@@ -6,7 +6,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT_ID = "partner-payments-local"
 QUEUE_LOCATION = "europe-west3"
-# the SAP systems of the local stack and how many calls each takes at once; the second is for tests of lanes
+# the SAP systems of the local stack and how many calls each takes at once; the second is for tests of lanes;
+# one sap_mock plays both, each with a ledger and faults of its own
 SAP_SYSTEMS = {"s4-main": 8, "s4-second": 8}
 MAX_PORT = 65535
 

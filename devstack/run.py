@@ -51,7 +51,8 @@ def _run_locked(
         log.warning("%s", edge.why_missing())
     require_free_ports(layout, layout.ports)
     keys = load_or_create(layout.keys_folder)
-    write_sap_connections(layout.sap_connections, layout.url("sap_mock"), keys.sap_password, SAP_SYSTEMS)
+    sap_urls = {system: f"{layout.url('sap_mock')}/systems/{system}" for system in SAP_SYSTEMS}
+    write_sap_connections(layout.sap_connections, sap_urls, keys.sap_password)
     postgres.initialise()
     reaper = ReaperLink(lock_file, reaper_log)
     reaper.add_folder(postgres.data_folder)

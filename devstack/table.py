@@ -6,7 +6,7 @@ from bridge.messages import WEBHOOK_QUEUE
 from devstack import edge
 from devstack.emulators import Emulators
 from devstack.keys import SAP_USER, Keys
-from devstack.layout import PROJECT_ID, QUEUE_LOCATION, REPOSITORY, Layout
+from devstack.layout import PROJECT_ID, QUEUE_LOCATION, REPOSITORY, SAP_SYSTEMS, Layout
 from devstack.postgres import Postgres
 from devstack.programs import base_environment, python
 from devstack.services import services
@@ -82,6 +82,7 @@ def _outside_world(layout: Layout, keys: Keys) -> list[Unit]:
                 "HOST": "127.0.0.1",
                 "PORT": str(ports["sap_mock"]),
                 "SAP_MOCK_DATA": f"{layout.data('sap_mock')}.sqlite",
+                "SAP_MOCK_SYSTEMS": ",".join(SAP_SYSTEMS),
                 "SAP_MOCK_USER": SAP_USER,
                 "SAP_MOCK_PASSWORD": keys.sap_password,
             },

@@ -19,6 +19,8 @@ SOAP_ACTION = (
     "http://sap.com/xi/SAPSCORE/SFIN/JournalEntryCreateRequestConfirmation_In/"
     "JournalEntryCreateRequestConfirmation_InRequest"
 )
+# "RequestID is outdated": no refusal, whatever its severity (SAP.md, Idempotency)
+ALREADY_PROCESSED = frozenset({"005(/IWBEP/CM_COS)"})
 _NO_DOCUMENT = re.compile(r"0*")
 _DOCUMENT_NUMBER = re.compile(r"[A-Z0-9]{1,10}")
 
@@ -54,6 +56,8 @@ def read_confirmation(content: bytes) -> Posted | Refused:
     key = confirmation.find("JournalEntryCreateConfirmation")
     number = _text(key, "AccountingDocument")
     if _NO_DOCUMENT.fullmatch(number):
+        if any(item.type_id in ALREADY_PROCESSED for item in log):
+            raise UnknownOutcomeError("SAP has processed this message before and forgotten with what result")
         if severity >= SEVERITY_ERROR:
             return Refused(log)
         raise UnknownOutcomeError("SAP names neither a document nor an error")

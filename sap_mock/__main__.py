@@ -51,7 +51,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn ships no typ
 def main() -> int:
     try:
         settings = Settings.from_environment(os.environ)
-        Ledger(settings.data).close()
+        for system in settings.systems:
+            Ledger(settings.data_of(system)).close()
         listener = _listen(settings.host, settings.port)
     except (SettingsError, LedgerError) as error:
         return _give_up(str(error))

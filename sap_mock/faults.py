@@ -11,11 +11,13 @@ MAX_WINDOW_SECONDS = 31_536_000
 _WHOLE_NUMBER_LIMITS = {
     "latency_ms": MAX_MILLISECONDS,
     "capacity": MAX_CAPACITY,
+    "calls_per_second": MAX_CAPACITY,
     "late_commit_ms": MAX_MILLISECONDS,
     "read_lag_ms": MAX_MILLISECONDS,
     "idempotency_window_s": MAX_WINDOW_SECONDS,
+    "idempotency_id_window_s": MAX_WINDOW_SECONDS,
 }
-_RATES = ("error_rate", "commit_then_drop_rate", "drop_before_commit_rate")
+_RATES = ("latency_jitter", "error_rate", "commit_then_drop_rate", "drop_before_commit_rate")
 
 
 class FaultsError(ValueError):
@@ -24,17 +26,24 @@ class FaultsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Milliseconds, seconds, calls at once (0 = no limit) and probabilities from 0 to 1."""
+    """Milliseconds, seconds, calls at once and per second (0 = no limit), shares from 0 to 1.
+
+    `idempotency_window_s`: how long a response is kept; `idempotency_id_window_s`: how long the message's id
+    is, counted from the same moment: a longer one means that SAP knows the id and has lost the response.
+    """
 
     mode: str = "up"
     latency_ms: int = 0
+    latency_jitter: float = 0.1
     capacity: int = 0
+    calls_per_second: int = 0
     error_rate: float = 0.0
     commit_then_drop_rate: float = 0.0
     drop_before_commit_rate: float = 0.0
     late_commit_ms: int = 0
     read_lag_ms: int = 0
     idempotency_window_s: int = 86_400
+    idempotency_id_window_s: int = 0
 
     @classmethod
     def parse(cls, body: Any) -> "Faults":

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
@@ -21,18 +22,25 @@ class LedgerError(Exception):
     """The file can't be used; the text says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    confirmation: str
+    stored_at_ms: int
+
+
 class Posting:
     """One transaction on the ledger: what is written here is committed together."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def stored_response(self, uuid: str, not_before_ms: int) -> str | None:
-        """Return the confirmation stored under a message's UUID at or after `not_before_ms`."""
+    def stored_response(self, uuid: str, not_before_ms: int) -> StoredResponse | None:
+        """Return what was stored under a message's UUID at or after `not_before_ms`."""
         row = self._connection.execute(
-            "SELECT confirmation FROM responses WHERE uuid = ? AND stored_at_ms >= ?", (uuid, not_before_ms)
+            "SELECT confirmation, stored_at_ms FROM responses WHERE uuid = ? AND stored_at_ms >= ?",
+            (uuid, not_before_ms),
         ).fetchone()
-        return None if row is None else str(row[0])
+        return None if row is None else StoredResponse(str(row[0]), int(row[1]))
 
     def store_response(self, uuid: str, confirmation: str, now_ms: int) -> None:
         self._connection.execute(
@@ -177,6 +185,12 @@ class Ledger:
         with self.reading() as connection, closing(connection.execute(statement)) as cursor:
             documents, duplicates = cursor.fetchone()
         return int(documents), int(duplicates)
+
+    def references(self) -> set[str]:
+        """Return every reference there is."""
+        with self.reading() as connection:
+            rows = connection.execute("SELECT DISTINCT reference FROM documents WHERE reference <> ''")
+            return {str(row[0]) for row in rows}
 
     def summaries(self, reference: str | None) -> list[dict[str, str]]:
         """Return documents in order of posting: all, or those with one reference."""

@@ -144,7 +144,7 @@ def _number(option: str, default: int) -> int:
 
 def _rendered(row: Row, selected: Sequence[str]) -> Row:
     predicate = ",".join(f"{name}='{row[name]}'" for name in KEY)
-    uri = f"{request.host_url.rstrip('/')}{ROOT}/{ENTITY_SET}({predicate})"
+    uri = f"{request.root_url.rstrip('/')}{ROOT}/{ENTITY_SET}({predicate})"
     about = {"id": uri, "uri": uri, "type": f"{SERVICE}.{ENTITY_SET}Type"}
     return {"__metadata": about, **{name: row[name] for name in selected}}
 

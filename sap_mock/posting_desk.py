@@ -1,8 +1,9 @@
 """Posting: idempotency, simulation, reversal, refusals; each request of a message stands alone."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from sap_mock.faults import Faults
 from sap_mock.journal_entry import (
     CREDIT,
     DEBIT,
@@ -23,6 +24,19 @@ from sap_mock.soap_answer import confirmation
 CLIENT = "100"
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How long a message's response is kept, and how long its id (at least as long)."""
+
+    response_seconds: int
+    id_seconds: int
+
+    @classmethod
+    def of(cls, faults: Faults) -> "Memory":
+        window_seconds = faults.idempotency_window_s
+        return cls(window_seconds, max(window_seconds, faults.idempotency_id_window_s))
+
+
 class PostingDesk:
     def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
         """Take the clock in seconds since 1970."""
@@ -33,15 +47,15 @@ class PostingDesk:
         """Return the seconds since 1970."""
         return self._clock()
 
-    def post(self, requests: Sequence[PostingRequest], idempotency_window_seconds: int) -> list[str]:
+    def post(self, requests: Sequence[PostingRequest], memory: Memory) -> list[str]:
         """Post what can be posted, in one commit, and return a JournalEntryCreateConfirmation for each.
 
-        A message UUID known for less than the window gets the confirmation of then, a refusal too.
+        A message UUID whose response is still kept gets the confirmation of then, a refusal too.
         """
         with self._ledger.posting() as posting:
             # taken inside: a time of commit must not be older than the wait for the lock
             now = self._clock()
-            return [self._one(posting, one, now, idempotency_window_seconds) for one in requests]
+            return [self._one(posting, one, now, memory) for one in requests]
 
     def take_manner(self, requests: Sequence[PostingRequest]) -> Manner | None:
         """Return what the first request with a magic text asks for this time, and count it."""
@@ -55,17 +69,24 @@ class PostingDesk:
                     return asked.manner
         return None
 
-    def _one(self, posting: Posting, request: PostingRequest, now: float, window_seconds: int) -> str:
+    def _one(self, posting: Posting, request: PostingRequest, now: float, memory: Memory) -> str:
         now_ms = int(now * 1000)
-        remembers = bool(request.uuid) and window_seconds > 0 and not request.simulate
+        remembers = bool(request.uuid) and memory.id_seconds > 0 and not request.simulate
         if remembers:
-            stored = posting.stored_response(request.uuid, now_ms - window_seconds * 1000)
+            stored = posting.stored_response(request.uuid, now_ms - memory.id_seconds * 1000)
             if stored is not None:
-                return stored
+                is_kept = stored.stored_at_ms >= now_ms - memory.response_seconds * 1000
+                return stored.confirmation if is_kept else _outdated(request, now)
         answer = _Case(posting, request, now_ms).decide(now)
         if remembers:
             posting.store_response(request.uuid, answer, now_ms)
         return answer
+
+
+def _outdated(request: PostingRequest, now: float) -> str:
+    """SAP knows that it has processed the message, and no longer with what result."""
+    note = f"RequestID {request.uuid} is outdated"
+    return confirmation(request, None, (LogItem("005(/IWBEP/CM_COS)", 3, note),), now)
 
 
 class _Case:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 MAX_PORT = 65535
 MAX_THREADS = 512
+DEFAULT_SYSTEM = "s4-main"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
@@ -23,6 +25,11 @@ class Settings:
     password: str = "sap-secret"  # noqa: S105 - a made-up system's made-up default
     threads: int = 64
     seed: int | None = None
+    systems: tuple[str, ...] = (DEFAULT_SYSTEM,)
+
+    def data_of(self, system: str) -> Path:
+        """Return the file of a system's ledger: the first one's is `data` itself."""
+        return self.data if system == self.systems[0] else self.data.with_stem(f"{self.data.stem}-{system}")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -41,7 +48,15 @@ class Settings:
             password=environ.get("SAP_MOCK_PASSWORD", "sap-secret"),
             threads=_number(environ, "THREADS", 64, lowest=2, highest=MAX_THREADS),
             seed=_number(environ, "SAP_MOCK_SEED", 0) if "SAP_MOCK_SEED" in environ else None,
+            systems=_systems(environ.get("SAP_MOCK_SYSTEMS", DEFAULT_SYSTEM)),
         )
+
+
+def _systems(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if len(set(names)) != len(names) or not all(_NAME.fullmatch(name) for name in names):
+        raise SettingsError("SAP_MOCK_SYSTEMS must be different names such as s4-main, separated by commas")
+    return names
 
 
 def _number(

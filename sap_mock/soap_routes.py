@@ -6,19 +6,18 @@ from flask import Blueprint, Response, request
 
 from sap_mock.faults import Faults
 from sap_mock.front import Front, hold_until_hung_up, html_page
-from sap_mock.late_commits import LateCommits
 from sap_mock.manners import Manner
-from sap_mock.posting_desk import PostingDesk
+from sap_mock.posting_desk import Memory
 from sap_mock.schema import RequestSchema, wsdl
 from sap_mock.soap_answer import CONTENT_TYPE, bulk_confirmation, fault
 from sap_mock.soap_request import SoapFaultError, read_request
+from sap_mock.system import System
 from sap_mock.traffic import (
     BrokenError,
     BusyError,
     DroppedConnectionError,
     Ending,
     ThrottledError,
-    Traffic,
 )
 
 # as the ICM's own limit on a request
@@ -34,8 +33,9 @@ _ENDINGS = {
 PATH = "/sap/bc/srt/scs_ext/sap/journalentrycreaterequestconfi"
 
 
-def soap_routes(front: Front, traffic: Traffic, desk: PostingDesk, late_commits: LateCommits) -> Blueprint:
+def soap_routes(front: Front, system: System) -> Blueprint:
     """Wire the routes; the time in the answers is the desk's."""
+    desk = system.desk
     routes = Blueprint("soap", __name__)
     schema = RequestSchema()
 
@@ -51,15 +51,15 @@ def soap_routes(front: Front, traffic: Traffic, desk: PostingDesk, late_commits:
         manner = desk.take_manner(asked)
         if manner is Manner.LOGON_PAGE:
             return html_page(200, "Logon", "Enter your user and password.")
-        ending = traffic.ending(faults) if manner is None else _ending(manner)
+        ending = system.traffic.ending(faults) if manner is None else _ending(manner)
         if ending is Ending.DROP_BEFORE_COMMIT:
             raise DroppedConnectionError
-        window_seconds = faults.idempotency_window_s
+        memory = Memory.of(faults)
         if ending is Ending.DROP_THEN_COMMIT:
             late_by_ms = faults.late_commit_ms if manner is None else LATE_COMMIT_MS
-            late_commits.schedule(late_by_ms, lambda: desk.post(asked, window_seconds))
+            system.late_commits.schedule(late_by_ms, lambda: desk.post(asked, memory))
             raise DroppedConnectionError
-        confirmations = desk.post(asked, window_seconds)
+        confirmations = desk.post(asked, memory)
         if ending is Ending.COMMIT_THEN_DROP:
             raise DroppedConnectionError
         return Response(bulk_confirmation(confirmations, desk.now()), content_type=CONTENT_TYPE)

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -12,7 +13,7 @@ from sap_mock.faults import Faults
 OVERLOADED_LATENCY_MS = 800
 OVERLOADED_RETRY_AFTER_SECONDS = 2
 CAPACITY_RETRY_AFTER_SECONDS = 1
-JITTER = 0.1
+THROTTLE_RETRY_AFTER_SECONDS = 1
 
 
 class DroppedConnectionError(Exception):
@@ -64,6 +65,7 @@ class Traffic:
         self._max_in_flight = 0
         self._admitted = 0
         self._overloaded_turns = 0
+        self._passed: deque[float] = deque()
 
     @property
     def faults(self) -> Faults:
@@ -90,10 +92,11 @@ class Traffic:
     def call(self) -> Iterator[Faults]:
         """Let one SOAP or OData call through, in its own time, and hand out the faults that hold for it.
 
-        Raises DroppedConnectionError, BusyError or BrokenError when it does not get through.
+        Raises DroppedConnectionError, ThrottledError, BusyError or BrokenError when it does not get through.
         """
         with self._counted():
             self._drop_when_down()
+            self._throttle()
             with self._within_capacity():
                 self._take_time()
                 # SAP may have gone down while the call was waiting: nothing commits then
@@ -129,6 +132,19 @@ class Traffic:
             with self._lock:
                 self._in_flight -= 1
 
+    def _throttle(self) -> None:
+        """Let so many calls through in any one second."""
+        now = time.monotonic()
+        with self._lock:
+            limit = self._faults.calls_per_second
+            while self._passed and self._passed[0] <= now - 1:
+                self._passed.popleft()
+            if not 0 < limit <= len(self._passed):
+                self._passed.append(now)
+                return
+            self._refused += 1
+        raise ThrottledError(THROTTLE_RETRY_AFTER_SECONDS)
+
     @contextmanager
     def _within_capacity(self) -> Iterator[None]:
         with self._lock:
@@ -154,7 +170,7 @@ class Traffic:
         milliseconds = faults.latency_ms + (self._overloaded_latency_ms if faults.mode == "overloaded" else 0)
         if milliseconds:
             with self._lock:
-                jitter = self._random.uniform(1 - JITTER, 1 + JITTER)
+                jitter = self._random.uniform(1 - faults.latency_jitter, 1 + faults.latency_jitter)
             time.sleep(milliseconds * jitter / 1000)
 
     def _turn_away_when_overloaded(self) -> None:

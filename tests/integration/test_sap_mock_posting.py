@@ -7,8 +7,9 @@ import pytest
 import sap_envelopes as sap
 from lxml import etree
 
+from sap_mock.balances import balances
 from sap_mock.ledger import Ledger
-from sap_mock.posting_desk import PostingDesk
+from sap_mock.posting_desk import Memory, PostingDesk
 from sap_mock.schema import RequestSchema
 from sap_mock.soap_request import read_request
 
@@ -26,11 +27,12 @@ class Desk:
         self._desk = PostingDesk(self.ledger, lambda: self.now)
         self._schema = RequestSchema()
 
-    def raw(self, *requests, window_seconds=DAY_SECONDS):
-        return self._desk.post(read_request(sap.envelope(*requests), self._schema), window_seconds)
+    def raw(self, *requests, window_seconds=DAY_SECONDS, id_window_seconds=0):
+        memory = Memory(window_seconds, max(window_seconds, id_window_seconds))
+        return self._desk.post(read_request(sap.envelope(*requests), self._schema), memory)
 
-    def post(self, request, *, window_seconds=DAY_SECONDS):
-        (answer,) = self.raw(request, window_seconds=window_seconds)
+    def post(self, request, **windows):
+        (answer,) = self.raw(request, **windows)
         return sap.Confirmation(etree.fromstring(answer))
 
     def counts(self):
@@ -93,6 +95,19 @@ def test_after_the_window_the_same_uuid_posts_again(desk):
     desk.now += 61
     second = desk.post(request, window_seconds=60)
     assert first.number != second.number
+    assert desk.counts() == (2, 1)
+
+
+def test_a_message_whose_id_outlives_its_response_is_outdated_and_then_forgotten(desk):
+    request = sap.request(message_uuid=uuid.uuid4())
+    windows = {"window_seconds": 60, "id_window_seconds": 600}
+    desk.post(request, **windows)
+    desk.now += 61
+    outdated = desk.post(request, **windows)
+    assert (outdated.number, outdated.severity, outdated.types) == ("0000000000", 3, ["005(/IWBEP/CM_COS)"])
+    assert desk.counts() == (1, 0)
+    desk.now += 600
+    assert desk.post(request, **windows).severity == 1
     assert desk.counts() == (2, 1)
 
 
@@ -205,3 +220,20 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(desk):
         count_and_fail()
     with desk.ledger.posting() as posting:
         assert posting.refused_times("A", "LOCKED") == 0
+
+
+def test_balances_sum_what_is_booked_per_account_and_currency(desk):
+    desk.post(sap.request(sap.entry(reference="A", amount="100.00", text="INV-1")))
+    refund = sap.gl_item("-30.00", text="INV-1") + sap.debtor_item("30.00", text="INV-1")
+    desk.post(sap.request(sap.entry(reference="B", kind="refund", items=refund)))
+    desk.post(sap.request(sap.entry(reference="C", amount="7", currency="JPY", text="INV-2")))
+
+    def clearing(**chosen):
+        found = balances(desk.ledger, **chosen)
+        return {row["currency"]: row["balance"] for row in found if row["account"] == "113100"}
+
+    assert clearing() == {"EUR": "70.00", "JPY": "7"}
+    assert clearing(reference=["A"]) == {"EUR": "100.00"}
+    assert clearing(text=["INV-1"]) == {"EUR": "70.00"}
+    (debtor,) = [row for row in balances(desk.ledger, reference=["A", "B"]) if row["kind"] == "DebtorItem"]
+    assert (debtor["debit"], debtor["credit"], debtor["balance"]) == ("30.00", "-100.00", "-70.00")

@@ -408,6 +408,7 @@ def test_a_taken_port_is_one_line_and_an_exit_code(mock):
         ({"SAP_MOCK_DATA": ""}, "SAP_MOCK_DATA"),
         ({"PORT": "eighty"}, "PORT"),
         ({"SAP_MOCK_USER": "a:b"}, "SAP_MOCK_USER"),
+        ({"SAP_MOCK_SYSTEMS": "s4-main,s4-main"}, "SAP_MOCK_SYSTEMS"),
         ({"SAP_MOCK_DATA": "/proc/sap/ledger"}, "/proc/sap/ledger"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from waiting import wait_until
 
 from sap_mock.faults import Faults, FaultsError
-from sap_mock.traffic import BusyError, DroppedConnectionError, Ending, Traffic
+from sap_mock.traffic import BusyError, DroppedConnectionError, Ending, ThrottledError, Traffic
 
 pytestmark = pytest.mark.unit
 
@@ -27,6 +27,8 @@ def test_what_is_not_named_is_at_its_default():
         ({"latency_ms": -1}, "latency_ms"),
         ({"latency_ms": 1.5}, "latency_ms"),
         ({"capacity": True}, "capacity"),
+        ({"latency_jitter": 2}, "latency_jitter"),
+        ({"calls_per_second": -1}, "calls_per_second"),
         ({"error_rate": 1.1}, "error_rate"),
         ({"error_rate": "0.5"}, "error_rate"),
         ({"idempotency_window_s": None}, "idempotency_window_s"),
@@ -70,6 +72,27 @@ def test_a_call_above_capacity_is_refused_with_retry_after_and_takes_no_place():
     with traffic.call():
         pass
     assert traffic.stats() == {"calls": 4, "refused": 2, "max_in_flight": 2}
+
+
+def test_more_calls_in_a_second_than_allowed_are_throttled_until_the_second_is_over():
+    traffic = Traffic()
+    traffic.set_faults(Faults(calls_per_second=2))
+    for _ in range(2):
+        with traffic.call():
+            pass
+    with pytest.raises(ThrottledError) as throttled, traffic.call():
+        pass
+    assert throttled.value.retry_after_seconds >= 1
+    assert traffic.stats() == {"calls": 3, "refused": 1, "max_in_flight": 1}
+
+    def passes():
+        try:
+            with traffic.call():
+                return True
+        except ThrottledError:
+            return False
+
+    wait_until(passes)
 
 
 def test_overloaded_refuses_every_second_call_and_half_of_those_with_retry_after():

@@ -50,6 +50,13 @@ def test_a_blank_number_with_severity_three_is_refused_although_the_status_was_2
     assert read_confirmation(answer) == Refused((LogItem("609(RW)", 3, "n"), LogItem("102(F5)", 3, "n")))
 
 
+def test_an_outdated_message_id_is_no_refusal_but_an_unknown_outcome():
+    """SAP had posted it; taken for a refusal, a new generation would have posted it again."""
+    answer = confirmation(key("0000000000"), lines(("005(/IWBEP/CM_COS)", 3)))
+    with pytest.raises(UnknownOutcomeError):
+        read_confirmation(answer)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
