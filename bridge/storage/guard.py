@@ -10,10 +10,12 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, text
 
 MAX_BACKOFF_DOUBLINGS = 16
+# How a posting ends that SAP has answered: what the window and the estimates are measured by.
+ANSWERS = frozenset({"posted", "refused"})
 
 TAKE_SLOT = text("""
     /* a free call permit within the window of the lane; none if it is held or its circuit is open */
-    UPDATE sap_slots SET operation_id = :operation_id, lease_until = :lease_until
+    UPDATE sap_slots SET operation_id = :operation_id, lease_until = :lease_until, settling = false
     WHERE (sap_system, slot_number) = (
         SELECT slot.sap_system, slot.slot_number
         FROM sap_slots AS slot JOIN sap_systems AS lane USING (sap_system)
@@ -30,13 +32,15 @@ GIVE_BACK_SLOT = text("""
     UPDATE sap_slots
     SET operation_id = NULL, lease_until = NULL, last_outcome = :outcome, last_latency_ms = :latency_ms,
         last_finished_at = :now,
-        last_success_at = CASE WHEN :success THEN :now ELSE last_success_at END
+        last_success_at = CASE WHEN :success THEN :now ELSE last_success_at END,
+        answers = answers + CAST(:answers AS bigint),
+        latency_ms_sum = latency_ms_sum + CAST(:answered_ms AS bigint)
     WHERE sap_system = :sap_system AND slot_number = :slot_number AND operation_id = :operation_id
 """)
 
 KEEP_SETTLING_SLOT = text("""
     /* SAP may still be working on it: the highest free permit stays taken until that is over */
-    UPDATE sap_slots SET operation_id = :operation_id, lease_until = :settled_at
+    UPDATE sap_slots SET operation_id = :operation_id, lease_until = :settled_at, settling = true
     WHERE (sap_system, slot_number) = (
         SELECT sap_system, slot_number FROM sap_slots
         WHERE sap_system = :sap_system AND (lease_until IS NULL OR lease_until <= :now)
@@ -46,7 +50,7 @@ KEEP_SETTLING_SLOT = text("""
 
 FREE_SETTLING_SLOTS = text("""
     /* the outcome is known: nothing of the operation can still be running in SAP */
-    UPDATE sap_slots SET operation_id = NULL, lease_until = NULL
+    UPDATE sap_slots SET operation_id = NULL, lease_until = NULL, settling = false
     WHERE sap_system = :sap_system AND operation_id = :operation_id
 """)
 
@@ -172,6 +176,8 @@ def give_back_slot(
             "operation_id": operation_id,
             "outcome": outcome,
             "success": success,
+            "answers": int(outcome in ANSWERS),
+            "answered_ms": latency_ms if outcome in ANSWERS else 0,
             "latency_ms": latency_ms,
             "now": now,
         },

@@ -3,14 +3,29 @@
 CREATE TABLE sap_systems (
     sap_system          text PRIMARY KEY,
     hard_cap            integer NOT NULL CHECK (hard_cap BETWEEN 1 AND 256),
-    -- the guard: calls allowed at once; 0 = circuit open, 1 after an outage = half-open, hard_cap = closed
+    -- the guard (bridge/lane.py): calls allowed at once; 0 = circuit open, 1 with failed probes = half-open
     call_window         integer NOT NULL CHECK (call_window BETWEEN 0 AND hard_cap),
     held                boolean NOT NULL DEFAULT false,
     -- while the circuit is open: when the next probe may go out, and how many have failed in a row
     probe_not_before    timestamptz,
     failed_probes       integer NOT NULL DEFAULT 0,
     -- the distinct operations whose calls failed with no success between
-    failing_operations  text[] NOT NULL DEFAULT '{}'
+    failing_operations  text[] NOT NULL DEFAULT '{}',
+    -- up to here the window doubles, above it goes by single steps; NULL: no limit is known but the cap
+    growth_limit        integer,
+    grow_not_before     timestamptz,
+    growth_steps        integer NOT NULL DEFAULT 0,
+    -- when the window last shrank: what a call that began before says of SAP is no news
+    shrunk_at           timestamptz,
+    -- the sums of sap_slots that the window has been judged by so far
+    folded_answers      bigint NOT NULL DEFAULT 0,
+    folded_latency_ms   bigint NOT NULL DEFAULT 0,
+    folded_at           timestamptz,
+    latency_ms          double precision,
+    -- how fast the backlog drains; measured while the lane is behind, since rated_at
+    answers_per_second  double precision,
+    rated_answers       bigint NOT NULL DEFAULT 0,
+    rated_at            timestamptz
 );
 
 -- One row per call that may run at once. An operation whose outcome is unknown keeps the highest free
@@ -24,6 +39,11 @@ CREATE TABLE sap_slots (
     last_latency_ms     integer,
     last_finished_at    timestamptz,
     last_success_at     timestamptz,
+    -- nobody calls: SAP may still be working on what a lost call has brought
+    settling            boolean NOT NULL DEFAULT false,
+    -- postings that SAP has answered with a clear yes or no, and how long those took together
+    answers             bigint NOT NULL DEFAULT 0,
+    latency_ms_sum      bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (sap_system, slot_number)
 ) WITH (fillfactor = 50);
 
@@ -115,6 +135,8 @@ CREATE UNIQUE INDEX operations_one_in_flight ON operations (payment_id)
     WHERE status IN ('processing', 'unknown');
 CREATE INDEX operations_dispatched ON operations (sap_system, dispatched_at) WHERE dispatched_at IS NOT NULL;
 CREATE INDEX operations_leased ON operations (lease_until) WHERE lease_until IS NOT NULL;
+-- for a probe; a plan that looked for them among all that waits would read the backlog
+CREATE INDEX operations_unknown ON operations (sap_system) WHERE status = 'unknown';
 
 -- everything without an end, for the watchdog to walk through page by page
 CREATE INDEX operations_waiting ON operations (created_at, operation_id)
@@ -180,6 +202,8 @@ CREATE TABLE outbox (
     CHECK ((lane = 'events') = (event_id IS NOT NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX outbox_lane ON outbox (lane, partner_id, not_before, identity);
+-- when a lane has something due next, and how old its oldest row is
+CREATE INDEX outbox_due ON outbox (lane, not_before) WHERE not_before IS NOT NULL;
 CREATE INDEX outbox_unsequenced ON outbox (partner_id, identity) WHERE lane = 'events' AND sequence IS NULL;
 
 CREATE TABLE dead_letters (

@@ -1,0 +1,113 @@
+"""How the lanes stand, for operators and for estimates: window, backlog, its age, how fast it drains."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import Connection, text
+
+# Counting stops here: nobody needs to know a longer queue to the row, and it is counted often.
+MAX_COUNTED_ROWS = 100_000
+
+SELECT_FIGURES = text("""
+    /* every lane with its guard, its permits and what is due in it */
+    SELECT lane.sap_system, lane.held, lane.hard_cap, lane.call_window, lane.failed_probes,
+           lane.probe_not_before, lane.latency_ms, lane.answers_per_second,
+           permits.calling, permits.settling, dispatched.count AS dispatched,
+           waiting.count AS waiting, oldest.not_before AS oldest_due_at
+    FROM sap_systems AS lane
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE NOT settling) AS calling, count(*) FILTER (WHERE settling) AS settling
+        FROM sap_slots WHERE sap_slots.sap_system = lane.sap_system AND lease_until > :now
+    ) AS permits
+    CROSS JOIN LATERAL (
+        SELECT count(*) FROM operations
+        WHERE operations.sap_system = lane.sap_system AND dispatched_at IS NOT NULL
+          AND NOT EXISTS (SELECT FROM outbox WHERE outbox.operation_id = operations.operation_id)
+    ) AS dispatched
+    CROSS JOIN LATERAL (
+        SELECT count(*) FROM (
+            SELECT FROM outbox WHERE outbox.lane = lane.sap_system AND not_before <= :now LIMIT :max_rows
+        ) AS due
+    ) AS waiting
+    LEFT JOIN LATERAL (
+        SELECT not_before FROM outbox
+        WHERE outbox.lane = lane.sap_system AND not_before <= :now ORDER BY not_before LIMIT 1
+    ) AS oldest ON true
+    ORDER BY lane.sap_system
+""")
+
+
+class LaneState(StrEnum):
+    """OPEN: calls go out. PROBING: one at a time does. CLOSED: the circuit is open. HELD: by an operator."""
+
+    OPEN = "open"
+    PROBING = "probing"
+    CLOSED = "closed"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFigures:
+    """One lane. Counts are operations; `backlog` is due (waiting or dispatched) and not with SAP yet.
+
+    `calls` are with SAP now, `settling` permits are kept for lost calls. `oldest_due_at` is since when the
+    first of those that wait has been due. `latency_ms` is smoothed. `answers_per_second` was measured while
+    the lane was last behind; None: never.
+    """
+
+    sap_system: str
+    state: LaneState
+    hard_cap: int
+    call_window: int
+    calls: int
+    settling: int
+    backlog: int
+    oldest_due_at: datetime | None
+    probe_not_before: datetime | None
+    failed_probes: int
+    latency_ms: float | None
+    answers_per_second: float | None
+
+    @property
+    def drain_seconds(self) -> float | None:
+        """How long the backlog takes at the measured rate; None: SAP is away, or was never measured."""
+        if self.backlog == 0:
+            return 0.0
+        if self.state is not LaneState.OPEN or not self.answers_per_second:
+            return None
+        return self.backlog / self.answers_per_second
+
+    def oldest_age(self, now: datetime) -> timedelta | None:
+        """How long the first of those that wait has been due."""
+        return None if self.oldest_due_at is None else now - self.oldest_due_at
+
+
+def lane_figures(connection: Connection, now: datetime) -> list[LaneFigures]:
+    """Return how every lane stands, by name. A backlog above MAX_COUNTED_ROWS is given as that."""
+    rows = connection.execute(SELECT_FIGURES, {"now": now, "max_rows": MAX_COUNTED_ROWS})
+    return [
+        LaneFigures(
+            sap_system=row.sap_system,
+            state=state_of(held=row.held, call_window=row.call_window, failed_probes=row.failed_probes),
+            hard_cap=row.hard_cap,
+            call_window=row.call_window,
+            calls=row.calling,
+            settling=row.settling,
+            backlog=row.waiting + row.dispatched,
+            oldest_due_at=row.oldest_due_at,
+            probe_not_before=row.probe_not_before,
+            failed_probes=row.failed_probes,
+            latency_ms=row.latency_ms,
+            answers_per_second=row.answers_per_second,
+        )
+        for row in rows
+    ]
+
+
+def state_of(*, held: bool, call_window: int, failed_probes: int) -> LaneState:
+    if held:
+        return LaneState.HELD
+    if call_window == 0:
+        return LaneState.CLOSED
+    return LaneState.PROBING if call_window == 1 and failed_probes > 0 else LaneState.OPEN
