@@ -33,6 +33,13 @@ class PartnerStore(Protocol):
         """
         ...
 
+    def page(self, after: str, limit: int) -> list[tuple[str, PartnerConfiguration | None]]:
+        """Return up to `limit` partners by id, from the first that follows `after` (empty: from the first).
+
+        A document that does not fit the model comes as None. TransientError while the store is away.
+        """
+        ...
+
     def put(self, document: PartnerConfiguration, expected_version: int | None) -> None:
         """Replace the document that stands at `expected_version` (None: there is none yet).
 

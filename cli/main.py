@@ -3,6 +3,7 @@
 import click
 
 from cli.keys import keys
+from cli.partners import partners
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -11,6 +12,7 @@ def main() -> None:
 
 
 main.add_command(keys)
+main.add_command(partners)
 
 if __name__ == "__main__":
     main()

@@ -1,5 +1,6 @@
-"""The use cases: show a partner's document, replace it."""
+"""The use cases: show partners' documents, replace one, amend one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +15,32 @@ from bridge.ports import ClientTakenError, InvalidDocumentError, PartnerStore, V
 from bridge.storage import audit
 from partners import documents
 
+# How often an amendment is made again on what somebody else has written meanwhile.
+MAX_AMENDMENTS = 3
+STALE = "version-conflict"
+
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What an operator wants: `body` in place of the document at `expected_version` (None: there is none)."""
+class Wish:
+    """Whom it is about, who wants it, and why: what the audit trail keeps."""
 
     partner_id: str
-    body: Any
-    expected_version: int | None
     operator: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Wish):
+    """`body` in place of the document at `expected_version` (None: there is none)."""
+
+    body: Any
+    expected_version: int | None
+
+
+# Edits a document (JSON mode, secrets included) in place; may raise RejectedError.
+Amendment = Callable[[dict[str, Any]], None]
 
 
 class Partners:
@@ -49,29 +64,57 @@ class Partners:
             raise RejectedError("not-found", 404, "There is no such partner.")
         return found
 
+    def page(self, after: str, limit: int) -> list[tuple[str, PartnerConfiguration | None]]:
+        """Return the partners whose id follows `after`, oldest first; None for a damaged document."""
+        return self._store.page(after, limit)
+
     def change(self, change: Change) -> PartnerConfiguration:
         """Return the new document. RejectedError: 409, 412, 422; TransientError: nothing has changed.
 
-        UnknownOutcomeError: read before trying again.
+        503 unknown-outcome: read before trying again.
         """
         base, newest_version = self._standing(change)
         document = documents.read(
             change.body, partner_id=change.partner_id, version=newest_version + 1, base=base
         )
-        self._note("partner.change", change, document)
+        return self._write(change, "partner.change", document, change.expected_version)
+
+    def amend(self, wish: Wish, action: str, amendment: Amendment) -> PartnerConfiguration:
+        """Apply `amendment` to the document as it stands, again if somebody is quicker; errors as `change`.
+
+        It is for changes that are right whatever else has changed meanwhile.
+        """
+        for _ in range(MAX_AMENDMENTS):
+            standing = self.show(wish.partner_id)
+            body = standing.model_dump(mode="json")
+            amendment(body)
+            mirrored = self._mirror.get(wish.partner_id)
+            newest = max(standing.version, mirrored.configuration.version if mirrored is not None else 0)
+            document = documents.read(body, partner_id=wish.partner_id, version=newest + 1, base=standing)
+            try:
+                return self._write(wish, action, document, standing.version)
+            except RejectedError as error:
+                if error.slug != STALE:
+                    raise
+        raise stale()
+
+    def _write(
+        self, wish: Wish, action: str, document: PartnerConfiguration, expected_version: int | None
+    ) -> PartnerConfiguration:
+        self._note(action, wish, document)
         try:
-            self._store.put(document, change.expected_version)
+            self._store.put(document, expected_version)
         except VersionConflictError as error:
-            self._note("partner.change_refused", change, document)
+            self._note(f"{action}_refused", wish, document)
             raise stale() from error
         except ClientTakenError as error:
-            self._note("partner.change_refused", change, document)
+            self._note(f"{action}_refused", wish, document)
             raise RejectedError("client-taken", 409, "A client_id belongs to another partner.") from error
         except TransientError:
-            self._note("partner.change_failed", change, document)
+            self._note(f"{action}_failed", wish, document)
             raise
         except UnknownOutcomeError as error:
-            self._note("partner.change_unknown", change, document)
+            self._note(f"{action}_unknown", wish, document)
             raise RejectedError(
                 "unknown-outcome", 503, "The change may have been made; read the partner before trying again."
             ) from error
@@ -106,17 +149,17 @@ class Partners:
             # Whoever reads it next will.
             _log.warning("changed partner not mirrored", partner_id=document.partner_id)
 
-    def _note(self, action: str, change: Change, document: PartnerConfiguration) -> None:
+    def _note(self, action: str, wish: Wish, document: PartnerConfiguration) -> None:
         with self._engine.begin() as connection:
             audit.append(
                 connection,
-                actor=change.operator,
+                actor=wish.operator,
                 action=action,
                 subject=f"{document.partner_id} version {document.version}",
-                reason=change.reason,
+                reason=wish.reason,
                 now=self._clock.now(),
             )
 
 
 def stale() -> RejectedError:
-    return RejectedError("version-conflict", 412, "The document has another version; read it again.")
+    return RejectedError(STALE, 412, "The document has another version; read it again.")

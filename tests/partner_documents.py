@@ -17,7 +17,10 @@ def new_partner(*client_ids, version=1, status="active", **changes):
         name="Muster GmbH",
         status=status,
         clients=tuple(
-            Client(client_id=client_id, secret_hash="$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA")
+            Client(
+                client_id=client_id,
+                secret_hash="$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+            )
             for client_id in clients
         ),
         route=SapRoute(

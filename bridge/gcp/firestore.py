@@ -24,7 +24,7 @@ from google.api_core.retry import Retry, if_exception_type
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore_v1.services.firestore import FirestoreClient
 from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrpcTransport
-from google.cloud.firestore_v1.types import Document, Precondition, StructuredQuery, Value, Write
+from google.cloud.firestore_v1.types import Cursor, Document, Precondition, StructuredQuery, Value, Write
 from pydantic import ValidationError
 
 from bridge.errors import SettingsError, TransientError, UnknownOutcomeError
@@ -102,6 +102,22 @@ class FirestorePartnerStore:
             _log.error("client belongs to several partners", partner_ids=[_id_of(each) for each in found])
         return _configuration(found[0]) if found else None
 
+    def page(self, after: str, limit: int) -> list[tuple[str, PartnerConfiguration | None]]:
+        """See PartnerStore."""
+        by_name = StructuredQuery.Order(
+            field=StructuredQuery.FieldReference(field_path="__name__"),
+            direction=StructuredQuery.Direction.ASCENDING,
+        )
+        query = StructuredQuery(
+            from_=[StructuredQuery.CollectionSelector(collection_id=COLLECTION)],
+            order_by=[by_name],
+            start_at=Cursor(values=[Value(reference_value=self._name(after))], before=False)
+            if after
+            else None,
+            limit=limit,
+        )
+        return [(_id_of(document), _readable(document)) for document in self._query(query)]
+
     def put(self, document: PartnerConfiguration, expected_version: int | None) -> None:
         """See PartnerStore. That no other partner has a client of the document is checked before the write.
 
@@ -162,6 +178,9 @@ class FirestorePartnerStore:
             where=StructuredQuery.Filter(field_filter=has_client),
             limit=limit,
         )
+        return self._query(query)
+
+    def _query(self, query: StructuredQuery) -> list[Any]:
         request = {"parent": self._parent, "structured_query": query}
         try:
             # a streaming call: it may also fail while the answers are read
@@ -227,6 +246,14 @@ def _configuration(document: Any) -> PartnerConfiguration:
     if configuration.partner_id != _id_of(document):
         raise InvalidDocumentError(f"{_id_of(document)}: partner_id is another one")
     return configuration
+
+
+def _readable(document: Any) -> PartnerConfiguration | None:
+    try:
+        return _configuration(document)
+    except InvalidDocumentError as error:
+        _log.error("partner document is not valid", partner_id=_id_of(document), reason=str(error))
+        return None
 
 
 def _id_of(document: Any) -> str:

@@ -72,6 +72,20 @@ def test_a_partner_is_found_by_a_revoked_client(store):
     assert store.find_by_client("shop-1") == revoked
 
 
+def test_pages_run_through_all_partners_by_id_and_show_a_damaged_one(store):
+    partners = [new_partner(f"shop-{number}") for number in range(5)]
+    for partner in partners:
+        store.put(partner, None)
+    partners.sort(key=lambda partner: partner.partner_id)
+    damaged = {"partner_id": partners[1].partner_id, "version": 1, "clients": []}
+    plant(store, partners[1].partner_id, damaged)
+    first = store.page("", 2)
+    assert first == [(partners[0].partner_id, partners[0]), (partners[1].partner_id, None)]
+    rest = store.page(first[-1][0], 100)
+    assert rest == [(partner.partner_id, partner) for partner in partners[2:]]
+    assert store.page(rest[-1][0], 100) == []
+
+
 def test_a_change_replaces_the_whole_document(store):
     partner = new_partner("shop-1", "shop-2")
     store.put(partner, None)

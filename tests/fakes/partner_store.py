@@ -39,6 +39,11 @@ class InMemoryPartnerStore:
                 return _configuration(partner_id, document)
         return None
 
+    def page(self, after: str, limit: int) -> list[tuple[str, PartnerConfiguration | None]]:
+        found = [entry for entry in sorted(self._documents.items()) if entry[0] > after][:limit]
+        self._answer()
+        return [(partner_id, _readable(partner_id, document)) for partner_id, document in found]
+
     def put(self, document: PartnerConfiguration, expected_version: int | None) -> None:
         if document.version <= (expected_version or 0):
             raise ValueError("the version has to rise")
@@ -73,6 +78,13 @@ class InMemoryPartnerStore:
 
 def _client_ids(document: str) -> set[str]:
     return {client["client_id"] for client in json.loads(document).get("clients", [])}
+
+
+def _readable(partner_id: str, document: str) -> PartnerConfiguration | None:
+    try:
+        return _configuration(partner_id, document)
+    except InvalidDocumentError:
+        return None
 
 
 def _configuration(partner_id: str, document: str) -> PartnerConfiguration:

@@ -1,0 +1,107 @@
+"""The operators' private APIs as the commands call them: who asks, and what went wrong in words."""
+
+import getpass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import requests
+
+TOKEN_VARIABLE = "BRIDGE_OPERATOR_TOKEN"  # noqa: S105 - a name
+TIMEOUT_SECONDS = 30.0
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class ApiError(click.ClickException):
+    """The service refused, or did not answer. `status` is None when there was no answer."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service answered. `version` is the ETag's, where it has one."""
+
+    body: Any
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One private service. The operator is named by BRIDGE_OPERATOR_TOKEN, a Google ID token.
+
+    A service on this machine (the local stack) is told the user's name instead, and believes it.
+    """
+
+    base_url: str
+
+    def get(self, path: str, **parameters: Any) -> Answer:
+        """ApiError for anything but a 2xx."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        return self._call("GET", path, parameters=given)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        reason: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Change something; `reason` goes to the audit trail. ApiError for anything but a 2xx."""
+        named = {"X-Reason": reason} if reason is not None else {}
+        return self._call(method, path, body=body, headers={**named, **(headers or {})})
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        parameters: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        try:
+            answer = requests.request(
+                method,
+                self.base_url.rstrip("/") + path,
+                params=parameters,
+                json=body,
+                headers={**self._operator(), **(headers or {})},
+                timeout=TIMEOUT_SECONDS,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise ApiError(f"{self.base_url} does not answer ({type(error).__name__})") from error
+        if not answer.ok or answer.is_redirect:
+            raise ApiError(_what_went_wrong(answer), answer.status_code)
+        etag = answer.headers.get("ETag", "").strip('"')
+        return Answer(answer.json() if answer.content else None, int(etag) if etag.isdigit() else None)
+
+    def _operator(self) -> dict[str, str]:
+        token = os.environ.get(TOKEN_VARIABLE)
+        if token:
+            return {"Authorization": f"Bearer {token}"}
+        if urlsplit(self.base_url).hostname in LOOPBACK:
+            return {"X-Operator": getpass.getuser()}
+        raise click.UsageError(
+            f"{TOKEN_VARIABLE} is missing: an ID token for the service, as "
+            "`gcloud auth print-identity-token` prints it"
+        )
+
+
+def _what_went_wrong(answer: requests.Response) -> str:
+    """Return a problem document (RFC 9457) as lines: the detail, then each field's mistake."""
+    try:
+        problem = answer.json()
+        lines = [f"{problem['detail']} ({answer.status_code} {problem['type'].rpartition('/')[2]})"]
+        lines += [f"  {error['pointer'] or '/'} {error['detail']}" for error in problem.get("errors", [])]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{answer.url} answered {answer.status_code}"
+    return "\n".join(lines)

@@ -1,0 +1,207 @@
+"""`bridge partners`: bring a partner in, change it, take its access away."""
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.ids import new_id
+from cli.api import Api
+from cli.screen import as_json, print_json, print_table
+
+LOCAL_URL = "http://127.0.0.1:8084"
+
+_reason = click.option("--reason", required=True, help="Why; it is kept in the audit trail.")
+_partner_id = click.argument("partner_id")
+
+
+@click.group()
+@click.option("--url", envvar="BRIDGE_PARTNERS_URL", default=LOCAL_URL, show_default=True)
+@click.pass_context
+def partners(context: click.Context, url: str) -> None:
+    """Partners and their configuration."""
+    context.obj = Api(url)
+
+
+@partners.command("list")
+@as_json
+@click.pass_obj
+def list_partners(api: Api, as_json: bool) -> None:
+    """Show all partners."""
+    found = list(_all(api))
+    if as_json:
+        print_json(found)
+    else:
+        columns = ("partner_id", "name", "status", "version")
+        print_table(columns, ([partner[column] for column in columns] for partner in found))
+
+
+@partners.command()
+@_partner_id
+@click.pass_obj
+def show(api: Api, partner_id: str) -> None:
+    """Print the partner's document as JSON, without its secrets."""
+    print_json(api.get(f"/admin/partners/{partner_id}").body)
+
+
+@partners.command()
+@click.pass_obj
+def schema(api: Api) -> None:
+    """Print the JSON Schema of a partner's document."""
+    print_json(api.get("/admin/partner-schema").body)
+
+
+@partners.command()
+@click.argument("document", type=click.File("rb"), default="-")
+@click.option("--name", help="In place of the document's name.")
+@_reason
+@click.pass_obj
+def create(api: Api, document: Any, name: str | None, reason: str) -> None:
+    """Make a partner of a DOCUMENT (a JSON file, or - for standard input) and print its id.
+
+    The document is as `show` prints it; `partner_id`, `version`, `status` and `clients` may be left out.
+    Access comes with `bridge partners clients add`.
+    """
+    body = {"status": "active", "clients": [], **_read(document), **({"name": name} if name else {})}
+    partner_id = body.get("partner_id") or new_id("par", datetime.now(UTC))
+    # the id is ours, so that a creation whose answer was lost is not made twice
+    made = api.send(
+        "PUT", f"/admin/partners/{partner_id}", body, reason=reason, headers={"If-None-Match": "*"}
+    )
+    click.echo(made.body["partner_id"])
+
+
+@partners.command()
+@_partner_id
+@click.argument("document", type=click.File("rb"), default="-")
+@_reason
+@click.pass_obj
+def update(api: Api, partner_id: str, document: Any, reason: str) -> None:
+    """Replace the partner's document by an edited one (a JSON file, or - for standard input).
+
+    It is the one that `show` has printed, edited: its `version` says what it replaces, and a change that
+    somebody else has made since is not overwritten.
+    """
+    body = _read(document)
+    version = body.get("version")
+    if not isinstance(version, int):
+        raise click.ClickException("the document has no version: edit what `bridge partners show` prints")
+    changed = api.send(
+        "PUT", f"/admin/partners/{partner_id}", body, reason=reason, headers={"If-Match": f'"{version}"'}
+    )
+    click.echo(f"{partner_id} is at version {changed.version}")
+
+
+@partners.command()
+@_partner_id
+@_reason
+@click.pass_obj
+def suspend(api: Api, partner_id: str, reason: str) -> None:
+    """Refuse the partner's requests. What was accepted goes on and is told."""
+    _change_status(api, partner_id, "suspended", reason)
+
+
+@partners.command()
+@_partner_id
+@_reason
+@click.pass_obj
+def resume(api: Api, partner_id: str, reason: str) -> None:
+    """Take the partner's requests again."""
+    _change_status(api, partner_id, "active", reason)
+
+
+@partners.group()
+def clients() -> None:
+    """A partner's OAuth2 clients. To rotate a secret, add a client and revoke the old one."""
+
+
+@clients.command("list")
+@_partner_id
+@as_json
+@click.pass_obj
+def list_clients(api: Api, partner_id: str, as_json: bool) -> None:
+    """Show the partner's clients."""
+    found = api.get(f"/admin/partners/{partner_id}").body["clients"]
+    if as_json:
+        print_json(found)
+    else:
+        print_table(
+            ("client_id", "status", "keys", "scopes"),
+            (
+                (each["client_id"], each["status"], len(each["public_keys"]), " ".join(each["scopes"]))
+                for each in found
+            ),
+        )
+
+
+@clients.command("add")
+@_partner_id
+@click.option("--client-id", help="Letters, digits, . _ and -; made up if left out.")
+@click.option("--scope", "scopes", multiple=True, help="May be repeated; all scopes if left out.")
+@click.option(
+    "--public-keys",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A JWK set: the client signs (private_key_jwt) and has no secret.",
+)
+@_reason
+@click.pass_obj
+def add_client(
+    api: Api,
+    partner_id: str,
+    client_id: str | None,
+    scopes: tuple[str, ...],
+    public_keys: Path | None,
+    reason: str,
+) -> None:
+    """Add a client and print it as JSON, with its secret: this once."""
+    wanted: dict[str, Any] = {}
+    if client_id:
+        wanted["client_id"] = client_id
+    if scopes:
+        wanted["scopes"] = list(scopes)
+    if public_keys:
+        with public_keys.open("rb") as file:
+            wanted["public_keys"] = _read(file).get("keys")
+    print_json(api.send("POST", f"/admin/partners/{partner_id}/clients", wanted, reason=reason).body)
+
+
+@clients.command("revoke")
+@_partner_id
+@click.argument("client_id")
+@_reason
+@click.pass_obj
+def revoke_client(api: Api, partner_id: str, client_id: str, reason: str) -> None:
+    """Take the client's access away, for good. Its tokens are refused within 30 seconds."""
+    api.send("POST", f"/admin/partners/{partner_id}/clients/{client_id}/revocation", reason=reason)
+    click.echo(f"{client_id} is revoked")
+
+
+def _change_status(api: Api, partner_id: str, status: str, reason: str) -> None:
+    changed = api.send("PUT", f"/admin/partners/{partner_id}/status", {"status": status}, reason=reason)
+    click.echo(f"{partner_id} is {status}, at version {changed.version}")
+
+
+def _all(api: Api) -> Iterator[dict[str, Any]]:
+    after = None
+    while True:
+        page = api.get("/admin/partners", after=after).body
+        yield from page["data"]
+        after = page["next_after"]
+        if after is None:
+            return
+
+
+def _read(file: Any) -> dict[str, Any]:
+    if file is sys.stdin.buffer and sys.stdin.isatty():
+        click.echo("reading the document from the terminal; end with Ctrl-D", err=True)
+    try:
+        document = json.load(file)
+    except ValueError as error:
+        raise click.ClickException(f"the document is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise click.ClickException("the document is not a JSON object")
+    return document

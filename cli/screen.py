@@ -1,0 +1,27 @@
+"""How the commands show things: a table for people, `--json` for programs."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+# what is written to a file or a pipe is cut nowhere
+PIPE_COLUMNS = 10_000
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print one line per row; what is None stays blank. Markup in a value is shown, not obeyed."""
+    console = Console(markup=False, highlight=False)
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    console.print(table, width=None if console.is_terminal else PIPE_COLUMNS)

@@ -1,0 +1,202 @@
+"""`bridge partners …` over HTTP against the partners service on a real database."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+
+import pytest
+from argon2 import PasswordHasher
+from fakes.partner_store import InMemoryPartnerStore
+from joserfc.jwk import ECKey
+from partner_documents import changed, new_partner
+from sqlalchemy import create_engine
+from stand_ins import REPOSITORY
+from werkzeug.serving import make_server
+
+from bridge.clock import ManualClock
+from bridge.partner import PartnerStatus
+from bridge.partner_mirror import PartnerMirror
+from partners.app import create_app
+from partners.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+WHY = ("--reason", "ticket 4711")
+
+
+@pytest.fixture
+def store():
+    return InMemoryPartnerStore()
+
+
+@pytest.fixture
+def service(database, store):
+    """The address of the service."""
+    url = database.url_for("partners")
+    settings = Settings.from_environment(
+        {"DATABASE_URL": url, "GOOGLE_CLOUD_PROJECT": "test", "OPERATOR_AUTHENTICATION": "emulator"}
+    )
+    engine = create_engine(url, hide_parameters=True)
+    server = make_server("127.0.0.1", 0, create_app(settings, store, engine, ManualClock(NOW)), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    engine.dispose()
+
+
+def run_bridge(*arguments, given=None, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *arguments],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], **environment},
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def bridge(service):
+    def run(*arguments, given=None, fails=False):
+        done = run_bridge("partners", *arguments, given=given, BRIDGE_PARTNERS_URL=service, USER="olga")
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stderr if fails else done.stdout
+
+    return run
+
+
+@pytest.fixture
+def partner(store):
+    made = new_partner("shop")
+    store.put(made, None)
+    return made
+
+
+def audit(database):
+    with database.engine.begin() as connection:
+        rows = connection.exec_driver_sql("SELECT actor, action, reason FROM audit ORDER BY identity")
+        return [tuple(row) for row in rows]
+
+
+def test_a_partner_is_made_from_a_document_and_gets_a_client_whose_secret_is_shown_once(
+    bridge, store, database
+):
+    template = new_partner().model_dump(mode="json", include={"name", "route"})
+    partner_id = bridge("create", "-", "--name", "Shop SE", *WHY, given=json.dumps(template)).strip()
+    made = json.loads(bridge("clients", "add", partner_id, "--scope", "payments:write", *WHY))
+    assert PasswordHasher().verify(store.get(partner_id).clients[0].secret_hash, made["client_secret"])
+    assert store.find_by_client(made["client_id"]).name == "Shop SE"
+    assert made["scopes"] == ["payments:write"]
+    assert made["client_secret"] not in bridge("show", partner_id)
+    actions = [action for _, action, _ in audit(database)]
+    assert actions == ["partner.change", "partner.add_client"]
+    assert {actor for actor, *_ in audit(database)} == {"olga"}
+
+
+def test_a_client_that_signs_gets_no_secret(bridge, store, partner, tmp_path):
+    key = ECKey.generate_key("P-256", {"kid": "k1"}).as_dict(private=False)
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [key]}))
+    keys = ("--public-keys", str(tmp_path / "jwks.json"))
+    made = json.loads(bridge("clients", "add", partner.partner_id, "--client-id", "signer", *keys, *WHY))
+    assert made["client_secret"] is None
+    assert store.find_by_client("signer").clients[1].secret_hash is None
+
+
+def test_a_client_can_be_revoked_twice_and_its_id_stays_taken(bridge, store, partner, database):
+    for _ in range(2):
+        bridge("clients", "revoke", partner.partner_id, "shop", *WHY)
+    assert store.get(partner.partner_id).client("shop") is None
+    assert store.get(partner.partner_id).version == 2
+    refused = bridge("clients", "add", partner.partner_id, "--client-id", "shop", *WHY, fails=True)
+    assert "409 client-taken" in refused
+    assert "404 not-found" in bridge("clients", "revoke", partner.partner_id, "nobody", *WHY, fails=True)
+    assert [action for _, action, _ in audit(database)] == ["partner.revoke_client"]
+
+
+def test_a_partner_is_suspended_and_resumed(bridge, store, partner, database):
+    bridge("suspend", partner.partner_id, *WHY)
+    assert store.get(partner.partner_id).status == PartnerStatus.SUSPENDED
+    bridge("resume", partner.partner_id, *WHY)
+    assert store.get(partner.partner_id).status == PartnerStatus.ACTIVE
+    assert [(action, reason) for _, action, reason in audit(database)] == [
+        ("partner.suspended", "ticket 4711"),
+        ("partner.active", "ticket 4711"),
+    ]
+
+
+def test_an_amendment_goes_on_top_of_what_somebody_has_written_meanwhile(bridge, store, partner):
+    inner, overtaking = store.put, [changed(partner, name="Overtaker")]
+
+    def overtaken(document, expected_version):
+        if overtaking:
+            inner(overtaking.pop(), 1)
+        inner(document, expected_version)
+
+    store.put = overtaken
+    bridge("suspend", partner.partner_id, *WHY)
+    standing = store.get(partner.partner_id)
+    assert (standing.name, standing.status, standing.version) == ("Overtaker", "suspended", 3)
+
+
+def test_an_amendment_of_an_older_document_goes_above_what_readers_have_seen(
+    bridge, store, partner, database
+):
+    newest = changed(changed(partner))
+    PartnerMirror(database.engine).remember(newest, NOW)
+    bridge("suspend", partner.partner_id, *WHY)
+    assert store.get(partner.partner_id).version == newest.version + 1
+
+
+def test_what_show_prints_can_be_edited_and_put_back_once(bridge, store, partner):
+    document = json.loads(bridge("show", partner.partner_id)) | {"name": "Renamed"}
+    bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document))
+    assert store.get(partner.partner_id).name == "Renamed"
+    assert store.get(partner.partner_id).clients == partner.clients
+    late = bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document), fails=True)
+    assert "412 version-conflict" in late
+
+
+def test_mistakes_are_named_field_by_field(bridge, partner):
+    document = json.loads(bridge("show", partner.partner_id)) | {"surprise": 1, "status": "odd"}
+    refused = bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document), fails=True)
+    assert "/surprise" in refused
+    assert "/status" in refused
+    assert "not JSON" in bridge("create", "-", *WHY, given="{", fails=True)
+    assert "no version" in bridge("update", partner.partner_id, "-", *WHY, given="{}", fails=True)
+    unknown = bridge("clients", "add", partner.partner_id, "--scope", "all", *WHY, fails=True)
+    assert "/clients/1/scopes" in unknown
+
+
+def test_the_list_shows_all_partners_and_names_a_damaged_document(bridge, store):
+    partners = [new_partner(f"shop-{number}") for number in range(103)]
+    for made in partners:
+        store.put(made, None)
+    store.plant(partners[50].partner_id, {"partner_id": partners[50].partner_id, "version": 1})
+    listed = json.loads(bridge("list", "--json"))
+    assert [each["partner_id"] for each in listed] == sorted(made.partner_id for made in partners)
+    assert [each["status"] for each in listed].count("damaged") == 1
+    assert partners[7].partner_id in bridge("list")
+
+
+def test_the_schema_is_the_models(bridge):
+    schema = json.loads(bridge("schema"))
+    assert schema["title"] == "PartnerConfiguration"
+    assert set(schema["required"]) >= {"partner_id", "clients"}
+
+
+def test_without_a_service_or_a_name_one_line_says_so():
+    silent = run_bridge("partners", "--url", "http://127.0.0.1:9", "list", USER="olga")
+    assert (silent.returncode, silent.stdout) == (1, "")
+    assert silent.stderr.count("\n") == 1
+    assert "does not answer" in silent.stderr
+    unnamed = run_bridge("partners", "--url", "https://partners.example", "list")
+    assert unnamed.returncode == 2
+    assert "BRIDGE_OPERATOR_TOKEN" in unnamed.stderr
