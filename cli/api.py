@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import click
 import requests
 
-TOKEN_VARIABLE = "BRIDGE_OPERATOR_TOKEN"  # noqa: S105 - a name
 TIMEOUT_SECONDS = 30.0
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -85,13 +84,13 @@ class Api:
         return Answer(answer.json() if answer.content else None, int(etag) if etag.isdigit() else None)
 
     def _operator(self) -> dict[str, str]:
-        token = os.environ.get(TOKEN_VARIABLE)
+        token = os.environ.get("BRIDGE_OPERATOR_TOKEN")
         if token:
             return {"Authorization": f"Bearer {token}"}
         if urlsplit(self.base_url).hostname in LOOPBACK:
             return {"X-Operator": getpass.getuser()}
         raise click.UsageError(
-            f"{TOKEN_VARIABLE} is missing: an ID token for the service, as "
+            "BRIDGE_OPERATOR_TOKEN is missing: an ID token for the service, as "
             "`gcloud auth print-identity-token` prints it"
         )
 

@@ -23,9 +23,11 @@ def variables_read():
     for package in PACKAGES:
         for path in (REPOSITORY / package).rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            for function in ast.walk(tree):
-                if isinstance(function, ast.FunctionDef):
-                    names |= constants_beside_environ(function)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef):
+                    names |= constants_beside_environ(node)
+                if isinstance(node, ast.keyword) and node.arg == "envvar":
+                    names |= texts([node.value])
     return names - NOT_OURS
 
 
