@@ -12,6 +12,7 @@ from bridge.partner_directory import make_directory
 from bridge.storage.engine import make_engine
 from bridge.web.main import run
 from sap_adapter.app import create_app
+from sap_adapter.classifier import Classifier
 from sap_adapter.settings import Settings
 
 # Each request uses one connection at a time; the waker and the directory's refresh may want one as well.
@@ -21,6 +22,7 @@ SPARE_CONNECTIONS = 2
 def _read(environ: Mapping[str, str]) -> Settings:
     settings = Settings.from_environment(environ)
     KeyRing.from_file(settings.party_key_ring)
+    Classifier.from_package()
     return settings
 
 

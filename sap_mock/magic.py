@@ -22,9 +22,10 @@ class Vocabulary:
     """The words of one table; a text that begins with none of them asks for nothing."""
 
     def __init__(self, words: Iterable[str]) -> None:
+        longest_first = sorted(words, key=len, reverse=True)
         self._pattern = re.compile(
             rf"SBX-(?:({'|'.join(kind.upper() for kind in KINDS)})-)?"
-            rf"({'|'.join(map(re.escape, words))})(?:-(ONCE|TWICE))?(?![A-Z])",
+            rf"({'|'.join(map(re.escape, longest_first))})(?:-(ONCE|TWICE))?(?![A-Z])",
             re.ASCII | re.IGNORECASE,
         )
 
