@@ -4,6 +4,7 @@ import click
 
 from cli.keys import keys
 from cli.partners import partners
+from cli.webhooks import webhooks
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -13,6 +14,7 @@ def main() -> None:
 
 main.add_command(keys)
 main.add_command(partners)
+main.add_command(webhooks)
 
 if __name__ == "__main__":
     main()
