@@ -60,6 +60,13 @@ OF_EVERY_SCOPE = (
 )
 OF_EVERY_BODY = ("malformed-request", "payload-too-large", "unsupported-media-type", "invalid-request")
 OF_EVERY_KEY = ("idempotency-key-in-progress", "idempotency-key-reused")
+OF_EVERY_STEP = (
+    *OF_EVERY_KEY,
+    "idempotency-key-missing",
+    "invalid-state",
+    "too-many-operations",
+    "retention-expired",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +184,7 @@ _TOKEN_FORM: Schema = {
 }
 
 
-def _step(summary: str, description: str, body: type[BaseModel], *problems: str) -> Described:
+def _step(summary: str, description: str, body: type[BaseModel]) -> Described:
     """Return what is common to all that is done to a payment."""
     return Described(
         "Payments",
@@ -187,7 +194,7 @@ def _step(summary: str, description: str, body: type[BaseModel], *problems: str)
         description,
         body=body,
         parameters=(KEY,),
-        problems=(*OF_EVERY_KEY, "idempotency-key-missing", "invalid-state", *problems),
+        problems=OF_EVERY_STEP,
         headers=("Location", "Idempotency-Replayed"),
     )
 
@@ -224,17 +231,12 @@ ENDPOINTS: dict[str, Described] = {
         "Capture an authorized payment",
         "Once, in full or in part; a partial capture releases the rest.",
         AmountOfStepModel,
-        "too-many-operations",
     ),
-    "reverse_payment": _step(
-        "Release an authorized payment", "Instead of capturing it.", NothingModel, "too-many-operations"
-    ),
+    "reverse_payment": _step("Release an authorized payment", "Instead of capturing it.", NothingModel),
     "refund_payment": _step(
         "Refund a paid payment",
         "In full or in part, as often as there is something left of what was captured.",
         AmountOfStepModel,
-        "too-many-operations",
-        "retention-expired",
     ),
     "cancel_payment": Described(
         "Payments",

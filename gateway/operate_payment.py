@@ -148,6 +148,10 @@ class OperatePayment:
         available = available_minor(expected, kind)
         if available == 0:
             raise invalid_state(expected, f"A payment that is {expected.status} allows no {kind}.")
+        if own.stored.is_erased:
+            raise RejectedError(
+                "retention-expired", 409, "What the payment said of its parties is not kept any more."
+            )
         amount = Money(available, payment.currency) if wanted is None else wanted
         if amount.minor > available:
             most = Money(available, payment.currency)

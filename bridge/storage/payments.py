@@ -65,6 +65,11 @@ class StoredPayment:
     metadata: dict[str, str]
     receipt: str | None
 
+    @property
+    def is_erased(self) -> bool:
+        """Whether retention has erased names, accounts and texts: the receipt goes with them."""
+        return self.receipt is None
+
 
 @dataclass(frozen=True, slots=True)
 class PaymentFilter:

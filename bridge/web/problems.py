@@ -65,7 +65,7 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     ),
     "retention-expired": (
         "Retention expired",
-        "The payment was accepted too long ago to be refunded.",
+        "The payment was accepted too long ago for this: names, accounts and texts are not kept for ever.",
     ),
     "too-many-operations": (
         "Too many operations",

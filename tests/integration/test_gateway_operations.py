@@ -1,5 +1,7 @@
 """Captures, reversals, refunds: accepted and queued, judged by the state that they will find."""
 
+from datetime import timedelta
+
 import pytest
 from accepted import scalar
 from booking import book, refuse
@@ -8,6 +10,7 @@ from gateway_stage import GatewayStage, new_payment
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from bridge.storage.erase import erase_all
 from bridge.storage.failures import sqlstate
 from dispatcher.relay import OperationsRelay, RelaySettings
 from dispatcher.watchdog import Watchdog, WatchdogSettings
@@ -175,6 +178,29 @@ def test_refunds_end_with_the_window(stage):
     assert refused(stage.operate(payment_id, "refunds", eur("1.00"))) == (409, "retention-expired")
     again = stage.operate(payment_id, "refunds", eur("1.00"), key="late")
     assert (again.status_code, again.headers["Idempotency-Replayed"]) == (202, "true")
+
+
+@pytest.mark.parametrize("name", ["captures", "reversals"])
+def test_what_has_been_erased_can_not_be_captured_or_reversed(stage, name):
+    payment_id = authorized(stage)
+    stage.clock.advance((MANY_DAYS + 30) * 86_400 + 1)
+    assert stage.operate(payment_id, "captures", eur("1250.01")).status_code == 409  # that is no retention
+    erase_all(stage.owner, stage.clock, keep_payments=timedelta(days=MANY_DAYS + 30))
+    assert refused(stage.operate(payment_id, name)) == (409, "retention-expired")
+    assert len(stage.rows("operations")) == 1
+    # what it is can still be told, and what it does not allow anyway
+    assert stage.call("GET", f"/v1/payments/{payment_id}").json["receipt"] is None
+    assert refused(stage.operate(payment_id, "refunds"))[0] == 409
+
+
+def test_an_authorized_payment_can_be_captured_until_it_is_erased(stage):
+    payment_id = authorized(stage)
+    stage.clock.advance((MANY_DAYS + 30) * 86_400 - 1)
+    assert erase_all(stage.owner, stage.clock, keep_payments=timedelta(days=MANY_DAYS + 30)).payments == 0
+    assert stage.operate(payment_id, "captures").status_code == 202
+    stage.clock.advance(86_400)
+    # the step that waits keeps what it needs
+    assert erase_all(stage.owner, stage.clock, keep_payments=timedelta(days=MANY_DAYS + 30)).payments == 0
 
 
 @pytest.mark.parametrize(
