@@ -218,7 +218,9 @@ ENDPOINTS: dict[str, Described] = {
         answers.BatchAnswer,
         207,
         "Each stands alone, under the `idempotency_key` beside its members, and has a result of its own; so "
-        "an item of the wrong form is no mistake of the whole.",
+        "an item of the wrong form is no mistake of the whole. When the day's quota is used up, what was "
+        "accepted before is told again; the other items have the problem `quota-exceeded`, or the whole request "
+        "has it if there is nothing to tell again.",
         body=BatchModel,
         problems=("quota-exceeded",),
     ),

@@ -44,10 +44,16 @@ class AcceptBatch:
     max_seconds: float = MAX_SECONDS
 
     def __call__(
-        self, partner: PartnerConfiguration, items: Sequence[Any], traceparent: str | None
+        self,
+        partner: PartnerConfiguration,
+        items: Sequence[Any],
+        traceparent: str | None,
+        *,
+        why_no_new: RejectedError | None = None,
     ) -> list[Result]:
         """Return for each item, in order, the payment or why it is none.
 
+        With `why_no_new` only what earlier requests have made is told again; it is raised if that is nothing.
         An error of the database that is nobody's item is raised: what was accepted by then is found by its
         keys when the batch is repeated.
         """
@@ -59,11 +65,24 @@ class AcceptBatch:
                 submissions[number] = _submission(item, traceparent)
             except RejectedError as problem:
                 results[number] = problem
+        if why_no_new is not None:
+            for number in self._new_among(partner.partner_id, submissions):
+                results[number] = why_no_new
+                del submissions[number]
+            if not submissions:
+                raise why_no_new
         together = self._together(partner, submissions)
         if together is None:
             together = self._one_by_one(partner, submissions, deadline)
         results |= together
         return [results[number] for number in range(len(items))]
+
+    def _new_among(self, partner_id: str, submissions: Mapping[int, Submission]) -> list[int]:
+        """Return the numbers of those under whose keys nothing has been made."""
+        keys = [each.idempotency_key for each in submissions.values()]
+        with self.accept_payment.engine.connect() as connection:
+            known = find_keys(connection, partner_id, keys)
+        return [number for number, each in submissions.items() if each.idempotency_key not in known]
 
     def _together(
         self, partner: PartnerConfiguration, submissions: Mapping[int, Submission]

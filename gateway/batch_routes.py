@@ -12,7 +12,7 @@ from gateway.authorization import current_partner, requires
 from gateway.batch import AcceptBatch, Result
 from gateway.batch_request import read_batch
 from gateway.json_body import parse_object, read_body
-from gateway.limits import note_accepted
+from gateway.limits import BATCH_ENDPOINT, note_accepted, quota_problem
 from gateway.payment_view import view
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -27,13 +27,15 @@ class BatchRoutes:
 
     def register(self, app: Flask) -> None:
         app.add_url_rule(
-            "/v1/payments/batch", endpoint="create_payments", view_func=self.create, methods=["POST"]
+            "/v1/payments/batch", endpoint=BATCH_ENDPOINT, view_func=self.create, methods=["POST"]
         )
 
     @requires("payments:write")
     def create(self) -> Response:
         items = read_batch(parse_object(read_body(request, max_bytes=MAX_BODY_BYTES)))
-        results = self.accept_batch(current_partner(), items, current_traceparent())
+        results = self.accept_batch(
+            current_partner(), items, current_traceparent(), why_no_new=quota_problem()
+        )
         note_accepted(sum(isinstance(result, Accepted) and not result.replayed for result in results))
         answer = jsonify(results=[self._shown(result) for result in results])
         answer.status_code = 207

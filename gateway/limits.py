@@ -23,7 +23,8 @@ REQUEST_WINDOW_SECONDS = 10
 DAY_SECONDS = 86_400
 TOKEN_WINDOW_SECONDS = 60
 # Routes that make payments; the daily quota is looked at before them.
-PAYMENT_ENDPOINTS = frozenset({"create_payment", "create_payments"})
+ONE_PAYMENT_ENDPOINT, BATCH_ENDPOINT = "create_payment", "create_payments"
+PAYMENT_ENDPOINTS = frozenset({ONE_PAYMENT_ENDPOINT, BATCH_ENDPOINT})
 # An IPv6 customer has a whole network of this size.
 IPV6_PREFIX_BITS = 64
 
@@ -66,9 +67,9 @@ class Limits:
 class PartnerRequests:
     """Counts each authorised request for its partner, and tells it in the answer.
 
-    `is_known_key(partner_id, idempotency_key)`: what was accepted is told again, whatever the quota.
-    The quota is looked at before a request and counted after it: what is under way at that moment, and the
-    batch that crosses it, are taken whole.
+    `is_known_key(partner_id, idempotency_key)`: what was accepted is told again, whatever the quota; of a batch
+    that is found out where its keys are read (`quota_problem`). The quota is looked at before a request and
+    counted after it: what is under way at that moment, and the batch that crosses it, are taken whole.
     """
 
     def __init__(self, limits: Limits, is_known_key: Callable[[str, str], bool]) -> None:
@@ -96,10 +97,14 @@ class PartnerRequests:
         g.readings.append(reading)
         if reading.remaining > 0:
             return
+        headers = {"Retry-After": str(reading.resets_in_seconds)}
+        problem = RejectedError("quota-exceeded", 429, "The day's payments are used up.", headers=headers)
+        if request.endpoint == BATCH_ENDPOINT:
+            g.quota_problem = problem
+            return
         key = request.headers.get(IDEMPOTENCY_HEADER)
         if key is None or not key.isascii() or not self._is_known_key(partner.partner_id, key):
-            headers = {"Retry-After": str(reading.resets_in_seconds)}
-            raise RejectedError("quota-exceeded", 429, "The day's payments are used up.", headers=headers)
+            raise problem
 
     def _tell(self, answer: Response) -> Response:
         readings: list[Reading] = g.get("readings", [])
@@ -112,6 +117,12 @@ class PartnerRequests:
                 [f'"{one.policy.name}";r={one.remaining};t={one.resets_in_seconds}' for one in readings]
             )
         return answer
+
+
+def quota_problem() -> RejectedError | None:
+    """Return why this batch may add no payment, None if it may."""
+    problem: RejectedError | None = g.get("quota_problem")
+    return problem
 
 
 def note_accepted(count: int) -> None:

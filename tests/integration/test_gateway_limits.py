@@ -111,6 +111,42 @@ def test_a_batch_counts_each_payment_it_has_made(stage):
     assert len(stage.rows("payments")) == 3
 
 
+def test_a_batch_is_told_again_when_the_days_payments_are_used_up(stage):
+    limit(stage, payments_per_day=3)
+    sent = batch("a", "b", "c")
+    first = stage.call("POST", "/v1/payments/batch", json=sent).json["results"]
+    again = stage.call("POST", "/v1/payments/batch", json=sent)
+    assert again.status_code == 207
+    assert again.json["results"] == [result | {"replayed": True} for result in first]
+    assert again.headers["RateLimit"].endswith(f', "payments";r=0;t={SECONDS_LEFT}')
+    assert len(stage.rows("payments")) == 3
+
+
+def test_of_a_mixed_batch_only_what_would_be_new_is_over_the_quota(stage):
+    limit(stage, payments_per_day=1)
+    known, new = batch("a")["payments"][0], batch("b")["payments"][0]
+    stage.call("POST", "/v1/payments/batch", json={"payments": [known]})
+    reused = known | {"external_id": "OTHER"}
+    mixed = {"payments": [new, known, "no payment", reused, new]}
+    answer = stage.call("POST", "/v1/payments/batch", json=mixed)
+    assert [result["status"] for result in answer.json["results"]] == [429, 202, 422, 422, 429]
+    problem = answer.json["results"][0]["problem"]
+    assert problem["type"].endswith("/problems/quota-exceeded")
+    assert len(stage.rows("payments")) == 1
+    stage.clock.advance(SECONDS_LEFT)
+    answer = stage.call("POST", "/v1/payments/batch", json=mixed)
+    assert [result["status"] for result in answer.json["results"]] == [202, 202, 422, 422, 202]
+
+
+def test_a_known_key_in_the_header_opens_no_batch(stage):
+    limit(stage, payments_per_day=1)
+    assert stage.pay(key="known").status_code == 202
+    headers = {"Idempotency-Key": "known"}
+    answer = stage.call("POST", "/v1/payments/batch", json=batch("new"), headers=headers)
+    assert (answer.status_code, slug(answer)) == (429, "quota-exceeded")
+    assert len(stage.rows("payments")) == 1
+
+
 # The token endpoint
 
 
