@@ -15,6 +15,7 @@ from bridge.payment import EventType, OperationKind, OperationStatus, PaymentSta
 Moment = Annotated[
     str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC, with milliseconds.")
 ]
+NextCursor = Annotated[str | None, Field(description="`cursor` of the next page; null on the last one.")]
 _ID = r"^{}_[0-9a-hjkmnp-tv-z]{{26}}$"
 PAYMENT_ID_PATTERN = _ID.format("pay")
 EXAMPLE_PAYMENT_ID = "pay_01kaf3nyt8h8w5s2m6r7v9x4cd"
@@ -98,7 +99,7 @@ class PaymentAnswer(EventPaymentAnswer):
 
 class PaymentPage(Answer):
     data: list[PaymentAnswer]
-    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last one.")]
+    next_cursor: NextCursor
 
 
 class EventData(Answer):
@@ -119,8 +120,9 @@ class EventAnswer(TimelineEventAnswer):
     sequence: Annotated[int, Field(description="Gap-free per partner, in order.")]
 
 
-class Timeline(Answer):
+class TimelinePage(Answer):
     data: list[TimelineEventAnswer]
+    next_cursor: NextCursor
 
 
 class EventPage(Answer):

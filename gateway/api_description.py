@@ -18,7 +18,12 @@ from gateway.event_routes import DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS
 from gateway.operation_request import AmountOfStepModel, NothingModel
 from gateway.parameters import MAX_CURSOR_CHARACTERS
 from gateway.payment_request import STORABLE_PATTERN, PaymentModel
-from gateway.payment_routes import DEFAULT_PAGE_PAYMENTS, MAX_PAGE_PAYMENTS
+from gateway.payment_routes import (
+    DEFAULT_PAGE_PAYMENTS,
+    DEFAULT_PAGE_TIMELINE,
+    MAX_PAGE_PAYMENTS,
+    MAX_PAGE_TIMELINE,
+)
 
 Schema = dict[str, Any]
 
@@ -127,19 +132,21 @@ PATH_PARAMETERS = {
 }
 _MOMENT: Schema = {"type": "string", "format": "date-time"}
 
+
+def _limit(what: str, default: int, highest: int) -> Parameter:
+    schema = {"type": "integer", "minimum": 1, "maximum": highest, "default": default}
+    return Parameter("limit", "query", f"{what} on a page.", schema)
+
+
+_CURSOR = Parameter(
+    "cursor",
+    "query",
+    "`next_cursor` of the page before; opaque.",
+    {"type": "string", "format": "cursor", "maxLength": MAX_CURSOR_CHARACTERS},
+)
 _LIST_PARAMETERS = (
-    Parameter(
-        "limit",
-        "query",
-        "Payments on a page.",
-        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_PAYMENTS, "default": DEFAULT_PAGE_PAYMENTS},
-    ),
-    Parameter(
-        "cursor",
-        "query",
-        "`next_cursor` of the page before; opaque.",
-        {"type": "string", "format": "cursor", "maxLength": MAX_CURSOR_CHARACTERS},
-    ),
+    _limit("Payments", DEFAULT_PAGE_PAYMENTS, MAX_PAGE_PAYMENTS),
+    _CURSOR,
     Parameter(
         "status", "query", "Only payments in this status.", {"enum": [str(each) for each in PaymentStatus]}
     ),
@@ -159,13 +166,9 @@ _FEED_PARAMETERS = (
         "`last_sequence` of the page before; 0 for the first.",
         {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "default": 0},
     ),
-    Parameter(
-        "limit",
-        "query",
-        "Events on a page.",
-        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_EVENTS, "default": DEFAULT_PAGE_EVENTS},
-    ),
+    _limit("Events", DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS),
 )
+_TIMELINE_PARAMETERS = (_limit("Events", DEFAULT_PAGE_TIMELINE, MAX_PAGE_TIMELINE), _CURSOR)
 
 _TOKEN_FORM: Schema = {
     "type": "object",
@@ -219,8 +222,8 @@ ENDPOINTS: dict[str, Described] = {
         207,
         "Each stands alone, under the `idempotency_key` beside its members, and has a result of its own; so "
         "an item of the wrong form is no mistake of the whole. When the day's quota is used up, what was "
-        "accepted before is told again; the other items have the problem `quota-exceeded`, or the whole request "
-        "has it if there is nothing to tell again.",
+        "accepted before is told again; the other items have the problem `quota-exceeded`, or the whole "
+        "request has it if there is nothing to tell again.",
         body=BatchModel,
         problems=("quota-exceeded",),
     ),
@@ -228,7 +231,12 @@ ENDPOINTS: dict[str, Described] = {
         "Payments", "List payments, newest first", answers.PaymentPage, parameters=_LIST_PARAMETERS
     ),
     "get_payment": Described("Payments", "Read a payment", answers.PaymentAnswer),
-    "get_timeline": Described("Payments", "Read a payment's timeline, oldest first", answers.Timeline),
+    "get_timeline": Described(
+        "Payments",
+        "Read a payment's timeline, oldest first",
+        answers.TimelinePage,
+        parameters=_TIMELINE_PARAMETERS,
+    ),
     "capture_payment": _step(
         "Capture an authorized payment",
         "Once, in full or in part; a partial capture releases the rest.",

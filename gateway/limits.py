@@ -67,9 +67,9 @@ class Limits:
 class PartnerRequests:
     """Counts each authorised request for its partner, and tells it in the answer.
 
-    `is_known_key(partner_id, idempotency_key)`: what was accepted is told again, whatever the quota; of a batch
-    that is found out where its keys are read (`quota_problem`). The quota is looked at before a request and
-    counted after it: what is under way at that moment, and the batch that crosses it, are taken whole.
+    `is_known_key(partner_id, idempotency_key)`: what was accepted is told again, whatever the quota; of a
+    batch that is found out where its keys are read (`quota_problem`). The quota is looked at before a request
+    and counted after it: what is under way at that moment, and the batch that crosses it, are taken whole.
     """
 
     def __init__(self, limits: Limits, is_known_key: Callable[[str, str], bool]) -> None:

@@ -63,7 +63,29 @@ _HEADERS: dict[str, tuple[bool, str, dict[str, Any]]] = {
     "Idempotency-Replayed": (False, "The key was known: nothing was done now.", {"const": "true"}),
     "Retry-After": (True, "Seconds.", {"type": "integer", "minimum": 1}),
     "WWW-Authenticate": (True, "RFC 6750 section 3, RFC 7617.", {"type": "string"}),
+    "RateLimit-Policy": (
+        True,
+        "What is allowed: `q` in each window of `w` seconds (draft-ietf-httpapi-ratelimit-headers-10).",
+        {
+            "type": "string",
+            "pattern": '^"requests";q=[0-9]+;w=[0-9]+(, "payments";q=[0-9]+;w=[0-9]+)?$',
+            "example": '"requests";q=500;w=10',
+        },
+    ),
+    "RateLimit": (
+        True,
+        "What is left: `r` until the window ends in `t` seconds. `payments` is the day's quota.",
+        {
+            "type": "string",
+            "pattern": '^"requests";r=[0-9]+;t=[0-9]+(, "payments";r=[0-9]+;t=[0-9]+)?$',
+            "example": '"requests";r=499;t=10',
+        },
+    ),
 }
+_LIMIT_HEADERS = ("RateLimit-Policy", "RateLimit")
+# Answered before the partner is known to be who counts; with others the API may be answering, or the edge.
+_WITHOUT_LIMITS = {401, 403}
+_PERHAPS_WITH_LIMITS = {*_EDGE_ALWAYS, *_EDGE_WITH_TOKEN, 503}
 
 
 _GOOD = {200: "As asked.", 202: "Accepted, durably.", 207: "A result for each."}
@@ -119,11 +141,12 @@ def _operation(app: Flask, rule: Rule, errors: dict[str, Any]) -> dict[str, Any]
         operation["parameters"] = [_parameter(parameter) for parameter in parameters]
     if described.body is not None:
         operation["requestBody"] = {"required": True, "content": _body(described.body)}
-    operation["responses"] = {str(described.success): _good(described)}
+    operation["responses"] = {str(described.success): _good(described, scope)}
     for status, slugs in _problems(rule, described, scope).items():
         forms = _forms(status, described, scope)
-        error = _error(status, slugs, forms)
+        error = _error(status, slugs, forms, scope)
         name = f"{status}-" + "-or-".join([*slugs, *(_name(form) for form in forms)])
+        name += "" if scope else "-of-anybody"
         errors[name] = error
         operation["responses"][str(status)] = {"$ref": f"#/components/responses/{name}"}
     operation["security"] = _security(rule, scope)
@@ -144,11 +167,11 @@ def _body(body: type[BaseModel] | dict[str, Any]) -> dict[str, Any]:
     return {FORM: {"schema": body}} if isinstance(body, dict) else {JSON: {"schema": _reference(body)}}
 
 
-def _good(described: Described) -> dict[str, Any]:
+def _good(described: Described, scope: Scope | None) -> dict[str, Any]:
     answer = described.answer
     return {
         "description": _GOOD[described.success],
-        "headers": _headers("X-Request-ID", *described.headers),
+        "headers": _headers("X-Request-ID", *described.headers) | _limit_headers(described.success, scope),
         "content": {HTML: {}} if answer is None else {JSON: {"schema": _reference(answer)}},
     }
 
@@ -170,7 +193,9 @@ def _problems(rule: Rule, described: Described, scope: Scope | None) -> dict[int
     return dict(sorted(by_status.items()))
 
 
-def _error(status: int, slugs: list[str], forms: list[type[BaseModel]]) -> dict[str, Any]:
+def _error(
+    status: int, slugs: list[str], forms: list[type[BaseModel]], scope: Scope | None
+) -> dict[str, Any]:
     """Return an error answer: a problem of `slugs`, or JSON in one of the other `forms`."""
     content: dict[str, Any] = {}
     if slugs:
@@ -189,7 +214,7 @@ def _error(status: int, slugs: list[str], forms: list[type[BaseModel]]) -> dict[
     named = [] if EdgeErrorAnswer in forms else ["X-Request-ID"]
     return {
         "description": "\n".join(f"- {line}" for line in lines),
-        "headers": _headers(*named, *_error_headers(status)),
+        "headers": _headers(*named, *_error_headers(status)) | _limit_headers(status, scope),
         "content": content,
     }
 
@@ -203,6 +228,15 @@ def _forms(status: int, described: Described, scope: Scope | None) -> list[type[
 
 def _error_headers(status: int) -> list[str]:
     return {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}.get(status, [])
+
+
+def _limit_headers(status: int, scope: Scope | None) -> dict[str, Any]:
+    """Return the headers that tell a partner its limits, on what is answered to a partner."""
+    if scope is None or status in _WITHOUT_LIMITS:
+        return {}
+    if status in _PERHAPS_WITH_LIMITS:
+        return {name: _header(name) | {"required": False} for name in _LIMIT_HEADERS}
+    return _headers(*_LIMIT_HEADERS)
 
 
 def _headers(*names: str) -> dict[str, Any]:

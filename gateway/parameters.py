@@ -16,6 +16,7 @@ MAX_CURSOR_CHARACTERS = 200
 # RFC 3339 section 5.6, with the offset that makes it a moment
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _MAX_SEQUENCE = 2**63 - 1
+_EVENT_ID = re.compile(r"evt_[0-9a-z]{26}")
 
 
 def limit_parameter(arguments: Mapping[str, str], *, default: int, highest: int) -> int:
@@ -70,11 +71,30 @@ def position_parameter(arguments: Mapping[str, str]) -> Position | None:
         moment = datetime.fromisoformat(created_at)
         position = Position(moment.astimezone(UTC), payment_id)
     except (binascii.Error, ValueError, TypeError, OverflowError) as error:
-        raise _bad_cursor() from error
+        raise bad_cursor() from error
     readable = isinstance(payment_id, str) and payment_id.isascii() and payment_id.isprintable()
     if not readable or moment.tzinfo is None:
-        raise _bad_cursor()
+        raise bad_cursor()
     return position
+
+
+def cursor_after_event(event_id: str) -> str:
+    """Return the opaque cursor of the page that starts after the event."""
+    return base64.urlsafe_b64encode(event_id.encode()).decode()
+
+
+def event_parameter(arguments: Mapping[str, str]) -> str | None:
+    """Return the event that `cursor` points to, as `position_parameter` does."""
+    value = arguments.get("cursor")
+    if not value:
+        return None
+    try:
+        event_id = base64.b64decode(value[:MAX_CURSOR_CHARACTERS], "-_", validate=True).decode("ascii")
+    except ValueError as error:
+        raise bad_cursor() from error
+    if not _EVENT_ID.fullmatch(event_id):
+        raise bad_cursor()
+    return event_id
 
 
 def _moment(arguments: Mapping[str, str], name: str) -> datetime | None:
@@ -91,5 +111,6 @@ def _moment(arguments: Mapping[str, str], name: str) -> datetime | None:
         raise problem from error
 
 
-def _bad_cursor() -> RejectedError:
+def bad_cursor() -> RejectedError:
+    """Return the 400 for a cursor that points nowhere."""
     return malformed("cursor is not one that a list has given.")

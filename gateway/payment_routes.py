@@ -12,14 +12,23 @@ from gateway import idempotency
 from gateway.accept_payment import AcceptPayment, Submission
 from gateway.authorization import current_partner, requires
 from gateway.json_body import parse_object, read_body
-from gateway.parameters import cursor_after, limit_parameter, payment_filter, position_parameter
+from gateway.parameters import (
+    bad_cursor,
+    cursor_after,
+    cursor_after_event,
+    event_parameter,
+    limit_parameter,
+    payment_filter,
+    position_parameter,
+)
 from gateway.payment_view import accepted_answer, not_found, require_an_id, view
 
 MAX_BODY_BYTES = 64 * 1024
 DEFAULT_PAGE_PAYMENTS = 20
 MAX_PAGE_PAYMENTS = 100
 # A payment has a handful of operations with two or three events each; refunds may be many.
-MAX_TIMELINE_EVENTS = 1000
+DEFAULT_PAGE_TIMELINE = 100
+MAX_PAGE_TIMELINE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +85,15 @@ class PaymentRoutes:
     @requires("payments:read")
     def get_timeline(self, payment_id: str) -> Response:
         require_an_id(payment_id)
+        limit = limit_parameter(request.args, default=DEFAULT_PAGE_TIMELINE, highest=MAX_PAGE_TIMELINE)
+        after = event_parameter(request.args)
         partner_id = current_partner().partner_id
         with self.engine.connect() as connection:
-            events = timeline(connection, partner_id, payment_id, limit=MAX_TIMELINE_EVENTS)
-        if not events:  # every payment has its first event from the moment that it exists
-            raise not_found()
+            found = timeline(connection, partner_id, payment_id, after=after, limit=limit + 1)
+        if not found:
+            # every payment has its first event from the moment that it exists, every cursor one after it
+            raise not_found() if after is None else bad_cursor()
+        page = found[:limit]
         return jsonify(
             data=[
                 {
@@ -90,6 +103,7 @@ class PaymentRoutes:
                     "timestamp": rfc3339(event.created_at),
                     "data": event.data,
                 }
-                for event in events
-            ]
+                for event in page
+            ],
+            next_cursor=cursor_after_event(page[-1].event_id) if len(found) > limit else None,
         )

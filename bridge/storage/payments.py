@@ -48,10 +48,13 @@ SELECT_OPERATIONS = text("""
 """)
 
 SELECT_TIMELINE = text("""
-    /* the events of a payment, oldest first; one that the feed has not numbered yet has no sequence */
+    /* events of a payment, oldest first, after one of them; one that is not in the feed has no sequence */
     SELECT events.event_id, events.event_type, events.created_at, events.data, feed.sequence
     FROM events LEFT JOIN feed USING (event_id)
     WHERE events.payment_id = :payment_id AND events.partner_id = :partner_id
+      AND (CAST(:after AS text) IS NULL
+           OR events.identity > (SELECT identity FROM events AS last
+                                 WHERE last.event_id = :after AND last.payment_id = :payment_id))
     ORDER BY events.identity LIMIT :limit
 """)
 
@@ -131,8 +134,11 @@ def list_payments(
     return _with_operations(connection, connection.execute(SELECT_PAGE, parameters).all())
 
 
-def timeline(connection: Connection, partner_id: str, payment_id: str, *, limit: int) -> list[TimelineEvent]:
-    parameters = {"partner_id": partner_id, "payment_id": payment_id, "limit": limit}
+def timeline(
+    connection: Connection, partner_id: str, payment_id: str, *, after: str | None, limit: int
+) -> list[TimelineEvent]:
+    """Return up to `limit` events, oldest first, after the event `after`: none if the payment has no such."""
+    parameters = {"partner_id": partner_id, "payment_id": payment_id, "after": after, "limit": limit}
     return [
         TimelineEvent(row.event_id, row.event_type, row.created_at, _document(row.data), row.sequence)
         for row in connection.execute(SELECT_TIMELINE, parameters)

@@ -116,6 +116,17 @@ def test_every_problem_has_one_status_and_is_in_the_document(document):
     )
 
 
+def test_every_answer_to_a_partner_declares_its_limits(document):
+    responses = document["components"]["responses"]
+    for each, operation in operations(document).items():
+        of_a_partner = any("access_token" in way for way in operation["security"])
+        for status, answer in operation["responses"].items():
+            found = responses[answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
+            declared = {"RateLimit-Policy", "RateLimit"} & set(found["headers"])
+            expected = 2 if of_a_partner and status not in ("401", "403") else 0
+            assert len(declared) == expected, (each, status)
+
+
 def test_the_page_shows_every_operation_and_fetches_nothing(stage, document):
     answer = stage.app.test_client().get("/docs")
     assert answer.content_type == "text/html; charset=utf-8"

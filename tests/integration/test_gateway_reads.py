@@ -75,6 +75,59 @@ def test_the_timeline_tells_what_happened_oldest_first(stage):
     assert after[0]["sequence"] == 1
 
 
+def add_events(stage, payment_id, count):
+    """More events of the payment, all of one moment."""
+    with stage.owner.begin() as connection:
+        connection.execute(
+            text("""
+            INSERT INTO events (event_id, partner_id, payment_id, event_type, data, created_at)
+            SELECT 'evt_' || lpad(CAST(CAST(:count AS integer) - number AS text), 26, '0'), partner_id,
+                   payment_id, 'payment.refunded', data, created_at
+            FROM events, generate_series(1, CAST(:count AS integer)) AS number
+            WHERE payment_id = :payment_id
+            ORDER BY number
+            """),
+            {"payment_id": payment_id, "count": count},
+        )
+
+
+def test_the_timeline_pages_through_everything_once_oldest_first(stage):
+    path = f"/v1/payments/{stage.pay().json['id']}/events"
+    add_events(stage, path.split("/")[3], 6)
+    everything = stage.call("GET", path)
+    assert everything.json["next_cursor"] is None
+    seen, cursor = [], ""
+    while cursor is not None:
+        answer = stage.call("GET", f"{path}?limit=3&cursor={cursor}")
+        seen.append(ids(answer))
+        cursor = answer.json["next_cursor"]
+    assert [len(page) for page in seen] == [3, 3, 1]
+    assert [event for page in seen for event in page] == ids(everything)
+
+
+def test_a_timeline_has_no_end_at_a_thousand_events(stage):
+    path = f"/v1/payments/{stage.pay().json['id']}/events"
+    add_events(stage, path.split("/")[3], 1100)
+    seen, cursor = [], ""
+    while cursor is not None:
+        answer = stage.call("GET", f"{path}?limit=500&cursor={cursor}")
+        seen += ids(answer)
+        cursor = answer.json["next_cursor"]
+    assert len(seen) == len(set(seen)) == 1101
+    assert len(ids(stage.call("GET", path))) == 100
+
+
+def test_a_cursor_of_another_timeline_points_nowhere(stage):
+    first, second = (f"/v1/payments/{stage.pay().json['id']}/events" for _ in range(2))
+    add_events(stage, first.split("/")[3], 2)
+    cursor = stage.call("GET", f"{first}?limit=1").json["next_cursor"]
+    assert stage.call("GET", f"{first}?cursor={cursor}").status_code == 200
+    assert stage.call("GET", f"{second}?cursor={cursor}").status_code == 400
+    assert stage.call("GET", f"{first}?cursor={cursor}", "other").status_code == 400
+    for broken in ("x", "%00", "ZXZ0Xw==", "z" * 3000, "%C3%A4"):
+        assert stage.call("GET", f"{first}?cursor={broken}").status_code == 400
+
+
 def test_the_list_pages_through_everything_once_newest_first(stage):
     expected = paid(stage, 7)
     paid(stage, 2, client_id="other")
