@@ -125,11 +125,18 @@ class PartnerLimits(_Document):
 
 
 class JournalEntryMapping(_Document):
-    """How one kind of operation becomes a journal entry (SAP.md, Posting)."""
+    """How one kind of operation becomes a journal entry (SAP.md, Posting).
+
+    An authorisation is only noted: with the special G/L indicator on the customer's line and the statistical
+    account against it, both of which it needs. A reversal needs the reason that SAP is given.
+    """
 
     document_type: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{2}$")]
     customer: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,10}$")]
     clearing_account: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,10}$")]
+    statistical_account: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,10}$")] | None = None
+    special_gl_code: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]$")] | None = None
+    reversal_reason: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{2}$")] = "01"
 
 
 class SapRoute(_Document):

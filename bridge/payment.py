@@ -36,9 +36,6 @@ class OperationStatus(StrEnum):
 FINAL_OPERATION_STATUSES = frozenset(
     {OperationStatus.SUCCEEDED, OperationStatus.REJECTED, OperationStatus.CANCELLED}
 )
-# What the adapter executes. Other kinds are accepted and wait in their lane; the day the adapter learns one,
-# it is added here, and a migration lets those that have waited go (outbox.not_before).
-EXECUTED_KINDS = frozenset({OperationKind.PAYMENT, OperationKind.AUTHORIZE})
 
 
 class PaymentStatus(StrEnum):
@@ -83,6 +80,7 @@ class ParkReason(StrEnum):
     REFERENCE_CONFLICT = "reference-conflict"
     OPERATOR = "operator"
     MAPPING = "mapping"
+    INVALID_STATE = "invalid-state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +194,8 @@ def after_success(payment: Payment, kind: OperationKind, amount_minor: int, now:
             status, captured = S.PAID, amount_minor
         case OperationKind.AUTHORIZE if status in (S.ACCEPTED, S.SCHEDULED):
             status = S.AUTHORIZED
-        case OperationKind.CAPTURE if status == S.AUTHORIZED:
+        case OperationKind.CAPTURE if status == S.AUTHORIZED and amount_minor <= payment.amount_minor:
+            # what a partial capture leaves over is released with it: the payment is paid
             status, captured = S.PAID, amount_minor
         case OperationKind.REVERSE if status == S.AUTHORIZED:
             status = S.REVERSED
@@ -248,11 +247,18 @@ def waiting_follow_ups(operations: Sequence[Operation]) -> int:
     )
 
 
-def may_be_dispatched(kind: OperationKind, earlier: Sequence[Operation]) -> bool:
-    """Tell whether a step's turn has come: the adapter executes it, and nothing before it is unfinished."""
-    return kind in EXECUTED_KINDS and all(
-        operation.status in FINAL_OPERATION_STATUSES for operation in earlier
-    )
+def has_its_turn(earlier: Sequence[Operation]) -> bool:
+    """Tell whether a step's turn has come: nothing before it is unfinished."""
+    return all(operation.status in FINAL_OPERATION_STATUSES for operation in earlier)
+
+
+def allows(payment: Payment, operation: Operation) -> bool:
+    """Tell whether the payment, as it stands now, can take the step: asked before SAP is."""
+    try:
+        after_success(payment, operation.kind, operation.amount.minor, payment.updated_at)
+    except InvalidTransitionError:
+        return False
+    return True
 
 
 SUCCESS_EVENTS = {

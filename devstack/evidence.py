@@ -21,7 +21,8 @@ THE_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 PAYMENTS = text("""
     /* the payments accepted in the time looked at */
-    SELECT payment_id, partner_id, external_id, status, currency, amount_minor
+    SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
+           refunded_minor
     FROM payments WHERE created_at >= :since
 """)
 
@@ -110,7 +111,7 @@ class Evidence:
     deliveries: Sequence[Any] = ()
     partners: Sequence[PartnerConfiguration] = ()
     hard_cap: int = 0
-    documents: Sequence[Mapping[str, str]] = ()
+    documents: Sequence[Mapping[str, Any]] = ()
     duplicates: int = 0
     max_in_flight: int = 0
     received: Sequence[Mapping[str, Any]] = ()

@@ -21,12 +21,13 @@ from bridge.payment import (
     OperationStatus,
 )
 from devstack.evidence import Before, Evidence, collect
+from devstack.layout import CLEARING_ACCOUNT
 from devstack.leaks import find_leaks
 from devstack.running_stack import RunningStack
 
 INVARIANTS = {
     1: "durable: every payment answered 202 is there",
-    2: "exactly once: documents in SAP are the succeeded operations",
+    2: "exactly once: documents in SAP are the succeeded operations, their sums captured less refunded",
     3: "nothing silently stuck: every operation at its end",
     4: "every outcome told: gap-free feed, every webhook received and verified",
     5: "SAP protected: never more calls at once than allowed",
@@ -114,6 +115,7 @@ def _not_once(evidence: Evidence) -> Iterator[str]:
             yield f"SAP has {len(found)} documents {reference!r} without an operation"
     if evidence.duplicates:
         yield f"SAP counts {evidence.duplicates} duplicates"
+    yield from _wrong_balances(evidence)
 
 
 def _wrong_documents(operation: Any, found: Sequence[Any]) -> Iterator[str]:
@@ -135,6 +137,25 @@ def _wrong_documents(operation: Any, found: Sequence[Any]) -> Iterator[str]:
         recorded = (operation.sap_company_code, operation.sap_fiscal_year, operation.sap_document_number)
         if status == OperationStatus.SUCCEEDED and in_sap != recorded:
             yield f"{name} recorded document {'/'.join(recorded)}, SAP has {'/'.join(in_sap)}"
+
+
+def _wrong_balances(evidence: Evidence) -> Iterator[str]:
+    """Per payment, what its documents left on the clearing account is what was captured and not refunded."""
+    payment_of = {operation.sap_reference: operation.payment_id for operation in evidence.operations}
+    balances: dict[str, Decimal] = defaultdict(Decimal)
+    for document in evidence.documents:
+        payment_id = payment_of.get(document["reference"], "")
+        for item in document["items"]:
+            if item["account"] == CLEARING_ACCOUNT:
+                balances[payment_id] += Decimal(item["amount"])
+    moving = {one.payment_id for one in evidence.operations if one.status not in FINAL_OPERATION_STATUSES}
+    for payment_id, row in evidence.payments.items():
+        expected = Money(row.captured_minor - row.refunded_minor, row.currency)
+        if payment_id not in moving and balances[payment_id] != Decimal(expected.value):
+            yield (
+                f"{payment_id} captured less refunded is {expected.value} {expected.currency}, SAP's "
+                f"clearing account says {balances[payment_id]}"
+            )
 
 
 def _stuck(evidence: Evidence, *, drained: bool) -> Iterator[str]:

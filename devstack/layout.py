@@ -9,6 +9,8 @@ QUEUE_LOCATION = "europe-west3"
 # the SAP systems of the local stack and how many calls each takes at once; the second is for tests of lanes;
 # one sap_mock plays both, each with a ledger and faults of its own
 SAP_SYSTEMS = {"s4-main": 8, "s4-second": 8}
+# where the demo partners' money stands until it is with the bank: payments debit it, refunds credit it
+CLEARING_ACCOUNT = "113100"
 MAX_PORT = 65535
 
 # What partners use. Where there is no Envoy, the gateway itself listens on it.

@@ -23,7 +23,7 @@ from bridge.payment import OperationKind
 from bridge.ports import PartnerStore
 from bridge.storage.engine import DatabaseSettings, make_engine
 from devstack.keys import DemoPartner, Keys, load_or_create
-from devstack.layout import PROJECT_ID, Layout
+from devstack.layout import CLEARING_ACCOUNT, PROJECT_ID, Layout
 from devstack.postgres import DATABASE, OWNER, url_at
 
 FIRST_ANSWER_SECONDS = 30.0
@@ -32,7 +32,9 @@ NOBODY = f"par_{'0' * 26}"
 SAP_SYSTEM = "s4-main"
 COMPANY_CODE = "1000"
 TIME_ZONE = "Europe/Berlin"
-CLEARING_ACCOUNT = "113100"
+# where noted items stand against: no part of the balance sheet
+STATISTICAL_ACCOUNT = "199100"
+SPECIAL_GL_CODE = "G"
 # demos and benchmarks ask for as much as they can
 LIMITS = PartnerLimits(requests_per_second=100_000, payments_per_day=1_000_000_000)
 # DZ: what comes in, KZ: what goes out; AB: a general document, as an authorisation is only noted
@@ -105,7 +107,11 @@ def demo_document(
             time_zone=TIME_ZONE,
             mappings={
                 kind: JournalEntryMapping(
-                    document_type=document_type, customer=customer, clearing_account=CLEARING_ACCOUNT
+                    document_type=document_type,
+                    customer=customer,
+                    clearing_account=CLEARING_ACCOUNT,
+                    statistical_account=STATISTICAL_ACCOUNT,
+                    special_gl_code=SPECIAL_GL_CODE,
                 )
                 for kind, document_type in DOCUMENT_TYPES.items()
             },

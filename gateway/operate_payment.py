@@ -19,7 +19,7 @@ from bridge.payment import (
     Payment,
     available_minor,
     expected_payment,
-    may_be_dispatched,
+    has_its_turn,
     waiting_follow_ups,
 )
 from bridge.storage.accept import KeyInProgressError, find_key
@@ -122,7 +122,7 @@ class OperatePayment:
         def act(connection: Connection, own: OwnPayment, now: datetime) -> StoredPayment:
             amount = self._judge(own, kind, wanted, now)
             operation = Operation(operation_id, kind, OperationStatus.ACCEPTED, amount, now)
-            not_before = now if may_be_dispatched(kind, own.operations) else None
+            not_before = now if has_its_turn(own.operations) else None
             queue_operation(
                 connection, own, operation, not_before=not_before, traceparent=instruction.traceparent
             )

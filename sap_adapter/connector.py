@@ -63,7 +63,10 @@ class FoundDocument:
 
 @dataclass(frozen=True, slots=True)
 class JournalFacts:
-    """What an entry is rendered from. Texts are personal data: they go to the target and nowhere else."""
+    """What an entry is rendered from. Texts are personal data: they go to the target and nowhere else.
+
+    `reverses` is what a reversal takes back.
+    """
 
     kind: OperationKind
     reference: str
@@ -73,6 +76,7 @@ class JournalFacts:
     document_date: str
     posting_date: str
     counterparty_text: str
+    reverses: SapDocument | None = None
 
 
 class Connector(Protocol):

@@ -31,6 +31,7 @@ from bridge.storage.guard import (
     note_success,
     others_succeeded,
 )
+from bridge.storage.operate import let_next_go
 from bridge.storage.operations import LockedOperation, LockedPayment, operations_of_payment
 from sap_adapter.connector import LogItem
 
@@ -114,11 +115,12 @@ class HeldClaim:
         return others_succeeded(self.connection, self.claim.sap_system, since=since)
 
     def succeed(self, document: SapDocument) -> None:
-        """Record the document, and what it makes of the payment, and tell it."""
+        """Record the document and what it makes of the payment, let the next step go, and tell it."""
         kind, amount = self.row.operation.kind, self.row.operation.amount
         outcomes.record_success(self.connection, self.claim.operation_id, document, now=self.now)
         payment = after_success(self.payment.payment, kind, amount.minor, self.now)
         outcomes.update_payment(self.connection, payment)
+        let_next_go(self.connection, payment.payment_id, now=self.now)
         tell(self.connection, payment, self.row, SUCCESS_EVENTS[kind], self.now)
 
     def reject(self, failure: Failure, sap_log: Sequence[LogItem], key_ring: KeyRing) -> None:

@@ -1,9 +1,12 @@
-"""A payment as SAP's journal entry (SAP.md, Posting): element order matters, credit amounts are negative."""
+"""A step of a payment as SAP's journal entry: element order matters, credit amounts are negative (SAP.md)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from lxml import etree
 
 from bridge.partner import JournalEntryMapping
-from bridge.payment import OperationKind
+from bridge.payment import OperationKind, SapDocument
 from sap_adapter.connector import Entry, JournalFacts
 
 ITEM_TEXT_CHARACTERS = 50
@@ -11,39 +14,83 @@ LOGICAL_SYSTEM = "PPBRIDGE"
 CREATED_BY_USER = "PPBRIDGE"
 
 
-def render(facts: JournalFacts, mapping: JournalEntryMapping) -> Entry:
-    """Return the `JournalEntry` element as bytes.
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of an entry. `element` is Item (general ledger) or DebtorItem (customer)."""
 
-    A payment debits the clearing account and credits the customer; a refund does the opposite. The general
-    ledger line carries `external_id`: after a restore from backup it tells which payment a document was.
+    element: str
+    account: str
+    text: str
+    debit: bool
+    special_gl_code: str | None = None
+
+
+def render(facts: JournalFacts, mapping: JournalEntryMapping) -> Entry:
+    """Return the `JournalEntry` element as bytes; ValueError if the mapping lacks what this kind needs.
+
+    A payment and a capture debit the clearing account and credit the customer; a refund does the opposite; an
+    authorisation is noted beside the balance sheet; a reversal names the document it takes back, whose lines
+    SAP turns itself. The general ledger line carries `external_id`: after a restore from backup it tells
+    which payment a document was.
     """
     entry = etree.Element("JournalEntry")
-    for name, value in (
-        ("OriginalReferenceDocumentType", "BKPFF"),
-        ("OriginalReferenceDocument", facts.reference),
-        ("OriginalReferenceDocumentLogicalSystem", LOGICAL_SYSTEM),
-        ("BusinessTransactionType", "RFBU"),
-        ("AccountingDocumentType", mapping.document_type),
-        ("DocumentReferenceID", facts.reference),
-        ("DocumentHeaderText", str(facts.kind)),
-        ("CreatedByUser", CREATED_BY_USER),
-        ("CompanyCode", facts.company_code),
-        ("DocumentDate", facts.document_date),
-        ("PostingDate", facts.posting_date),
-    ):
+    for name, value in _header(facts, mapping):
         etree.SubElement(entry, name).text = value
-    refund = facts.kind == OperationKind.REFUND
-    lines = (
-        ("Item", "GLAccount", mapping.clearing_account, facts.external_id, not refund),
-        ("DebtorItem", "Debtor", mapping.customer, facts.counterparty_text, refund),
-    )
-    for number, (element, account_element, account, line_text, debit) in enumerate(lines, start=1):
-        line = etree.SubElement(entry, element)
-        etree.SubElement(line, "ReferenceDocumentItem").text = str(number)
-        etree.SubElement(line, account_element).text = account
-        amount = etree.SubElement(line, "AmountInTransactionCurrency", currencyCode=facts.amount.currency)
-        amount.text = facts.amount.value if debit else f"-{facts.amount.value}"
-        etree.SubElement(line, "DebitCreditCode").text = "S" if debit else "H"
-        if line_text:
-            etree.SubElement(line, "DocumentItemText").text = line_text[:ITEM_TEXT_CHARACTERS]
+    for number, line in enumerate(_lines(facts, mapping), start=1):
+        _add(entry, number, line, facts)
     return Entry(mapping.document_type, etree.tostring(entry, encoding="utf-8"))
+
+
+def _header(facts: JournalFacts, mapping: JournalEntryMapping) -> Iterator[tuple[str, str]]:
+    yield "OriginalReferenceDocumentType", "BKPFF"
+    yield "OriginalReferenceDocument", facts.reference
+    yield "OriginalReferenceDocumentLogicalSystem", LOGICAL_SYSTEM
+    yield "BusinessTransactionType", "RFBU"
+    yield "AccountingDocumentType", mapping.document_type
+    yield "DocumentReferenceID", facts.reference
+    yield "DocumentHeaderText", str(facts.kind)
+    yield "CreatedByUser", CREATED_BY_USER
+    yield "CompanyCode", facts.company_code
+    yield "DocumentDate", facts.document_date
+    yield "PostingDate", facts.posting_date
+    if facts.kind == OperationKind.REVERSE:
+        if facts.reverses is None:
+            raise ValueError("a reversal of nothing")
+        yield "ReversalReason", mapping.reversal_reason
+        yield "ReversalReferenceDocument", _object_key(facts.reverses)
+
+
+def _lines(facts: JournalFacts, mapping: JournalEntryMapping) -> tuple[Line, ...]:
+    match facts.kind:
+        case OperationKind.REVERSE:
+            return ()
+        case OperationKind.AUTHORIZE:
+            account, special = mapping.statistical_account, mapping.special_gl_code
+            if account is None or special is None:
+                raise ValueError("no account or indicator to note an authorisation by")
+            noted = Line("DebtorItem", mapping.customer, facts.counterparty_text, True, special)
+            return (Line("Item", account, facts.external_id, debit=False), noted)
+        case _:
+            refund = facts.kind == OperationKind.REFUND
+            return (
+                Line("Item", mapping.clearing_account, facts.external_id, debit=not refund),
+                Line("DebtorItem", mapping.customer, facts.counterparty_text, debit=refund),
+            )
+
+
+def _add(entry: etree._Element, number: int, line: Line, facts: JournalFacts) -> None:
+    element = etree.SubElement(entry, line.element)
+    etree.SubElement(element, "ReferenceDocumentItem").text = str(number)
+    etree.SubElement(element, "GLAccount" if line.element == "Item" else "Debtor").text = line.account
+    amount = etree.SubElement(element, "AmountInTransactionCurrency", currencyCode=facts.amount.currency)
+    amount.text = facts.amount.value if line.debit else f"-{facts.amount.value}"
+    etree.SubElement(element, "DebitCreditCode").text = "S" if line.debit else "H"
+    if line.special_gl_code:
+        etree.SubElement(element, "SpecialGLCode").text = line.special_gl_code
+    if line.text:
+        etree.SubElement(element, "DocumentItemText").text = line.text[:ITEM_TEXT_CHARACTERS]
+
+
+def _object_key(document: SapDocument) -> str:
+    """Return SAP's object key (AWKEY) of an accounting document: number, company code, fiscal year."""
+    return f"{document.number:0>10}{document.company_code:<4}{document.fiscal_year}"

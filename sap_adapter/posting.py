@@ -1,10 +1,8 @@
 """One message, one step: claim the operation, post it or ask SAP about it, record what came of it."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -14,8 +12,15 @@ from bridge.errors import PermanentError, TransientError, UnknownOutcomeError
 from bridge.ids import sap_message_uuid
 from bridge.keyring import KeyRing
 from bridge.messages import OperationMessage
-from bridge.partner import JournalEntryMapping, SapRoute
-from bridge.payment import FINAL_OPERATION_STATUSES, OperationStatus, ParkReason
+from bridge.partner import SapRoute
+from bridge.payment import (
+    FINAL_OPERATION_STATUSES,
+    Operation,
+    OperationStatus,
+    ParkReason,
+    allows,
+    has_its_turn,
+)
 from bridge.ports import PartnerDirectory
 from bridge.storage.events import put_back
 from bridge.storage.guard import give_back_slot, take_slot
@@ -24,14 +29,15 @@ from bridge.storage.operations import (
     LockedPayment,
     lock_operation,
     lock_payment,
+    operations_of_payment,
     spend_dispatch,
     start_post,
     start_question,
 )
 from bridge.storage.outcomes import record_parked
-from sap_adapter.connector import Connector, JournalFacts, Sending
+from sap_adapter.connector import Connector, Sending
 from sap_adapter.ending import Claim, tell_delay
-from sap_adapter.journal_entry import render
+from sap_adapter.frozen_document import frozen_document
 from sap_adapter.record import Recorder
 
 log = structlog.get_logger()
@@ -130,13 +136,41 @@ class Posting:
                 log.error("sap-system-not-configured", sap_system=row.sap_system)
                 self._put_back(connection, row, NO_CONFIGURATION_PAUSE_SECONDS, now)
                 return None
-            return self._start(connection, payment, row, number, route, started, now)
+            earlier = _earlier_steps(connection, row)
+            sends = status != OperationStatus.UNKNOWN
+            if sends and not self._is_next(connection, payment, row, earlier, now):
+                return None
+            return self._start(connection, payment, row, earlier, number, route, started, now)
+
+    def _is_next(
+        self,
+        connection: Connection,
+        payment: LockedPayment,
+        row: LockedOperation,
+        earlier: Sequence[Operation],
+        now: datetime,
+    ) -> bool:
+        """Look once more, under lock: nothing before it is unfinished, and the payment allows it.
+
+        Past this point SAP books it, and what does not fit the payment could not be recorded.
+        """
+        operation_id = row.operation.operation_id
+        if not has_its_turn(earlier):
+            log.error("dispatched-out-of-turn", operation_id=operation_id)
+            put_back(connection, operation_id, not_before=None, now=now)
+            return False
+        if not allows(payment.payment, row.operation):
+            log.error("not-allowed-any-more", operation_id=operation_id, status=payment.payment.status)
+            self._park(connection, payment, row, ParkReason.INVALID_STATE, now)
+            return False
+        return True
 
     def _start(
         self,
         connection: Connection,
         payment: LockedPayment,
         row: LockedOperation,
+        earlier: Sequence[Operation],
         number: int,
         route: SapRoute | None,
         started: float,
@@ -157,7 +191,7 @@ class Posting:
             start_question(connection, operation_id, lease_until=lease_until, now=now)
             return QuestionClaim(claim, payment.company_code, row.sap_reference)
         try:
-            content, document_type, encrypted = self._document(payment, row, route, now)
+            document = frozen_document(self._key_ring, payment, row, earlier, route, now)
         except PermanentError as error:
             log.error("not-mappable", operation_id=operation_id, reason=str(error))  # noqa: TRY400 - no names
             give_back_slot(
@@ -170,59 +204,12 @@ class Posting:
             connection,
             operation_id,
             lease_until=lease_until,
-            encrypted_document=encrypted,
-            document_type=document_type,
+            encrypted_document=document.encrypted,
+            document_type=document.document_type,
             now=now,
         )
         uuid = str(sap_message_uuid(operation_id, row.generation))
-        return PostClaim(claim, Sending(operation_id, uuid, row.operation.created_at, content))
-
-    def _document(
-        self, payment: LockedPayment, row: LockedOperation, route: SapRoute | None, now: datetime
-    ) -> tuple[bytes, str, str]:
-        """Return the frozen document, rendering and freezing it if this is the first claim."""
-        place = {
-            "table": "operations",
-            "column": "encrypted_document",
-            "row": row.operation.operation_id,
-        }
-        if row.encrypted_document is not None and row.document_type is not None:
-            content = self._key_ring.decrypt(row.encrypted_document, **place)
-            return content, row.document_type, row.encrypted_document
-        mapping = _mapping(route, payment, row)
-        try:
-            entry = render(self._facts(payment, row, now), mapping)
-        except (ValueError, KeyError) as error:
-            # It would fail in every claim, and each would be undone with all that counts claims.
-            raise PermanentError(f"not renderable ({type(error).__name__})") from error
-        return entry.content, entry.document_type, self._key_ring.encrypt(entry.content, **place)
-
-    def _facts(self, payment: LockedPayment, row: LockedOperation, now: datetime) -> JournalFacts:
-        zone = ZoneInfo(payment.time_zone)
-        return JournalFacts(
-            kind=row.operation.kind,
-            reference=row.sap_reference,
-            external_id=payment.payment.external_id,
-            amount=row.operation.amount,
-            company_code=payment.company_code,
-            document_date=_day(payment.payment.created_at, zone).isoformat(),
-            posting_date=_day(now, zone).isoformat(),
-            counterparty_text=self._counterparty_text(payment),
-        )
-
-    def _counterparty_text(self, payment: LockedPayment) -> str:
-        """Return what the customer's line says: the remittance information, else the debtor's name."""
-        if payment.encrypted_parties is None:
-            return ""
-        plain = self._key_ring.decrypt(
-            payment.encrypted_parties,
-            table="payments",
-            column="encrypted_parties",
-            row=payment.payment.payment_id,
-        )
-        parties = json.loads(plain)
-        debtor = parties.get("debtor") or {}
-        return str(parties.get("remittance_information") or debtor.get("name") or "")
+        return PostClaim(claim, Sending(operation_id, uuid, row.operation.created_at, document.content))
 
     @staticmethod
     def _park(
@@ -280,18 +267,8 @@ class Posting:
         return spent_seconds + self._settings.call_seconds < self._settings.lease_seconds
 
 
-def _mapping(route: SapRoute | None, payment: LockedPayment, row: LockedOperation) -> JournalEntryMapping:
-    """Return the partner's mapping; PermanentError unless it is for where the payment was accepted to go.
-
-    The accounts of one SAP system or company code are somebody else's in another.
-    """
-    mapping = route.mappings.get(row.operation.kind) if route else None
-    if route is None or mapping is None:
-        raise PermanentError(f"no mapping for {row.operation.kind}")
-    if (route.sap_system, route.company_code) != (row.sap_system, payment.company_code):
-        raise PermanentError("the partner's route leads elsewhere than at acceptance")
-    return mapping
-
-
-def _day(moment: datetime, zone: ZoneInfo) -> date:
-    return moment.astimezone(zone).date()
+def _earlier_steps(connection: Connection, row: LockedOperation) -> Sequence[Operation]:
+    """Return the payment's steps before this one, in order."""
+    if row.position == 1:
+        return ()
+    return operations_of_payment(connection, row.payment_id)[: row.position - 1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from sap_mock.journal_entry import Document, DocumentKey, Item, JournalEntry
 from sap_mock.kinds import kind_of
@@ -16,6 +17,14 @@ BUSY_TIMEOUT_SECONDS = 10.0
 # per document type the first two digits of its ten-digit numbers, as SAP's standard ranges
 NUMBER_RANGES = {"DZ": "14", "KZ": "15", "ZP": "20", "DR": "18", "KR": "19", "DG": "16", "KG": "17"}
 OTHER_RANGE = "01"
+# what the control side tells of a document and of its items
+_SUMMARY = ("reference", "company_code", "fiscal_year", "number", "currency", "amount", "kind")
+_ITEM_SUMMARY = ("kind", "account", "amount")
+_SUMMARIES = f"""
+    SELECT identity, {", ".join(f"d.{name}" for name in _SUMMARY)}, i.position,
+           {", ".join(f"i.{name} AS item_{name}" for name in _ITEM_SUMMARY)}
+    FROM documents d JOIN items i ON i.document_identity = d.identity
+"""  # noqa: S608 - constant names
 
 
 class LedgerError(Exception):
@@ -192,18 +201,20 @@ class Ledger:
             rows = connection.execute("SELECT DISTINCT reference FROM documents WHERE reference <> ''")
             return {str(row[0]) for row in rows}
 
-    def summaries(self, reference: str | None) -> list[dict[str, str]]:
-        """Return documents in order of posting: all, or those with one reference."""
-        columns = "reference, company_code, fiscal_year, number, currency, amount, kind"
-        every = f"SELECT {columns} FROM documents"  # noqa: S608 - constant text
+    def summaries(self, reference: str | None) -> list[dict[str, Any]]:
+        """Return documents with their items, in order of posting: all, or those with one reference."""
         with self.reading() as connection:
             if reference is None:
-                rows = connection.execute(f"{every} ORDER BY identity").fetchall()
+                rows = connection.execute(_SUMMARIES).fetchall()
             else:
-                rows = connection.execute(
-                    f"{every} WHERE reference = ? ORDER BY identity", (reference,)
-                ).fetchall()
-        return [dict(row) for row in rows]
+                rows = connection.execute(f"{_SUMMARIES} WHERE reference = ?", (reference,)).fetchall()
+        documents: dict[int, dict[str, Any]] = {}
+        for row in sorted(rows, key=lambda row: (row["identity"], row["position"])):
+            document = documents.setdefault(
+                row["identity"], {name: row[name] for name in _SUMMARY} | {"items": []}
+            )
+            document["items"].append({name: row[f"item_{name}"] for name in _ITEM_SUMMARY})
+        return list(documents.values())
 
 
 def _connect(path: Path) -> sqlite3.Connection:

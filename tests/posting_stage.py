@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fakes.accepted import KEY_RING, NOW, PARTNER_ID, ROUTE, dispatch, insert_accepted
+from fakes.accepted import KEY_RING, NOW, PARTNER_ID, ROUTE, dispatch, insert_accepted, insert_later_step
 from fakes.in_memory_connector import InMemoryConnector
 from sqlalchemy import Engine, text
 
@@ -54,9 +54,14 @@ class Bridge:
     posting: Posting
     wakes: list
 
-    def accept(self):
+    def accept(self, kind="payment"):
         with self.engine.begin() as connection:
-            return insert_accepted(connection, self.clock.now())
+            return insert_accepted(connection, self.clock.now(), kind=kind)
+
+    def queue(self, first_id, kind, amount_minor=125000):
+        """Queue a later step behind what the payment has already."""
+        with self.engine.begin() as connection:
+            return insert_later_step(connection, first_id, kind, amount_minor, self.clock.now())
 
     def dispatch(self, operation_id):
         with self.engine.begin() as connection:
@@ -71,7 +76,7 @@ class Bridge:
             return connection.execute(
                 text("""
                 SELECT operation.*, payment.status AS payment_status, payment.captured_minor,
-                    outbox.not_before
+                    payment.refunded_minor, outbox.not_before, outbox.identity AS outbox_row
                 FROM operations AS operation JOIN payments AS payment USING (payment_id)
                 LEFT JOIN outbox USING (operation_id) WHERE operation_id = :id
                 """),

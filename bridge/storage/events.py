@@ -23,7 +23,7 @@ APPEND_EVENT = text("""
 PUT_BACK = text("""
     /* queue an operation in its lane again; a row that is just being published loses its claim and stays */
     INSERT INTO outbox (lane, partner_id, operation_id, not_before, traceparent, created_at)
-    SELECT sap_system, partner_id, operation_id, :not_before, traceparent, :now
+    SELECT sap_system, partner_id, operation_id, CAST(:not_before AS timestamptz), traceparent, :now
     FROM operations WHERE operation_id = :operation_id
     ON CONFLICT (operation_id) DO UPDATE
     SET not_before = excluded.not_before, claim_id = NULL, lease_until = NULL
@@ -62,6 +62,8 @@ def append_event(
     return event_id
 
 
-def put_back(connection: Connection, operation_id: str, *, not_before: datetime, now: datetime) -> None:
-    """Queue the operation for its next dispatch, not before `not_before`."""
+def put_back(
+    connection: Connection, operation_id: str, *, not_before: datetime | None, now: datetime
+) -> None:
+    """Queue the operation for its next dispatch, not before `not_before`; None: when its turn comes."""
     connection.execute(PUT_BACK, {"operation_id": operation_id, "not_before": not_before, "now": now})

@@ -51,6 +51,16 @@ QUEUE_OPERATION = text("""
     UPDATE payments SET updated_at = :now WHERE payment_id = :payment_id
 """)
 
+LET_NEXT_GO = text("""
+    /* the first step that is not at its end, if it waits for the one before it: its turn has come */
+    UPDATE outbox SET not_before = :now
+    WHERE not_before IS NULL AND operation_id = (
+        SELECT operation_id FROM operations
+        WHERE payment_id = :payment_id AND status NOT IN ('succeeded', 'rejected', 'cancelled')
+        ORDER BY position LIMIT 1
+    )
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class OwnPayment:
@@ -135,3 +145,8 @@ def queue_operation(
             "now": operation.created_at,
         },
     )
+
+
+def let_next_go(connection: Connection, payment_id: str, *, now: datetime) -> None:
+    """Date the outbox row of the payment's next step. The caller has ended the one before it."""
+    connection.execute(LET_NEXT_GO, {"payment_id": payment_id, "now": now})

@@ -82,6 +82,7 @@ class LockedOperation:
 
     operation: Operation
     payment_id: str
+    position: int
     sap_system: str
     sap_reference: str
     generation: int
@@ -112,6 +113,7 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
     return LockedOperation(
         operation=operation_of(row),
         payment_id=row.payment_id,
+        position=row.position,
         sap_system=row.sap_system,
         sap_reference=row.sap_reference,
         generation=row.generation,

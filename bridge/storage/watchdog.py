@@ -51,9 +51,10 @@ RECALL = text("""
 """)
 
 SELECT_WAITING = text("""
-    /* a page of everything that waits, to find what nothing would move any more; the day a payment is
-       wanted for begins at midnight in its own time zone, whatever its first step is at by now. The outbox
-       is looked into row by row: as a plain NOT EXISTS it would be read from end to end for each page */
+    /* a page of everything that waits, to find what nothing would move any more: what is not queued, or is
+       without a date although nothing before it is unfinished. The day a payment is wanted for begins at
+       midnight in its own time zone, whatever its first step is at by now. The outbox is looked into row
+       by row: as a plain NOT EXISTS it would be read from end to end for each page */
     WITH page AS MATERIALIZED (
         SELECT operation_id, payment_id, position, created_at, status, delayed_at,
                dispatched_at IS NULL AND lease_until IS NULL
@@ -64,12 +65,14 @@ SELECT_WAITING = text("""
         ORDER BY created_at, operation_id LIMIT :limit
     )
     SELECT page.operation_id, page.created_at, page.status, page.delayed_at,
-           page.is_idle AND queued.operation_id IS NULL AS is_stranded,
-           CASE WHEN page.position = 1
-                THEN CAST(payment.requested_execution_date AS timestamp) AT TIME ZONE payment.time_zone
-                END AS due_at
+           page.is_idle AND queued.not_before IS NULL AND NOT EXISTS (
+               SELECT FROM operations AS earlier
+               WHERE earlier.payment_id = page.payment_id AND earlier.position < page.position
+                 AND earlier.status NOT IN ('succeeded', 'rejected', 'cancelled')
+           ) AS is_stranded,
+           CAST(payment.requested_execution_date AS timestamp) AT TIME ZONE payment.time_zone AS due_at
     FROM page JOIN payments AS payment USING (payment_id) LEFT JOIN LATERAL (
-        SELECT operation_id FROM outbox WHERE outbox.operation_id = page.operation_id LIMIT 1
+        SELECT not_before FROM outbox WHERE outbox.operation_id = page.operation_id LIMIT 1
     ) AS queued ON true
     ORDER BY page.created_at, page.operation_id
 """)
@@ -82,9 +85,14 @@ LOCK_IDLE = text("""
     FOR NO KEY UPDATE SKIP LOCKED
 """)
 
-HAS_ROW = text("""
-    /* whether it is queued: a statement of its own, whose snapshot sees what the last holder has written */
-    SELECT EXISTS (SELECT FROM outbox WHERE operation_id = :operation_id)
+WILL_MOVE = text("""
+    /* whether it is queued, or waits for a step before it: a statement of its own, whose snapshot sees what
+       the last holder has written */
+    SELECT EXISTS (SELECT FROM outbox WHERE operation_id = :operation_id AND not_before IS NOT NULL)
+        OR EXISTS (
+            SELECT FROM operations AS step JOIN operations AS earlier USING (payment_id)
+            WHERE step.operation_id = :operation_id AND earlier.position < step.position
+              AND earlier.status NOT IN ('succeeded', 'rejected', 'cancelled'))
 """)
 
 MARK_DELAYED = text("""
@@ -199,7 +207,7 @@ def lock_stranded(connection: Connection, operation_id: str) -> bool:
     parameters = {"operation_id": operation_id}
     if connection.execute(LOCK_IDLE, parameters).scalar() is None:
         return False
-    return not connection.execute(HAS_ROW, parameters).scalar_one()
+    return not connection.execute(WILL_MOVE, parameters).scalar_one()
 
 
 def mark_delayed(connection: Connection, operation_id: str, *, now: datetime) -> str | None:

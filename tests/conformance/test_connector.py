@@ -103,7 +103,7 @@ def target(request):
     return MockTarget(S4HanaConnector(connection, TIMEOUTS, max_calls=4, clock=SystemClock()), url)
 
 
-def sending(target, operation_id=None, kind=OperationKind.PAYMENT):
+def sending(target, operation_id=None, kind=OperationKind.PAYMENT, reverses=None):
     operation_id = operation_id or new_id("op", NOW)
     entry = render(
         JournalFacts(
@@ -115,6 +115,7 @@ def sending(target, operation_id=None, kind=OperationKind.PAYMENT):
             document_date="2026-11-21",
             posting_date="2026-11-21",
             counterparty_text="Invoice 4711",
+            reverses=reverses,
         ),
         MAPPING,
     )
@@ -125,9 +126,12 @@ def found(target, sent):
     return target.connector.find("1000", sap_reference(sent.operation_id))
 
 
-@pytest.mark.parametrize("kind", [OperationKind.PAYMENT, OperationKind.REFUND])
+@pytest.mark.parametrize("kind", OperationKind)
 def test_what_was_posted_is_found_by_its_reference_with_type_and_amount(target, kind):
-    sent = sending(target, kind=kind)
+    reverses = None
+    if kind == OperationKind.REVERSE:
+        reverses = target.connector.post(sending(target, kind=OperationKind.AUTHORIZE)).document
+    sent = sending(target, kind=kind, reverses=reverses)
     outcome = target.connector.post(sent)
     assert isinstance(outcome, Posted)
     (document,) = found(target, sent)

@@ -14,16 +14,24 @@ from bridge.payment import OperationKind
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 PARTNER_ID = "par_" + "0" * 26
 KEY_RING = KeyRing("k1", {"k1": b"k" * 32})
-MAPPING = JournalEntryMapping(document_type="DZ", customer="10000001", clearing_account="113100")
+MAPPING = JournalEntryMapping(
+    document_type="DZ",
+    customer="10000001",
+    clearing_account="113100",
+    statistical_account="199100",
+    special_gl_code="G",
+)
 ROUTE = SapRoute(
     sap_system="s4-main",
     company_code="1000",
     time_zone="Europe/Berlin",
-    mappings={OperationKind.PAYMENT: MAPPING},
+    mappings=dict.fromkeys(OperationKind, MAPPING),
 )
 
 
-def insert_accepted(connection: Connection, now: datetime = NOW, *, partner_id: str = PARTNER_ID) -> str:
+def insert_accepted(
+    connection: Connection, now: datetime = NOW, *, partner_id: str = PARTNER_ID, kind: str = "payment"
+) -> str:
     """Insert an accepted payment with its operation in the lane s4-main; return the operation's id."""
     payment_id, operation_id = new_id("pay", now), new_id("op", now)
     parties = {"debtor": {"name": "Muster GmbH"}, "creditor": None, "remittance_information": "Invoice 4711"}
@@ -43,13 +51,45 @@ def insert_accepted(connection: Connection, now: datetime = NOW, *, partner_id: 
         text("""
         INSERT INTO operations (operation_id, payment_id, partner_id, position, kind, status, amount_minor,
             sap_system, sap_reference, created_at, updated_at)
-        VALUES (:operation_id, :payment_id, :partner_id, 1, 'payment', 'accepted', 125000,
+        VALUES (:operation_id, :payment_id, :partner_id, 1, :kind, 'accepted', 125000,
             's4-main', :reference, :now, :now)
         """),
         {
             "operation_id": operation_id,
             "payment_id": payment_id,
             "partner_id": partner_id,
+            "reference": sap_reference(operation_id),
+            "kind": kind,
+            "now": now,
+        },
+    )
+    return operation_id
+
+
+def insert_later_step(
+    connection: Connection, first_id: str, kind: str, amount_minor: int, now: datetime = NOW
+) -> str:
+    """Queue a later step behind the payment whose first operation is given, as the gateway does."""
+    operation_id = new_id("op", now)
+    connection.execute(
+        text("""
+        WITH later AS (
+            INSERT INTO operations (operation_id, payment_id, partner_id, position, kind, status,
+                amount_minor, sap_system, sap_reference, created_at, updated_at)
+            SELECT :operation_id, payment_id, partner_id, (SELECT count(*) + 1 FROM operations AS other
+                WHERE other.payment_id = first.payment_id), :kind, 'accepted', :amount_minor, sap_system,
+                :reference, :now, :now
+            FROM operations AS first WHERE operation_id = :first_id
+            RETURNING operation_id, sap_system, partner_id
+        )
+        INSERT INTO outbox (lane, partner_id, operation_id, not_before, created_at)
+        SELECT sap_system, partner_id, operation_id, NULL, :now FROM later
+        """),
+        {
+            "operation_id": operation_id,
+            "first_id": first_id,
+            "kind": kind,
+            "amount_minor": amount_minor,
             "reference": sap_reference(operation_id),
             "now": now,
         },

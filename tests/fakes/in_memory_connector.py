@@ -63,14 +63,26 @@ class InMemoryConnector:
 
     def _book(self, sending: Sending) -> SapDocument:
         entry = etree.fromstring(sending.content)
-        amount = entry.find("Item/AmountInTransactionCurrency")
-        money = Money.parse(re.sub("^-", "", amount.text), amount.get("currencyCode"))
+        money = self._amount(entry)
         with self._lock:
             number = f"{1400000001 + len(self.booked)}"
             document = SapDocument(entry.findtext("CompanyCode"), "2026", number)
             found = FoundDocument(document, entry.findtext("AccountingDocumentType"), money)
             self.booked.append((entry.findtext("DocumentReferenceID"), found))
         return document
+
+    def _amount(self, entry: etree._Element) -> Money:
+        reversed_key = entry.findtext("ReversalReferenceDocument")
+        if reversed_key is None:
+            amount = entry.find("Item/AmountInTransactionCurrency")
+            return Money.parse(re.sub("^-", "", amount.text), amount.get("currencyCode"))
+        (original,) = [
+            found.amount
+            for _, found in self.booked
+            if found.document.number + found.document.company_code + found.document.fiscal_year
+            == reversed_key
+        ]
+        return original
 
     def find(self, company_code: str, reference: str) -> list[FoundDocument]:
         self.questions += 1

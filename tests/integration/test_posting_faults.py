@@ -137,32 +137,17 @@ def test_what_could_not_be_rendered_was_claimed_for_ever(bridge, damage):
     assert bridge.busy_slots() == 0
 
 
-QUEUE_REFUND = text("""
-    WITH refund AS (
-        INSERT INTO operations (operation_id, payment_id, partner_id, position, kind, status, amount_minor,
-                                sap_system, sap_reference, created_at, updated_at)
-        SELECT 'op_refund', payment_id, partner_id, 2, 'refund', 'accepted', 100, sap_system,
-               repeat('A', 16), created_at, created_at
-        FROM operations WHERE operation_id = :id
-        RETURNING operation_id, sap_system, partner_id, created_at
-    )
-    INSERT INTO outbox (lane, partner_id, operation_id, not_before, created_at)
-    SELECT sap_system, partner_id, operation_id, NULL, created_at FROM refund
-""")
-
-
 def test_a_refund_behind_a_payment_that_sap_refused_waited_for_ever(bridge):
     operation_id = bridge.accept()
-    with bridge.engine.begin() as connection:
-        connection.execute(QUEUE_REFUND, {"id": operation_id})
+    refund_id = bridge.queue(operation_id, "refund", 100)
     bridge.sap.script.append("refuse:102(F5)")
     bridge.step(operation_id)
-    refund = bridge.row("op_refund")
+    refund = bridge.row(refund_id)
     assert (refund.status, refund.failure_code, refund.payment_status) == (
         "rejected", "predecessor-rejected", "rejected",
     )  # fmt: skip
     assert refund.not_before is None
     assert bridge.events(operation_id) == ["payment.rejected"]
-    assert bridge.events("op_refund") == ["payment.refund_rejected"]
+    assert bridge.events(refund_id) == ["payment.refund_rejected"]
     with bridge.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM outbox WHERE lane = 's4-main'")).scalar() == 0

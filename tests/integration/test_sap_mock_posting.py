@@ -192,6 +192,10 @@ def test_a_reversal_turns_the_original_around_once(desk):
         "currency": "EUR",
         "amount": "99.90",
         "kind": "reverse",
+        "items": [
+            {"kind": "Item", "account": "113100", "amount": "-99.90"},
+            {"kind": "DebtorItem", "account": "10001", "amount": "99.90"},
+        ],
     }
     again = desk.post(sap.request(sap.entry(reference="C", kind="reverse", reverses=original.object_key)))
     assert again.types == ["609(RW)", "361(F5A)"]

@@ -6,16 +6,15 @@ import pytest
 
 from bridge.money import Money
 from bridge.payment import (
-    ALLOWED_FROM,
-    EXECUTED_KINDS,
     Operation,
     OperationKind,
     OperationStatus,
     Payment,
     PaymentStatus,
+    allows,
     available_minor,
     expected_payment,
-    may_be_dispatched,
+    has_its_turn,
     waiting_follow_ups,
 )
 
@@ -103,10 +102,26 @@ def test_only_later_steps_that_are_not_with_sap_wait():
     assert waiting_follow_ups(steps) == len(UNFINISHED) - 2
 
 
-def test_a_steps_turn_comes_when_all_before_it_have_ended_and_only_if_it_is_executed():
-    assert may_be_dispatched(OperationKind.AUTHORIZE, [])
-    assert may_be_dispatched(OperationKind.PAYMENT, [step("refund", "rejected")])
+def test_a_steps_turn_comes_when_all_before_it_have_ended():
+    assert has_its_turn([])
+    assert has_its_turn([step("refund", "rejected"), step("payment", "succeeded")])
     for status in UNFINISHED:
-        assert not may_be_dispatched(OperationKind.PAYMENT, [step("authorize", status)])
-    for kind in set(ALLOWED_FROM) - EXECUTED_KINDS:
-        assert not may_be_dispatched(kind, [step("authorize", "succeeded")])
+        assert not has_its_turn([step("authorize", status)])
+
+
+@pytest.mark.parametrize(
+    ("now", "asked", "allowed"),
+    [
+        (payment("scheduled"), step("payment"), True),
+        (payment("rejected"), step("payment"), False),
+        (payment("authorized"), step("capture", amount=1), True),
+        (payment("authorized"), step("capture", amount=1001), False),
+        (payment("authorized"), step("reverse"), True),
+        (payment("paid", 600), step("reverse"), False),
+        (payment("paid", 600), step("refund", amount=600), True),
+        (payment("partially_refunded", 600, 1), step("refund", amount=600), False),
+        (payment("rejected"), step("refund"), False),
+    ],
+)
+def test_what_the_payment_does_not_allow_as_it_stands_is_seen_before_sap_books_it(now, asked, allowed):
+    assert allows(now, asked) is allowed

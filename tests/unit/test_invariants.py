@@ -9,6 +9,7 @@ from bridge.partner import JournalEntryMapping, PartnerConfiguration, PartnerSta
 from bridge.payment import OperationKind
 from devstack.evidence import Evidence
 from devstack.invariants import Accepted, Expectations, judge
+from devstack.layout import CLEARING_ACCOUNT
 
 pytestmark = pytest.mark.unit
 
@@ -51,8 +52,12 @@ def document(number, /, **changes):
         "currency": "EUR",
         "amount": f"10.{number:02}",
         "kind": "payment",
-    }
-    return values | changes
+    } | changes
+    items = [
+        {"kind": "Item", "account": CLEARING_ACCOUNT, "amount": values["amount"]},
+        {"kind": "DebtorItem", "account": "10000001", "amount": f"-{values['amount']}"},
+    ]
+    return {"items": items} | values
 
 
 def event(sequence, kind, payment, /, **changes):
@@ -99,6 +104,8 @@ def payment(number, /, **changes):
         "status": "paid",
         "currency": "EUR",
         "amount_minor": 1000 + number,
+        "captured_minor": 1000 + number,
+        "refunded_minor": 0,
     }
     return row(**(values | changes))
 
@@ -186,6 +193,16 @@ BROKEN = {
         2,
         replace(SOUND, operations=[operation(1), operation(2, status="rejected")]),
         "op_2 is rejected and has a document",
+    ),
+    "refund that SAP has not booked": (
+        2,
+        replace(SOUND, payments={**SOUND.payments, "pay_2": payment(2, refunded_minor=2)}),
+        "pay_2 captured less refunded is 10.00 EUR, SAP's clearing account says 10.02",
+    ),
+    "authorisation on the clearing account": (
+        2,
+        replace(SOUND, payments={**SOUND.payments, "pay_2": payment(2, captured_minor=0)}),
+        "pay_2 captured less refunded is 0.00 EUR, SAP's clearing account says 10.02",
     ),
     "operation left": (
         3,
@@ -292,7 +309,7 @@ def test_what_visibly_waits_is_no_violation_before_the_drain():
     waiting = replace(
         SOUND,
         operations=[operation(1), operation(2, status="accepted", in_outbox=True, sap_document_number=None)],
-        payments={"pay_1": payment(1), "pay_2": payment(2, status="accepted")},
+        payments={"pay_1": payment(1), "pay_2": payment(2, status="accepted", captured_minor=0)},
         documents=[document(1)],
         events=SOUND.events[:3],
         received=[],
