@@ -7,17 +7,24 @@ https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUE
 """
 
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pg8000 import InterfaceError
 from pg8000.converters import make_params
+from pg8000.core import BIND, EXECUTE_MSG, SYNC_MSG, Context
 from pg8000.exceptions import Error as DriverError
 from sqlalchemy import Connection, TextClause
 from sqlalchemy.exc import DBAPIError
 
 # as SQLAlchemy's text(): a colon and a name, but no cast and no escaped colon
 _PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
+_INT32 = struct.Struct("!i")
+# int16 of the messages' formats: no format codes, so that all parameters (all columns) are text
+_ALL_TEXT = b"\x00\x00"
+_UNNAMED_PORTAL = b"\x00"
+_NULL = _INT32.pack(-1)
 
 
 class Prepared:
@@ -45,11 +52,9 @@ class Prepared:
             if plan is None:
                 plan = connection.info[self] = driver.prepare_statement(self._sql, ())
             values = make_params(driver.py_types, [parameters[name] for name in self._names])
-            name, columns, readers = plan
-            found: list[list[Any]] = driver.execute_named(name, values, columns, readers, self._sql).rows
+            return _run(driver, plan, values, self._sql)
         except (DriverError, OSError) as error:
             raise self._wrapped(connection, error) from error
-        return found
 
     def _wrapped(self, connection: Connection, error: Exception) -> DBAPIError:
         # the driver lets some errors of the socket through as they are
@@ -69,6 +74,42 @@ class Prepared:
                 dialect=connection.dialect,
             ),
         )
+
+
+def _run(
+    driver: Any, plan: tuple[bytes, Any, Any], values: Sequence[str | None], sql: str
+) -> list[list[Any]]:
+    """Send Bind, Execute and Sync at once, and read the answer.
+
+    The driver's own way asks the server to flush after each of them. The answer then comes in three pieces,
+    for each of which the thread wakes up, waits for the interpreter lock, and goes to sleep again.
+    """
+    name, columns, readers = plan
+    if driver._sock is None:  # noqa: SLF001 - the driver has no public way to send a message
+        raise InterfaceError("connection is closed")
+    bound = _bound(name, values)
+    driver._sock.write(BIND + _INT32.pack(len(bound) + _INT32.size) + bound + EXECUTE_MSG + SYNC_MSG)  # noqa: SLF001
+    driver._sock.flush()  # noqa: SLF001
+    context = Context(sql, columns=columns, input_funcs=readers)
+    driver.handle_messages(context)
+    return cast("list[list[Any]]", context.rows)
+
+
+def _bound(name: bytes, values: Sequence[str | None]) -> bytes:
+    """Return what the message Bind contains.
+
+    https://www.postgresql.org/docs/current/protocol-message-formats.html
+    """
+    parts = [_UNNAMED_PORTAL, name, _ALL_TEXT, struct.pack("!H", len(values))]
+    for value in values:
+        if value is None:
+            parts.append(_NULL)
+        else:
+            raw = value.encode()
+            parts.append(_INT32.pack(len(raw)))
+            parts.append(raw)
+    parts.append(_ALL_TEXT)
+    return b"".join(parts)
 
 
 def _begin(connection: Connection, driver: Any) -> None:
