@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from bridge.payment import OperationKind
+from bridge.webhook_endpoint import MAX_ENDPOINTS, WebhookEndpoint
 
 Scope = Literal["payments:read", "payments:write", "events:read", "webhooks:read", "webhooks:write"]
 ALL_SCOPES: tuple[Scope, ...] = (
@@ -157,29 +158,6 @@ class SapRoute(_Document):
         return value
 
 
-class WebhookEndpoint(_Document):
-    """Where a partner wants to be told. `event_types` are exact or end in `.*`.
-
-    `starts_after_sequence` is the feed's sequence when the endpoint was made: what came before is not sent.
-    `encrypted_secrets` are key-ring values (bridge.keyring) of `whsec_…` secrets, the newest first; all sign.
-    """
-
-    endpoint_id: Annotated[str, StringConstraints(pattern=r"^whe_[0-9a-z]{26}$")]
-    url: str
-    event_types: tuple[str, ...] = ("payment.*",)
-    status: Literal["enabled", "disabled"] = "enabled"
-    starts_after_sequence: Annotated[int, Field(ge=0)] = 0
-    encrypted_secrets: Annotated[tuple[str, ...], Field(min_length=1)]
-    description: str | None = None
-
-    def wants(self, event_type: str) -> bool:
-        """Tell whether an event of this type is sent to the endpoint."""
-        return any(
-            pattern == event_type or (pattern.endswith(".*") and event_type.startswith(pattern[:-1]))
-            for pattern in self.event_types
-        )
-
-
 class PartnerConfiguration(_Document):
     """All that the services need to know of a partner. `version` rises with every change."""
 
@@ -190,7 +168,7 @@ class PartnerConfiguration(_Document):
     clients: tuple[Client, ...]
     route: SapRoute
     limits: PartnerLimits = PartnerLimits()
-    webhook_endpoints: tuple[WebhookEndpoint, ...] = ()
+    webhook_endpoints: Annotated[tuple[WebhookEndpoint, ...], Field(max_length=MAX_ENDPOINTS)] = ()
 
     @model_validator(mode="after")
     def _unique_ids(self) -> "PartnerConfiguration":

@@ -80,14 +80,19 @@ class CachedPartnerDirectory:
         self._absent_until: dict[str, float] = {}  # partner and client ids that Firestore does not have
         self._flights: SingleFlight[PartnerConfiguration | None] = SingleFlight()
 
-    def partner(self, partner_id: str) -> PartnerConfiguration | None:
+    def partner(self, partner_id: str, *, at_least_version: int = 0) -> PartnerConfiguration | None:
         """See PartnerDirectory."""
         if not PARTNER_ID_PATTERN.fullmatch(partner_id):
             return None
         copy = self._fresh_copy(partner_id)
-        if copy is not None:
+        if copy is not None and copy.configuration.version >= at_least_version:
             return copy.configuration
-        return self._flights.run(partner_id, lambda: self._load_partner(partner_id))
+        found = copy.configuration if copy is not None else None
+        if found is None:
+            found = self._flights.run(partner_id, lambda: self._load_partner(partner_id))
+        if at_least_version > (found.version if found is not None else 0):
+            return self._catch_up(partner_id) or found
+        return found
 
     def by_client(self, client_id: str) -> PartnerConfiguration | None:
         """See PartnerDirectory."""
@@ -196,6 +201,15 @@ class CachedPartnerDirectory:
         if now - last.seen_at > self._settings.max_stale_seconds:
             raise TransientError("the newest copy of the partner's document is too old")
         return self._keep(replace(last, fresh_until=now + fresh_seconds))
+
+    def _catch_up(self, partner_id: str) -> PartnerConfiguration | None:
+        """Take the newer version from the mirror: Firestore need not be asked for what PostgreSQL knows."""
+        mirrored = self._mirror.get(partner_id)
+        if mirrored is None:
+            return None
+        now = self._clock.monotonic()
+        fresh_until = now + self._settings.fresh_seconds
+        return self._keep(replace(self._copy_of(mirrored, now), fresh_until=fresh_until))
 
     def _copy_of(self, mirrored: MirroredPartner, now: float) -> _Copy:
         age_seconds = (self._clock.now() - mirrored.seen_at).total_seconds()

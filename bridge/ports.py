@@ -69,8 +69,12 @@ class PartnerDirectory(Protocol):
     Both methods raise TransientError when neither Firestore nor the last good copy can answer.
     """
 
-    def partner(self, partner_id: str) -> PartnerConfiguration | None:
-        """Return the partner's configuration; None if there is no such partner."""
+    def partner(self, partner_id: str, *, at_least_version: int = 0) -> PartnerConfiguration | None:
+        """Return the partner's configuration; None if there is no such partner.
+
+        `at_least_version`: whoever wrote that version has mirrored it in PostgreSQL before it said so; a copy
+        that is older is not good enough.
+        """
         ...
 
     def by_client(self, client_id: str) -> PartnerConfiguration | None:

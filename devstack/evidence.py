@@ -66,6 +66,11 @@ DELIVERIES = text("""
     WHERE event.created_at >= :since
 """)
 
+DISABLED_ENDPOINTS = text("""
+    /* endpoints whose events are held */
+    SELECT endpoint_id FROM webhooks.cursors WHERE status <> 'enabled'
+""")
+
 CONFIGURATIONS = text("""
     /* the partners as the services know them */
     SELECT document FROM partner_configs
@@ -110,6 +115,7 @@ class Evidence:
     feeds: Sequence[Any] = ()
     deliveries: Sequence[Any] = ()
     partners: Sequence[PartnerConfiguration] = ()
+    disabled_endpoints: frozenset[str] = frozenset()
     hard_cap: int = 0
     documents: Sequence[Mapping[str, Any]] = ()
     duplicates: int = 0
@@ -167,5 +173,6 @@ def _database(connection: Connection, before: Before) -> dict[str, Any]:
         "feeds": connection.execute(FEEDS).all(),
         "deliveries": connection.execute(DELIVERIES, parameters).all(),
         "partners": [PartnerConfiguration.model_validate(document) for document in documents],
+        "disabled_endpoints": frozenset(connection.execute(DISABLED_ENDPOINTS).scalars()),
         "hard_cap": int(connection.execute(HARD_CAP).scalar_one()),
     }

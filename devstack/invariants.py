@@ -249,7 +249,8 @@ def _undelivered(evidence: Evidence) -> Iterator[str]:
         if partner is None or partner.status != PartnerStatus.ACTIVE:
             continue
         for endpoint in partner.webhook_endpoints:
-            if endpoint.status != "enabled" or not endpoint.wants(event.event_type):
+            is_told = endpoint.endpoint_id not in evidence.disabled_endpoints
+            if not is_told or not endpoint.wants(event.event_type):
                 continue
             if event.sequence <= endpoint.starts_after_sequence:
                 continue

@@ -16,12 +16,13 @@ from bridge.partner import (
     PartnerLimits,
     PartnerStatus,
     SapRoute,
-    WebhookEndpoint,
 )
 from bridge.partner_mirror import PartnerMirror, restore_from_mirror
 from bridge.payment import OperationKind
 from bridge.ports import PartnerStore
 from bridge.storage.engine import DatabaseSettings, make_engine
+from bridge.webhook_endpoint import SigningSecret, WebhookEndpoint
+from bridge.webhook_secrets import seal_secret
 from devstack.keys import DemoPartner, Keys, load_or_create
 from devstack.layout import CLEARING_ACCOUNT, PROJECT_ID, Layout
 from devstack.postgres import DATABASE, OWNER, url_at
@@ -121,12 +122,9 @@ def demo_document(
             WebhookEndpoint(
                 endpoint_id=partner.endpoint_id,
                 url=f"{receiver_url}/webhooks/{partner.partner_id}",
-                encrypted_secrets=(
-                    webhook_keys.encrypt(
-                        partner.webhook_secret.encode(),
-                        table="webhook_endpoints",
-                        column="encrypted_secrets",
-                        row=partner.endpoint_id,
+                secrets=(
+                    SigningSecret(
+                        encrypted=seal_secret(webhook_keys, partner.endpoint_id, partner.webhook_secret)
                     ),
                 ),
             ),

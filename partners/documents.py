@@ -20,19 +20,20 @@ from bridge.partner import ClientKey, EcClientKey, PartnerConfiguration
 _ARGON2ID = re.compile(r"\$argon2id\$v=\d+\$m=\d+,t=\d+,p=\d+\$[A-Za-z0-9+/]{11,}\$[A-Za-z0-9+/]{20,}")
 # pydantic names the kind of key that it took an item for; the document has no such level
 _KINDS = ("RSA", "EC")
-# list of the document, what identifies an item in it, its secret member
+# list of the document, what identifies an item in it, its secret members
 _SECRETS = (
-    ("clients", "client_id", "secret_hash"),
-    ("webhook_endpoints", "endpoint_id", "encrypted_secrets"),
+    ("clients", "client_id", ("secret_hash",)),
+    ("webhook_endpoints", "endpoint_id", ("secrets", "keys", "next_key")),
 )
 
 
 def shown(configuration: PartnerConfiguration) -> dict[str, Any]:
     """Return the document without its secrets."""
     document = configuration.model_dump(mode="json")
-    for items, _, secret in _SECRETS:
+    for items, _, members in _SECRETS:
         for item in document[items]:
-            del item[secret]
+            for member in members:
+                del item[member]
     return document
 
 
@@ -75,12 +76,13 @@ def read(
 
 
 def _keep_secrets(document: dict[str, Any], base: dict[str, Any]) -> None:
-    for items, identity, secret in _SECRETS:
-        kept = {item[identity]: item[secret] for item in base[items]}
+    for items, identity, members in _SECRETS:
+        kept = {item[identity]: {member: item[member] for member in members} for item in base[items]}
         sent = document.get(items)
         for item in sent if isinstance(sent, list) else []:
-            if isinstance(item, dict) and secret not in item and item.get(identity) in kept:
-                item[secret] = kept[item[identity]]
+            if isinstance(item, dict) and isinstance(item.get(identity), str):
+                for member, value in kept.get(item[identity], {}).items():
+                    item.setdefault(member, value)
 
 
 def _is_usable(key: ClientKey) -> bool:

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 
 from bridge.ids import new_id
-from bridge.partner import Client, JournalEntryMapping, PartnerConfiguration, SapRoute, WebhookEndpoint
+from bridge.partner import Client, JournalEntryMapping, PartnerConfiguration, SapRoute
 from bridge.payment import OperationKind
+from bridge.webhook_endpoint import SigningSecret, WebhookEndpoint
 
 
 def new_partner(*client_ids, version=1, status="active", **changes):
@@ -38,7 +39,7 @@ def new_partner(*client_ids, version=1, status="active", **changes):
                 endpoint_id=new_id("whe", now),
                 url="https://partner.example/hooks",
                 starts_after_sequence=7,
-                encrypted_secrets=("k1:AAAA",),
+                secrets=(SigningSecret(encrypted="k1:AAAA"),),
             ),
         ),
         **changes,

@@ -16,12 +16,14 @@ from bridge.clock import ManualClock
 from bridge.ids import new_id
 from bridge.keyring import KeyRing
 from bridge.messages import EventMessage, encode
-from bridge.partner import WebhookEndpoint
 from bridge.partner_directory import PartnerDirectorySettings, make_directory
 from bridge.payment import EventType
+from bridge.storage import webhook_endpoints
 from bridge.storage.events import append_event
 from bridge.storage.feed import sequence_events
 from bridge.storage.migrate import add_sap_systems
+from bridge.webhook_endpoint import SigningSecret, WebhookEndpoint
+from bridge.webhook_secrets import seal_secret
 from webhooks.app import create_app, make_use_cases
 from webhooks.settings import Settings
 
@@ -55,10 +57,9 @@ def endpoint(url, *secrets, **changes):
     endpoint_id = new_id("whe", datetime.now(UTC))
     ring = KeyRing("k1", {"k1": base64.b64decode(RING_KEY)})
     sealed = tuple(
-        ring.encrypt(secret.encode(), table="webhook_endpoints", column="encrypted_secrets", row=endpoint_id)
-        for secret in secrets or (SECRET,)
+        SigningSecret(encrypted=seal_secret(ring, endpoint_id, secret)) for secret in secrets or (SECRET,)
     )
-    return WebhookEndpoint(endpoint_id=endpoint_id, url=url, encrypted_secrets=sealed, **changes)
+    return WebhookEndpoint(endpoint_id=endpoint_id, url=url, secrets=sealed, **changes)
 
 
 class Stage:
@@ -107,6 +108,20 @@ class Stage:
         before = self.partner
         self.partner = changed(before, webhook_endpoints=[each.model_dump() for each in endpoints])
         self.store.put(self.partner, before.version)
+
+    def disable(self, which, reason="partner"):
+        with self.engine.begin() as connection:
+            assert webhook_endpoints.disable(connection, which.endpoint_id, reason)
+
+    def enable(self, which):
+        with self.engine.begin() as connection:
+            assert webhook_endpoints.enable(
+                connection, endpoint_id=which.endpoint_id, partner_id=self.partner_id
+            )
+
+    def cursor(self, which):
+        (row,) = self.rows(f"SELECT * FROM webhooks.cursors WHERE endpoint_id = '{which.endpoint_id}'")
+        return row
 
     def outlive_the_cache(self):
         self.clock.advance(33)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from random import SystemRandom
 
 from flask import Flask
@@ -12,16 +13,19 @@ from bridge.gcp.identity import make_authenticator
 from bridge.keyring import KeyRing
 from bridge.ports import PartnerDirectory, TaskQueue
 from bridge.storage.engine import ping
+from bridge.storage.wake import WEBHOOKS_CHANNEL, WakeListener
 from bridge.web.health import register_health
 from bridge.web.logs import register_request_log
 from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
 from webhooks.deliver import Deliver
 from webhooks.fan_out import FanOut
+from webhooks.record import RecordAttempt
 from webhooks.retries import RetrySchedule
 from webhooks.routes import register_doorbell, register_tasks
 from webhooks.sender import Sender
 from webhooks.settings import Settings
+from webhooks.shares import Shares
 from webhooks.sweeper import Sweeper
 from webhooks.tasks import DeliveryTasks
 
@@ -53,16 +57,23 @@ def make_use_cases(
         allow_http_loopback=settings.allow_http_loopback,
         max_connections=settings.threads,
     )
+    record = RecordAttempt(
+        engine,
+        tasks,
+        RetrySchedule(settings.delays_seconds, spread or (lambda: random.uniform(-1.0, 1.0))),
+        clock,
+        disable_after=timedelta(seconds=settings.disable_after_seconds),
+    )
     deliver = Deliver(
         engine,
         directory,
         KeyRing.from_file(settings.webhook_key_ring),
         sender,
         tasks,
-        RetrySchedule(settings.delays_seconds, spread or (lambda: random.uniform(-1.0, 1.0))),
+        record,
+        Shares(clock, settings.threads),
         clock,
         timeout_seconds=settings.timeout_seconds,
-        directory_fresh_seconds=settings.directory.fresh_seconds,
     )
     sweeper = Sweeper(
         engine,
@@ -71,6 +82,7 @@ def make_use_cases(
         clock,
         interval_seconds=settings.sweep_seconds,
         grace_seconds=settings.sweep_grace_seconds,
+        listener=WakeListener(engine, WEBHOOKS_CHANNEL),
     )
     return UseCases(fan_out, deliver, sweeper)
 

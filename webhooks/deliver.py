@@ -13,14 +13,15 @@ from sqlalchemy import Engine
 from bridge.clock import Clock
 from bridge.errors import PermanentError
 from bridge.keyring import KeyRing
-from bridge.partner import WebhookEndpoint
 from bridge.ports import PartnerDirectory
-from bridge.storage import webhook_attempts
-from bridge.storage.webhook_attempts import AttemptRecord, ClaimedEvent
-from webhooks.message import body_of, headers_of, secrets_of
-from webhooks.retries import RetrySchedule
+from bridge.storage import webhook_attempts, webhook_sweeps
+from bridge.storage.webhook_attempts import ClaimedEvent, StandingDelivery
+from bridge.webhook_endpoint import WebhookEndpoint
+from webhooks.message import body_of, headers_of, signers_of
+from webhooks.record import Attempted, RecordAttempt
 from webhooks.sender import Answer, Sender
-from webhooks.tasks import DeliveryTask, DeliveryTasks
+from webhooks.shares import Shares
+from webhooks.tasks import DeliveryTasks, tasks_for
 
 # How far the clocks of the task queue and of the database's writers may be apart.
 EARLY_TOLERANCE = timedelta(seconds=2)
@@ -36,6 +37,7 @@ class _Claim:
 
     delivery_id: str
     attempt_number: int
+    standing: StandingDelivery
     endpoint: WebhookEndpoint
     event: ClaimedEvent
     claimed_at_monotonic: float
@@ -52,59 +54,100 @@ class Deliver:
         key_ring: KeyRing,
         sender: Sender,
         tasks: DeliveryTasks,
-        schedule: RetrySchedule,
+        record: RecordAttempt,
+        shares: Shares,
         clock: Clock,
         *,
         timeout_seconds: float,
-        directory_fresh_seconds: float,
     ) -> None:
-        """`directory_fresh_seconds`: how long the directory may go on serving a copy that has changed."""
         self._engine = engine
         self._directory = directory
         self._key_ring = key_ring
         self._sender = sender
         self._tasks = tasks
-        self._schedule = schedule
+        self._record = record
+        self._shares = shares
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._lease_seconds = timeout_seconds * LEASE_TIMEOUTS
-        self._hold_after = timedelta(seconds=directory_fresh_seconds) + EARLY_TOLERANCE
 
     def attempt(self, delivery_id: str, attempt_number: int) -> None:
-        """Make the attempt, unless it is over, running, not due or out of date.
+        """Make the attempt, unless it is over, running, not due or out of date, or its endpoint has no room.
 
         Raises TransientError when the partner's configuration can't be read: nothing has happened then.
         """
-        claim = self._claim(delivery_id, attempt_number)
-        if claim is None:
+        with self._engine.begin() as connection:
+            standing = webhook_attempts.standing_delivery(connection, delivery_id)
+        if standing is None:
+            _log.warning("task for an unknown delivery", delivery_id=delivery_id)
             return
+        endpoint = self._endpoint(standing, delivery_id, attempt_number)
+        if endpoint is None:
+            return
+        started = self._shares.begin(endpoint.endpoint_id, is_failing=standing.failing_since is not None)
+        if started is None:
+            self._let_wait(endpoint.endpoint_id, delivery_id, attempt_number)
+            return
+        is_success = False
+        try:
+            is_success = self._attempt(standing, endpoint, delivery_id, attempt_number)
+        finally:
+            room = self._shares.end(endpoint.endpoint_id, started, is_success=is_success)
+        self._go_on(endpoint.endpoint_id, room)
+
+    def _endpoint(
+        self, standing: StandingDelivery, delivery_id: str, attempt_number: int
+    ) -> WebhookEndpoint | None:
+        """Return the endpoint to send to; None if nothing is to be sent, which is noted then."""
+        if standing.endpoint_status == "disabled" and not standing.is_test:
+            with self._engine.begin() as connection:
+                webhook_attempts.hold_delivery(
+                    connection, standing.endpoint_id, delivery_id, attempt_number, now=self._clock.now()
+                )
+            return None
+        if standing.endpoint_status == "deleted":
+            return None  # the sweeper cancels it
+        partner = self._directory.partner(
+            standing.partner_id, at_least_version=standing.configuration_version
+        )
+        endpoint = partner.endpoint(standing.endpoint_id) if partner else None
+        if endpoint is None:
+            # gone from the record by another way than the API: the sweeper ends its cursor
+            _log.warning("endpoint is not in the partner's document", endpoint_id=standing.endpoint_id)
+        return endpoint
+
+    def _attempt(
+        self, standing: StandingDelivery, endpoint: WebhookEndpoint, delivery_id: str, attempt_number: int
+    ) -> bool:
+        """Claim, send, record; return whether the receiver has taken the event, now or before."""
+        claim = self._claim(standing, endpoint, delivery_id, attempt_number)
+        if claim is None:
+            return True  # nothing to hold against the endpoint
         started_at, started_monotonic = self._clock.now(), self._clock.monotonic()
         waited_seconds = started_monotonic - claim.claimed_at_monotonic
         if self._lease_seconds - waited_seconds < self._timeout_seconds:
             # the process was stopped for that long: somebody else may be about to take the attempt
             _log.warning("claim too old to send", delivery_id=delivery_id, attempt=attempt_number)
-            return
+            return True
         answer = self._send(claim, started_at)
         duration_ms = round((self._clock.monotonic() - started_monotonic) * 1000)
-        self._record(claim, answer, started_at, duration_ms)
+        attempted = Attempted(
+            delivery_id=delivery_id,
+            attempt_number=attempt_number,
+            standing=standing,
+            event_id=claim.event.event_id,
+            lease_until=claim.lease_until,
+            started_at=started_at,
+            duration_ms=duration_ms,
+            answer=answer,
+        )
+        self._record(attempted)
+        return answer.is_success
 
-    def _claim(self, delivery_id: str, attempt_number: int) -> _Claim | None:
-        with self._engine.begin() as connection:
-            owner = webhook_attempts.delivery_owner(connection, delivery_id)
-        if owner is None:
-            _log.warning("task for an unknown delivery", delivery_id=delivery_id)
-            return None
-        partner = self._directory.partner(owner.partner_id)
-        endpoint = partner.endpoint(owner.endpoint_id) if partner else None
+    def _claim(
+        self, standing: StandingDelivery, endpoint: WebhookEndpoint, delivery_id: str, attempt_number: int
+    ) -> _Claim | None:
         now, monotonic = self._clock.now(), self._clock.monotonic()
-        if endpoint is None or endpoint.status == "disabled":
-            # Whoever made the delivery knew the endpoint as enabled. Until this process must know it too,
-            # the attempt is left to the sweeper.
-            with self._engine.begin() as connection:
-                webhook_attempts.hold_delivery(
-                    connection, delivery_id, attempt_number, now=now, due_by=now - self._hold_after
-                )
-            return None
         lease_until = now + timedelta(seconds=self._lease_seconds)
         with self._engine.begin() as connection:
             event = webhook_attempts.claim_attempt(
@@ -117,13 +160,13 @@ class Deliver:
             )
         if event is None:
             return None
-        return _Claim(delivery_id, attempt_number, endpoint, event, monotonic, lease_until)
+        return _Claim(delivery_id, attempt_number, standing, endpoint, event, monotonic, lease_until)
 
     def _send(self, claim: _Claim, now: datetime) -> Answer:
         body = body_of(claim.event)
         try:
-            secrets = secrets_of(claim.endpoint, self._key_ring)
-            headers = headers_of(claim.event.event_id, body, secrets, now)
+            signers = signers_of(claim.endpoint, self._key_ring, now)
+            headers = headers_of(claim.event.event_id, body, signers, now)
         except (PermanentError, ValueError) as error:
             _log.error(
                 "webhook can't be signed",
@@ -133,42 +176,20 @@ class Deliver:
             return Answer(None, "unsignable")
         return self._sender.post(claim.endpoint.url, body, headers)
 
-    def _record(self, claim: _Claim, answer: Answer, started_at: datetime, duration_ms: int) -> None:
+    def _let_wait(self, endpoint_id: str, delivery_id: str, attempt_number: int) -> None:
         now = self._clock.now()
-        status, next_attempt_at = self._what_follows(claim, answer, now)
-        record = AttemptRecord(
-            delivery_id=claim.delivery_id,
-            attempt_number=claim.attempt_number,
-            lease_until=claim.lease_until,
-            started_at=started_at,
-            ended_at=now,
-            duration_ms=duration_ms,
-            response_status=answer.status,
-            error_class=answer.error_class,
-            status=status,
-            next_attempt_at=next_attempt_at,
-        )
         with self._engine.begin() as connection:
-            is_recorded = webhook_attempts.record_attempt(connection, record)
-        _log.info(
-            "webhook attempt",
-            delivery_id=claim.delivery_id,
-            endpoint_id=claim.endpoint.endpoint_id,
-            event_id=claim.event.event_id,
-            attempt=claim.attempt_number,
-            response_status=answer.status,
-            error_class=answer.error_class,
-            duration_ms=duration_ms,
-            delivery_status=status if is_recorded else "taken over by another claim",
-        )
-        if is_recorded and next_attempt_at is not None:
-            task = DeliveryTask(claim.delivery_id, claim.attempt_number + 1, 0, next_attempt_at)
-            self._tasks.create([task])
+            webhook_attempts.let_wait(
+                connection, delivery_id, attempt_number, now=now, due_by=now + EARLY_TOLERANCE
+            )
+        # the endpoint's last attempt may have ended just before this one began to wait
+        self._go_on(endpoint_id, self._shares.room(endpoint_id))
 
-    def _what_follows(self, claim: _Claim, answer: Answer, now: datetime) -> tuple[str, datetime | None]:
-        if answer.is_success:
-            return "delivered", None
-        delay_seconds = self._schedule.delay_seconds(claim.attempt_number, answer.retry_after_seconds)
-        if delay_seconds is None:
-            return "exhausted", None
-        return "pending", now + timedelta(seconds=delay_seconds)
+    def _go_on(self, endpoint_id: str, room: int) -> None:
+        """Make the tasks of deliveries that have waited for room at the endpoint."""
+        if room < 1:
+            return
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            waiting = webhook_sweeps.take_waiting(connection, endpoint_id, now=now, limit=room)
+        self._tasks.create(tasks_for(waiting, now))

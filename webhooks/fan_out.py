@@ -6,15 +6,16 @@ Whoever does it, and however often: the cursor's lock and the unique (endpoint, 
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from bridge.clock import Clock
 from bridge.ids import new_id
-from bridge.partner import PartnerConfiguration, WebhookEndpoint
+from bridge.partner import PartnerConfiguration
 from bridge.ports import PartnerDirectory
 from bridge.storage import webhooks
 from bridge.storage.feed import feed_page
 from bridge.storage.webhooks import Cursor, NewDelivery
+from bridge.webhook_endpoint import WebhookEndpoint
 from webhooks.tasks import DeliveryTask, DeliveryTasks
 
 PAGE_EVENTS = 100
@@ -56,16 +57,18 @@ class FanOut:
         `up_to_sequence` spares endpoints that are there already. Raises TransientError when the partner's
         configuration can't be read now.
         """
-        partner = self._directory.partner(partner_id)
+        with self._engine.begin() as connection:
+            positions = webhooks.cursor_positions(connection, partner_id)
+        # an endpoint that was made or changed a moment ago is on its cursor before any cache knows of it
+        needed = max((position.configuration_version for position in positions.values()), default=0)
+        partner = self._directory.partner(partner_id, at_least_version=needed)
         if partner is None:
             _log.warning("events of an unknown partner", partner_id=partner_id)
             return True
-        with self._engine.begin() as connection:
-            positions = webhooks.cursor_positions(connection, partner_id)
         queue_answers = True
         for endpoint in partner.webhook_endpoints:
             position = positions.get(endpoint.endpoint_id)
-            if up_to_sequence is None or position is None or position < up_to_sequence:
+            if up_to_sequence is None or position is None or position.sequence < up_to_sequence:
                 queue_answers = self._bring_up(partner, endpoint, queue_answers=queue_answers)
         return queue_answers
 
@@ -84,15 +87,8 @@ class FanOut:
         """One transaction: a page of the feed, its deliveries and the cursor after it."""
         now = self._clock.now()
         with self._engine.begin() as connection:
-            cursor = webhooks.lock_cursor(
-                connection,
-                endpoint_id=endpoint.endpoint_id,
-                partner_id=partner.partner_id,
-                starts_after_sequence=endpoint.starts_after_sequence,
-                now=now,
-            )
-            if cursor is None:
-                _log.error("an endpoint's id is another partner's", endpoint_id=endpoint.endpoint_id)
+            cursor = self._lock_or_make(connection, partner, endpoint)
+            if cursor is None or cursor.status == "deleted":
                 return _Page([], is_last=True)
             entries = feed_page(
                 connection, partner.partner_id, after=cursor.sequence, limit=self._page_events
@@ -108,7 +104,7 @@ class FanOut:
                         NewDelivery(delivery_id, entry.event_id, entry.sequence, previous_sequence)
                     )
                     previous_sequence = entry.sequence
-            is_held = endpoint.status == "disabled"
+            is_held = cursor.status == "disabled"
             created = webhooks.insert_deliveries(
                 connection,
                 deliveries,
@@ -118,8 +114,30 @@ class FanOut:
                 now=now,
             )
             webhooks.move_cursor(
-                connection, endpoint.endpoint_id, Cursor(entries[-1].sequence, previous_sequence)
+                connection,
+                endpoint.endpoint_id,
+                sequence=entries[-1].sequence,
+                previous_sequence=previous_sequence,
             )
         due = [] if is_held else [delivery.delivery_id for delivery in deliveries]
         tasks = [DeliveryTask(delivery_id, 1, 0, now) for delivery_id in due if delivery_id in created]
         return _Page(tasks, is_last=len(entries) < self._page_events)
+
+    def _lock_or_make(
+        self, connection: Connection, partner: PartnerConfiguration, endpoint: WebhookEndpoint
+    ) -> Cursor | None:
+        """Return the endpoint's cursor, locked; None if its id is another partner's."""
+        who = {"endpoint_id": endpoint.endpoint_id, "partner_id": partner.partner_id}
+        cursor = webhooks.lock_cursor(connection, **who)
+        if cursor is None:
+            webhooks.insert_cursor(
+                connection,
+                **who,
+                starts_after_sequence=endpoint.starts_after_sequence,
+                configuration_version=partner.version,
+                now=self._clock.now(),
+            )
+            cursor = webhooks.lock_cursor(connection, **who)
+        if cursor is None:
+            _log.error("an endpoint's id is another partner's", endpoint_id=endpoint.endpoint_id)
+        return cursor

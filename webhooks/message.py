@@ -3,19 +3,30 @@
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
+import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import rfc8785
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from standardwebhooks import Webhook
 
 from bridge.clock import rfc3339
-from bridge.errors import PermanentError
 from bridge.keyring import KeyRing
-from bridge.partner import WebhookEndpoint
 from bridge.storage.webhook_attempts import ClaimedEvent
+from bridge.webhook_endpoint import WebhookEndpoint
+from bridge.webhook_secrets import open_key, open_secret
 
 USER_AGENT = "Partner-Payments-Bridge-Webhooks/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Signers:
+    """`secrets` (`whsec_…`) make v1 signatures, HMAC-SHA256; `keys` make v1a, ed25519. The newest first."""
+
+    secrets: Sequence[str]
+    keys: Sequence[Ed25519PrivateKey]
 
 
 def body_of(event: ClaimedEvent) -> bytes:
@@ -32,25 +43,33 @@ def body_of(event: ClaimedEvent) -> bytes:
     )
 
 
-def headers_of(event_id: str, body: bytes, secrets: Sequence[str], now: datetime) -> dict[str, str]:
-    """Return the headers of one attempt; every secret (`whsec_…`) signs, so that a rotation loses nothing."""
+def headers_of(event_id: str, body: bytes, signers: Signers, now: datetime) -> dict[str, str]:
+    """Return the headers of one attempt; each secret and key signs, so that a rotation loses nothing."""
     timestamp = now.astimezone(UTC).replace(microsecond=0)
+    seconds = int(timestamp.timestamp())
     text = body.decode("utf-8")
-    signatures = [Webhook(secret).sign(event_id, timestamp, text) for secret in secrets]
+    signatures = [Webhook(secret).sign(event_id, timestamp, text) for secret in signers.secrets]
+    signed = f"{event_id}.{seconds}.{text}".encode()
+    signatures += [f"v1a,{base64.b64encode(key.sign(signed)).decode()}" for key in signers.keys]
     return {
         "Content-Type": "application/json",
         "User-Agent": USER_AGENT,
         "webhook-id": event_id,
-        "webhook-timestamp": str(int(timestamp.timestamp())),
+        "webhook-timestamp": str(seconds),
         "webhook-signature": " ".join(signatures),
     }
 
 
-def secrets_of(endpoint: WebhookEndpoint, key_ring: KeyRing) -> list[str]:
-    """Decrypt the endpoint's signing secrets; PermanentError if the ring can't read one of them."""
-    place = {"table": "webhook_endpoints", "column": "encrypted_secrets", "row": endpoint.endpoint_id}
-    values = [key_ring.decrypt(value, **place) for value in endpoint.encrypted_secrets]
-    try:
-        return [value.decode("ascii") for value in values]
-    except UnicodeDecodeError as error:
-        raise PermanentError(f"a secret of {endpoint.endpoint_id} is not a whsec_ text") from error
+def signers_of(endpoint: WebhookEndpoint, key_ring: KeyRing, now: datetime) -> Signers:
+    """Decrypt what signs for the endpoint at this moment; PermanentError if the ring can't read it."""
+    secrets = [
+        open_secret(key_ring, endpoint.endpoint_id, secret.encrypted)
+        for secret in endpoint.secrets
+        if secret.signs_at(now)
+    ]
+    keys = [
+        Ed25519PrivateKey.from_private_bytes(open_key(key_ring, endpoint.endpoint_id, key.encrypted))
+        for key in endpoint.keys
+        if key.signs_at(now)
+    ]
+    return Signers(secrets, keys)

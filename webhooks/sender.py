@@ -9,7 +9,7 @@ import http.cookiejar
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
 from bridge.clock import Clock
-from webhooks.addresses import (
+from bridge.web.addresses import (
     ForbiddenAddressError,
     ForbiddenUrlError,
     Resolver,
@@ -33,6 +33,7 @@ from webhooks.retries import read_retry_after
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 64 * 1024
+READ_BYTES = 4096
 MAX_HOSTS_POOLED = 100
 
 
@@ -40,12 +41,14 @@ MAX_HOSTS_POOLED = 100
 class Answer:
     """What an attempt came to: `status` where the receiver answered, else the `error_class`.
 
-    An answer that is not 2xx has both. `retry_after_seconds` is the receiver's wish, if it has one.
+    An answer that is not 2xx has both. `retry_after_seconds` is the receiver's wish, if it has one. `body` is
+    how its body begins, up to MAX_ANSWER_BYTES.
     """
 
     status: int | None
     error_class: str | None
     retry_after_seconds: float | None = None
+    body: bytes = b""
 
     @property
     def is_success(self) -> bool:
@@ -151,8 +154,7 @@ class Sender:
         ) as response:
             deadline.check()  # to http.client, headers that were cut off are complete
             answer = _answer_of(response, self._clock.now())
-            _drain(response)
-            return answer
+            return replace(answer, body=_read(response))
 
     def open_socket(self, host: str, port: int, *, plain: bool, connect_seconds: float) -> socket.socket:
         """Connect to one of the host's addresses, all of which have been checked."""
@@ -239,11 +241,19 @@ def _answer_of(response: requests.Response, now: datetime) -> Answer:
     return Answer(response.status_code, error_class, wish)
 
 
-def _drain(response: requests.Response) -> None:
-    """Read what is left so that the connection can be used again; the status has decided already."""
+def _read(response: requests.Response) -> bytes:
+    """Read the body, so that the connection can be used again; the status has decided already.
+
+    What has come until the time is over, or until it is too much, is what there is.
+    """
+    body = bytearray()
     with contextlib.suppress(Exception):
-        if len(response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=False)) > MAX_ANSWER_BYTES:
-            response.raw.close()
+        while piece := response.raw.read1(READ_BYTES, decode_content=False):
+            body += piece
+            if len(body) > MAX_ANSWER_BYTES:
+                response.raw.close()
+                break
+    return bytes(body)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -9,6 +9,7 @@ from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
+from bridge.web.addresses import http_loopback
 from webhooks.retries import DEFAULT_DELAYS_SECONDS
 
 DEFAULT_QUEUE_LOCATION = "europe-west3"
@@ -17,6 +18,9 @@ MAX_DELAY_SECONDS = 7 * 86_400.0
 # What API.md promises the receivers; a shorter time is for tests.
 DEFAULT_TIMEOUT_SECONDS = 15.0
 MAX_TIMEOUT_SECONDS = 30.0
+# API.md: an endpoint is disabled when every attempt has failed for 120 hours
+DEFAULT_DISABLE_AFTER_SECONDS = 120 * 3600.0
+MAX_DISABLE_AFTER_SECONDS = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Settings:
     webhook_key_ring: str
     delays_seconds: tuple[float, ...]
     timeout_seconds: float
+    disable_after_seconds: float
     allow_http_loopback: bool
     sweep_seconds: float
     sweep_grace_seconds: float
@@ -88,7 +93,13 @@ class Settings:
             timeout_seconds=_seconds(
                 environ, "WEBHOOK_TIMEOUT_SECONDS", DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS
             ),
-            allow_http_loopback=_loopback(environ),
+            disable_after_seconds=_seconds(
+                environ,
+                "WEBHOOK_DISABLE_AFTER_SECONDS",
+                DEFAULT_DISABLE_AFTER_SECONDS,
+                MAX_DISABLE_AFTER_SECONDS,
+            ),
+            allow_http_loopback=http_loopback(environ),
             sweep_seconds=_seconds(environ, "SWEEP_SECONDS", 10.0, 3600.0),
             sweep_grace_seconds=_seconds(environ, "SWEEP_GRACE_SECONDS", 20.0, 3600.0),
             host=environ.get("HOST", "127.0.0.1"),
@@ -134,12 +145,3 @@ def _delays(value: str | None) -> tuple[float, ...]:
     if len(delays) > MAX_DELAYS:
         raise SettingsError(f"{name} has more than {MAX_DELAYS} pauses")
     return delays
-
-
-def _loopback(environ: Mapping[str, str]) -> bool:
-    value = environ.get("WEBHOOK_ALLOW_HTTP_LOOPBACK", "false")
-    if value not in ("true", "false"):
-        raise SettingsError("WEBHOOK_ALLOW_HTTP_LOOPBACK is neither true nor false")
-    if value == "true" and environ.get("K_SERVICE"):
-        raise SettingsError("WEBHOOK_ALLOW_HTTP_LOOPBACK is not allowed on Cloud Run")
-    return value == "true"

@@ -14,13 +14,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from bridge.clock import Clock
 from bridge.storage import webhook_sweeps
 from bridge.storage.failures import is_passing
+from bridge.storage.wake import WakeListener
 from webhooks.fan_out import FanOut
-from webhooks.tasks import DeliveryTask, DeliveryTasks
+from webhooks.tasks import DeliveryTasks, tasks_for
 
 MAX_PARTNERS = 50
 MAX_KNOWN_PARTNERS = 20
 MAX_OVERDUE = 100
 MAX_GRACE_DOUBLINGS = 4
+MAX_WANTED = 200
+MAX_WANTED_ROUNDS = 20
+MAX_CANCELLED = 500
 _FIRST = ""
 
 _log = structlog.get_logger(__name__)
@@ -41,7 +45,9 @@ class Sweeper:
         *,
         interval_seconds: float,
         grace_seconds: float,
+        listener: WakeListener | None = None,
     ) -> None:
+        """`listener` wakes the thread when deliveries are wanted that no event rings for."""
         self._engine = engine
         self._fan_out = fan_out
         self._tasks = tasks
@@ -51,6 +57,7 @@ class Sweeper:
         self._sweeping = threading.Lock()
         self._next_at_monotonic = clock.monotonic() + interval_seconds
         self._stop = threading.Event()
+        self._listener = listener
         self._thread: threading.Thread | None = None
         self._behind_after = _FIRST
         self._known_after = _FIRST
@@ -78,9 +85,28 @@ class Sweeper:
             self._sweeping.release()
 
     def sweep(self) -> None:
-        """Do one bounded round over both kinds of what may be left behind."""
+        """Do one bounded round over all kinds of what may be left behind."""
+        self._sweep_deleted()
+        self.sweep_wanted()
         self._sweep_overdue()
         self._sweep_feeds()
+
+    def sweep_wanted(self) -> None:
+        """Release what was held for endpoints that are enabled, and make the tasks that were asked for."""
+        for _ in range(MAX_WANTED_ROUNDS):
+            now = self._clock.now()
+            with self._engine.begin() as connection:
+                webhook_sweeps.release_held(connection, now=now, limit=MAX_WANTED)
+                wanted = webhook_sweeps.take_wanted(connection, limit=MAX_WANTED)
+            if not self._tasks.create(tasks_for(wanted, now)) or len(wanted) < MAX_WANTED:
+                return
+
+    def _sweep_deleted(self) -> None:
+        with self._engine.begin() as connection:
+            ended = webhook_sweeps.end_gone(connection)
+            webhook_sweeps.cancel_deleted(connection, now=self._clock.now(), limit=MAX_CANCELLED)
+        if ended:
+            _log.warning("endpoints ended that their partners' documents have lost", endpoint_ids=ended)
 
     def _sweep_overdue(self) -> None:
         now = self._clock.now()
@@ -92,11 +118,12 @@ class Sweeper:
                 max_doublings=MAX_GRACE_DOUBLINGS,
                 limit=MAX_OVERDUE,
             )
+            forgotten = webhook_sweeps.take_forgotten(
+                connection, now=now, grace_seconds=self._grace_seconds, limit=MAX_OVERDUE
+            )
         if overdue:
             _log.warning("deliveries without a task", deliveries=len(overdue))
-            self._tasks.create(
-                DeliveryTask(found.delivery_id, found.attempts + 1, found.sweep, now) for found in overdue
-            )
+        self._tasks.create(tasks_for([*overdue, *forgotten], now))
 
     def _sweep_feeds(self) -> None:
         with self._engine.begin() as connection:
@@ -120,5 +147,16 @@ class Sweeper:
                 _log.warning("partner not fanned out", partner_id=partner_id, exc_info=error)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval_seconds):
+        while not self._stop.is_set():
+            if self._is_rung():
+                try:
+                    self.sweep_wanted()
+                except Exception as error:  # noqa: BLE001 - the sweep at its time makes up for it
+                    _log.warning("wanted deliveries have to wait", exc_info=error)
             self.sweep_if_due()
+
+    def _is_rung(self) -> bool:
+        if self._listener is None:
+            self._stop.wait(self._interval_seconds)
+            return False
+        return self._listener.wait(self._interval_seconds, self._stop)

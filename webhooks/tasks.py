@@ -5,7 +5,7 @@ A task carries ids only, and losing one is no loss: the sweeper makes another fo
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,6 +13,7 @@ import structlog
 
 from bridge.errors import PermanentError, TransientError
 from bridge.ports import TaskQueue
+from bridge.storage.webhook_sweeps import DueDelivery
 
 _log = structlog.get_logger(__name__)
 
@@ -70,3 +71,11 @@ class DeliveryTasks:
                 )
                 return False
         return True
+
+
+def tasks_for(deliveries: Sequence[DueDelivery], now: datetime) -> list[DeliveryTask]:
+    """Return the tasks of the next attempts, due now."""
+    return [
+        DeliveryTask(delivery.delivery_id, delivery.attempts + 1, delivery.sweep, now)
+        for delivery in deliveries
+    ]

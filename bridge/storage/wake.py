@@ -15,6 +15,8 @@ from sqlalchemy import Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
 CHANNEL = "bridge_wake"
+# for the webhooks service: deliveries are wanted that no event rings for
+WEBHOOKS_CHANNEL = "bridge_webhooks_wake"
 # Under load one NOTIFY stands for all commits of this time; a lone commit is not delayed by it.
 MIN_GAP_SECONDS = 0.01
 # A connection that died without a word is noticed by this.
@@ -23,8 +25,8 @@ MAX_RECONNECT_SECONDS = 5.0
 _FIRST_RECONNECT_SECONDS = 0.1
 _JOIN_SECONDS = 2.0
 
-NOTIFY = f"/* wake whoever relays */ NOTIFY {CHANNEL}"
-LISTEN = f"/* be woken when there is something to relay */ LISTEN {CHANNEL}"
+NOTIFY = "/* wake whoever waits */ NOTIFY {channel}"
+LISTEN = "/* be woken when there is something to do */ LISTEN {channel}"
 READ = "/* read what the server has sent by itself */ SELECT 1"
 
 _log = structlog.get_logger(__name__)
@@ -73,8 +75,9 @@ class Waker:
     It holds one connection of its own beside the pool's.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, channel: str = CHANNEL) -> None:
         self._engine = engine
+        self._statement = NOTIFY.format(channel=channel)
         self._wanted = threading.Event()
         self._closed = threading.Event()
         self._start = threading.Lock()
@@ -116,7 +119,7 @@ class Waker:
             try:
                 if self._connection is None:
                     self._connection = _OwnConnection(self._engine)
-                self._connection.execute(NOTIFY)
+                self._connection.execute(self._statement)
             except Exception as error:  # noqa: BLE001 - drivers and connectors fail in many ways; a doorbell must not die
                 self._disconnect()
                 if is_last_try:
@@ -133,8 +136,9 @@ class Waker:
 class WakeListener:
     """Waits for wakes on a connection of its own; used by one thread."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, channel: str = CHANNEL) -> None:
         self._engine = engine
+        self._statement = LISTEN.format(channel=channel)
         self._connection: _OwnConnection | None = None
         self._reconnect_seconds = _FIRST_RECONNECT_SECONDS
         self._unchecked_seconds = 0.0
@@ -147,7 +151,7 @@ class WakeListener:
         try:
             if self._connection is None:
                 self._connection = _OwnConnection(self._engine)
-                self._connection.execute(LISTEN)
+                self._connection.execute(self._statement)
                 self._reconnect_seconds = _FIRST_RECONNECT_SECONDS
                 return True
             return self._wait_for_socket(self._connection, timeout_seconds)

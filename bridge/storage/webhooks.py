@@ -12,20 +12,21 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 SELECT_POSITIONS = text("""
-    /* how far each endpoint of the partner has come */
-    SELECT endpoint_id, sequence FROM webhooks.cursors WHERE partner_id = :partner_id
+    /* how far each endpoint of the partner has come, and which version of its document that needs */
+    SELECT endpoint_id, sequence, configuration_version FROM webhooks.cursors
+    WHERE partner_id = :partner_id AND status <> 'deleted'
 """)
 
 LOCK_CURSOR = text("""
-    /* one fan-out at a time per endpoint */
-    SELECT sequence, previous_sequence FROM webhooks.cursors
+    /* one fan-out at a time per endpoint; while it goes on, nobody enables or disables the endpoint */
+    SELECT sequence, previous_sequence, status FROM webhooks.cursors
     WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id FOR NO KEY UPDATE
 """)
 
 INSERT_CURSOR = text("""
     /* a new endpoint starts after what was sequenced when it was made, however late it becomes known here */
-    INSERT INTO webhooks.cursors (endpoint_id, partner_id, sequence, created_at)
-    VALUES (:endpoint_id, :partner_id, :sequence, :now)
+    INSERT INTO webhooks.cursors (endpoint_id, partner_id, sequence, configuration_version, created_at)
+    VALUES (:endpoint_id, :partner_id, :sequence, :configuration_version, :now)
     ON CONFLICT (endpoint_id) DO NOTHING
 """)
 
@@ -50,11 +51,23 @@ MOVE_CURSOR = text("""
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """`sequence`: the feed has been walked up to here; `configuration_version`: see the table."""
+
+    sequence: int
+    configuration_version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cursor:
-    """`sequence`: the feed has been walked up to here; `previous_sequence`: the last event that matched."""
+    """`sequence`: as in Position; `previous_sequence`: the last event that matched.
+
+    `status` is enabled, disabled (its events are held) or deleted (they are none of its any more).
+    """
 
     sequence: int
     previous_sequence: int
+    status: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,26 +80,39 @@ class NewDelivery:
     previous_sequence: int
 
 
-def cursor_positions(connection: Connection, partner_id: str) -> dict[str, int]:
-    """Return the feed sequence that each known endpoint of the partner has been walked up to."""
+def cursor_positions(connection: Connection, partner_id: str) -> dict[str, Position]:
+    """Return how far each known endpoint of the partner has come; deleted ones are not known."""
     rows = connection.execute(SELECT_POSITIONS, {"partner_id": partner_id})
-    return {row.endpoint_id: row.sequence for row in rows}
+    return {row.endpoint_id: Position(row.sequence, row.configuration_version) for row in rows}
 
 
-def lock_cursor(
-    connection: Connection, *, endpoint_id: str, partner_id: str, starts_after_sequence: int, now: datetime
-) -> Cursor | None:
-    """Lock the endpoint's cursor until the transaction ends, making it first where it is missing.
+def insert_cursor(
+    connection: Connection,
+    *,
+    endpoint_id: str,
+    partner_id: str,
+    starts_after_sequence: int,
+    configuration_version: int,
+    now: datetime,
+) -> None:
+    """Make the endpoint's cursor, unless it is there."""
+    connection.execute(
+        INSERT_CURSOR,
+        {
+            "endpoint_id": endpoint_id,
+            "partner_id": partner_id,
+            "sequence": starts_after_sequence,
+            "configuration_version": configuration_version,
+            "now": now,
+        },
+    )
 
-    None if the endpoint's id belongs to another partner.
-    """
+
+def lock_cursor(connection: Connection, *, endpoint_id: str, partner_id: str) -> Cursor | None:
+    """Lock the endpoint's cursor until the transaction ends; None if the partner has none of that id."""
     parameters = {"endpoint_id": endpoint_id, "partner_id": partner_id}
     row = connection.execute(LOCK_CURSOR, parameters).one_or_none()
-    if row is None:
-        new = parameters | {"sequence": starts_after_sequence, "now": now}
-        connection.execute(INSERT_CURSOR, new)
-        row = connection.execute(LOCK_CURSOR, parameters).one_or_none()
-    return None if row is None else Cursor(row.sequence, row.previous_sequence)
+    return None if row is None else Cursor(row.sequence, row.previous_sequence, row.status)
 
 
 def insert_deliveries(
@@ -118,12 +144,8 @@ def insert_deliveries(
     return set(rows.scalars())
 
 
-def move_cursor(connection: Connection, endpoint_id: str, cursor: Cursor) -> None:
+def move_cursor(connection: Connection, endpoint_id: str, *, sequence: int, previous_sequence: int) -> None:
     connection.execute(
         MOVE_CURSOR,
-        {
-            "endpoint_id": endpoint_id,
-            "sequence": cursor.sequence,
-            "previous_sequence": cursor.previous_sequence,
-        },
+        {"endpoint_id": endpoint_id, "sequence": sequence, "previous_sequence": previous_sequence},
     )

@@ -9,6 +9,7 @@ from partner_documents import changed
 from bridge.keyring import KeyRing
 from bridge.payment import OperationKind
 from bridge.storage import partner_configs
+from bridge.webhook_secrets import open_secret
 from devstack.keys import load_or_create
 from devstack.seed import seed
 
@@ -43,13 +44,8 @@ def test_the_demo_partners_can_do_what_their_credentials_say(database, store, tm
         assert set(document.route.mappings) == set(OperationKind)
         (endpoint,) = document.webhook_endpoints
         assert endpoint.url == f"{RECEIVER}/webhooks/{partner.partner_id}"
-        (secret,) = [
-            ring.decrypt(
-                value, table="webhook_endpoints", column="encrypted_secrets", row=endpoint.endpoint_id
-            )
-            for value in endpoint.encrypted_secrets
-        ]
-        assert secret.decode() == partner.webhook_secret
+        (secret,) = endpoint.secrets
+        assert open_secret(ring, endpoint.endpoint_id, secret.encrypted) == partner.webhook_secret
         standardwebhooks.Webhook(partner.webhook_secret)
         assert partner.client_secret not in document.model_dump_json()
         assert partner.webhook_secret not in document.model_dump_json()

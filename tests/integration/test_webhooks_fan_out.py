@@ -149,7 +149,10 @@ def test_a_fan_out_that_dies_before_its_commit_leaves_nothing_and_is_done_again(
 
 
 def test_a_disabled_endpoints_events_are_held(stage):
-    stage.set_endpoints(endpoint(stage.receiver.url, status="disabled"))
+    made = endpoint(stage.receiver.url)
+    stage.set_endpoints(made)
+    stage.ring()
+    stage.disable(made)
     stage.publish(PAID)
     stage.ring()
     (delivery,) = stage.deliveries()
@@ -218,7 +221,9 @@ def test_another_partners_endpoint_id_is_left_alone(stage):
     stolen = endpoint(stage.receiver.url)
     with stage.engine.begin() as connection:
         owner = {"endpoint_id": stolen.endpoint_id, "partner_id": "par_other"}
-        cursors.lock_cursor(connection, **owner, starts_after_sequence=0, now=stage.now())
+        cursors.insert_cursor(
+            connection, **owner, starts_after_sequence=0, configuration_version=1, now=stage.now()
+        )
     stage.set_endpoints(stolen)
     stage.publish(PAID)
     assert stage.ring() == 204

@@ -17,7 +17,7 @@ from stand_ins import Worker
 from waiting import wait_until
 
 from bridge.clock import SystemClock
-from webhooks.addresses import UnresolvableHostError
+from bridge.web.addresses import UnresolvableHostError
 from webhooks.sender import MAX_ANSWER_BYTES, Answer, Sender
 
 pytestmark = pytest.mark.integration

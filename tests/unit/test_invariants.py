@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bridge.partner import JournalEntryMapping, PartnerConfiguration, PartnerStatus, SapRoute, WebhookEndpoint
+from bridge.partner import JournalEntryMapping, PartnerConfiguration, PartnerStatus, SapRoute
 from bridge.payment import OperationKind
+from bridge.webhook_endpoint import SigningSecret, WebhookEndpoint
 from devstack.evidence import Evidence
 from devstack.invariants import Accepted, Expectations, judge
 from devstack.layout import CLEARING_ACCOUNT
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.unit
 
 PARTNER = "par_" + "1" * 26
 ENDPOINT = "whe_" + "1" * 26
+SECRETS = (SigningSecret(encrypted="x"),)
 MAPPING = JournalEntryMapping(document_type="DZ", customer="1", clearing_account="1")
 
 
@@ -135,9 +137,7 @@ SOUND = Evidence(
                 time_zone="UTC",
                 mappings={OperationKind.PAYMENT: MAPPING},
             ),
-            webhook_endpoints=(
-                WebhookEndpoint(endpoint_id=ENDPOINT, url="http://a", encrypted_secrets=("x",)),
-            ),
+            webhook_endpoints=(WebhookEndpoint(endpoint_id=ENDPOINT, url="http://a", secrets=SECRETS),),
         )
     ],
     hard_cap=8,
@@ -318,12 +318,9 @@ def test_what_visibly_waits_is_no_violation_before_the_drain():
 
 
 def test_a_disabled_endpoint_need_not_receive():
-    partner = SOUND.partners[0]
-    (endpoint,) = partner.webhook_endpoints
-    disabled = endpoint.model_copy(update={"status": "disabled"})
     told = replace(
         SOUND,
-        partners=[partner.model_copy(update={"webhook_endpoints": (disabled,)})],
+        disabled_endpoints=frozenset({ENDPOINT}),
         deliveries=[delivery(sequence, status="held") for sequence in range(1, 5)],
         received=[],
     )

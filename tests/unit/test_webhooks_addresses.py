@@ -2,7 +2,7 @@
 
 import pytest
 
-from webhooks.addresses import (
+from bridge.web.addresses import (
     ForbiddenAddressError,
     ForbiddenUrlError,
     UnresolvableHostError,

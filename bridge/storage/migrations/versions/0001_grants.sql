@@ -24,6 +24,13 @@ GRANT DELETE ON outbox TO gateway;
 GRANT SELECT ON feed, feed_counters, sap_systems TO gateway;
 GRANT SELECT, INSERT, DELETE ON client_assertions TO gateway;
 GRANT SELECT, INSERT, UPDATE ON partner_configs TO gateway;
+-- the partners' own webhook endpoints: made, disabled, ended; deliveries read, asked for again and tested
+GRANT USAGE ON SCHEMA webhooks TO gateway;
+GRANT SELECT, INSERT ON webhooks.cursors, webhooks.deliveries TO gateway;
+GRANT UPDATE (status, disabled_reason, failing_since, configuration_version) ON webhooks.cursors TO gateway;
+GRANT UPDATE (status, attempts_before, sweep, task, next_attempt_at, delivered_at) ON webhooks.deliveries TO gateway;
+GRANT SELECT ON webhooks.attempts TO gateway;
+GRANT INSERT ON audit TO gateway;
 
 GRANT SELECT ON payments, events TO dispatcher;
 GRANT INSERT ON events TO dispatcher;
@@ -47,6 +54,8 @@ GRANT SELECT ON events, feed, feed_counters TO webhooks;
 GRANT SELECT, INSERT, UPDATE ON partner_configs TO webhooks;
 GRANT SELECT, INSERT, UPDATE ON webhooks.cursors, webhooks.deliveries TO webhooks;
 GRANT SELECT, INSERT ON webhooks.attempts TO webhooks;
+-- that it has disabled an endpoint
+GRANT INSERT ON audit TO webhooks;
 
 GRANT SELECT, INSERT, UPDATE ON partner_configs TO partners;
 GRANT INSERT ON audit TO partners;

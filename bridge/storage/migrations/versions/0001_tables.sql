@@ -257,38 +257,59 @@ CREATE TABLE webhooks.cursors (
     sequence          bigint NOT NULL,
     -- the last event that matched the endpoint; 0 before the first
     previous_sequence bigint NOT NULL DEFAULT 0,
-    created_at        timestamptz NOT NULL
-);
+    -- whether its events are sent; the document in Firestore does not say
+    status            text NOT NULL DEFAULT 'enabled' CHECK (status IN ('enabled', 'disabled', 'deleted')),
+    disabled_reason   text CHECK (disabled_reason IN ('partner', 'gone', 'failing')),
+    -- the first failure after the last success
+    failing_since     timestamptz,
+    -- whoever works for the endpoint needs the document of the partner in this version, or a newer one
+    configuration_version bigint NOT NULL,
+    created_at        timestamptz NOT NULL,
+    CHECK ((status = 'disabled') = (disabled_reason IS NOT NULL))
+) WITH (fillfactor = 70);
 CREATE INDEX cursors_partner ON webhooks.cursors (partner_id);
 
 CREATE TABLE webhooks.deliveries (
     delivery_id       text PRIMARY KEY,
     endpoint_id       text NOT NULL REFERENCES webhooks.cursors,
     partner_id        text NOT NULL,
-    event_id          text NOT NULL REFERENCES public.events (event_id),
+    -- NULL: a test that the partner has asked for, which is no event of the feed
+    event_id          text REFERENCES public.events (event_id),
     sequence          bigint NOT NULL,
     previous_sequence bigint NOT NULL,
-    status            text NOT NULL CHECK (status IN ('pending', 'delivered', 'exhausted', 'held')),
+    status            text NOT NULL CHECK (status IN ('pending', 'delivered', 'exhausted', 'held', 'cancelled')),
     attempts          integer NOT NULL DEFAULT 0,
-    -- raised when a task vanished and is made again: part of the task's name
+    -- how many of them were made when the schedule last began anew: enabled, redelivered, replayed
+    attempts_before   integer NOT NULL DEFAULT 0,
+    -- raised when a task is made again: part of the name of the task
     sweep             integer NOT NULL DEFAULT 0,
+    -- the task of the next attempt: made, wanted at once, or waiting until the endpoint has room for it
+    task              text NOT NULL DEFAULT 'made' CHECK (task IN ('made', 'wanted', 'waiting')),
     next_attempt_at   timestamptz,
     -- the claim of a running attempt
     lease_until       timestamptz,
     delivered_at      timestamptz,
     created_at        timestamptz NOT NULL,
     UNIQUE (endpoint_id, event_id),
-    CHECK ((status = 'pending') = (next_attempt_at IS NOT NULL))
+    CHECK ((status = 'pending') = (next_attempt_at IS NOT NULL)),
+    CHECK (task = 'made' OR status = 'pending'),
+    CHECK ((event_id IS NULL) = (sequence = 0))
 ) WITH (fillfactor = 70);
-CREATE INDEX deliveries_due ON webhooks.deliveries (next_attempt_at) WHERE status = 'pending';
-CREATE INDEX deliveries_endpoint ON webhooks.deliveries (endpoint_id, sequence DESC);
+CREATE INDEX deliveries_due ON webhooks.deliveries (next_attempt_at) WHERE status = 'pending' AND task = 'made';
+CREATE INDEX deliveries_wanted ON webhooks.deliveries (next_attempt_at) WHERE task = 'wanted';
+CREATE INDEX deliveries_waiting ON webhooks.deliveries (endpoint_id, next_attempt_at) WHERE task = 'waiting';
+CREATE INDEX deliveries_held ON webhooks.deliveries (endpoint_id, sequence) WHERE status = 'held';
+CREATE INDEX deliveries_newest ON webhooks.deliveries (endpoint_id, created_at DESC, delivery_id DESC);
 
 CREATE TABLE webhooks.attempts (
-    delivery_id     text NOT NULL REFERENCES webhooks.deliveries,
-    attempt_number  integer NOT NULL CHECK (attempt_number >= 1),
-    started_at      timestamptz NOT NULL,
-    duration_ms     integer NOT NULL,
-    response_status integer,
-    error_class     text,
+    delivery_id      text NOT NULL REFERENCES webhooks.deliveries,
+    attempt_number   integer NOT NULL CHECK (attempt_number >= 1),
+    started_at       timestamptz NOT NULL,
+    duration_ms      integer NOT NULL,
+    response_status  integer,
+    error_class      text,
+    -- how the answer began, for the partner to read
+    response_excerpt text,
+    next_attempt_at  timestamptz,
     PRIMARY KEY (delivery_id, attempt_number)
 );

@@ -1,0 +1,199 @@
+"""What an attempt came to, in one transaction: the delivery, the log, and how the endpoint stands."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from bridge.clock import Clock
+from bridge.storage import audit, webhook_attempts, webhook_endpoints
+from bridge.storage.failures import is_passing
+from bridge.storage.webhook_attempts import AttemptRecord, StandingDelivery
+from bridge.storage.webhook_endpoints import DisabledReason
+from webhooks.excerpt import excerpt_of
+from webhooks.retries import RetrySchedule
+from webhooks.sender import Answer
+from webhooks.tasks import DeliveryTask, DeliveryTasks
+
+GONE = 410
+ACTOR = "webhooks"
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """An attempt that is over, under a lease. `standing` is how it stood before it was claimed."""
+
+    delivery_id: str
+    attempt_number: int
+    standing: StandingDelivery
+    event_id: str
+    lease_until: datetime
+    started_at: datetime
+    duration_ms: int
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the delivery is now, and why its endpoint was disabled by this attempt, if it was."""
+
+    status: str
+    next_attempt_at: datetime | None
+    disabled: DisabledReason | None
+
+
+def _sleep(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+class RecordAttempt:
+    """Tries for as long as the lease lasts: a database that is away for a moment costs no second request."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tasks: DeliveryTasks,
+        schedule: RetrySchedule,
+        clock: Clock,
+        *,
+        disable_after: timedelta,
+        sleep: Callable[[float], None] = _sleep,
+    ) -> None:
+        """`disable_after`: how long every attempt may fail before the endpoint is disabled."""
+        self._engine = engine
+        self._tasks = tasks
+        self._schedule = schedule
+        self._clock = clock
+        self._disable_after = disable_after
+        self._sleep = sleep
+
+    def __call__(self, attempted: Attempted) -> None:
+        """Record the attempt and have the next one made at its time; nothing if the claim was lost."""
+        ended_at = self._clock.now()
+        outcome = self._persistently(attempted, ended_at)
+        standing, answer = attempted.standing, attempted.answer
+        _log.info(
+            "webhook attempt",
+            delivery_id=attempted.delivery_id,
+            endpoint_id=standing.endpoint_id,
+            event_id=attempted.event_id,
+            attempt=attempted.attempt_number,
+            response_status=answer.status,
+            error_class=answer.error_class,
+            duration_ms=attempted.duration_ms,
+            delivery_status=outcome.status if outcome else "taken over by another claim",
+        )
+        if outcome is None:
+            return
+        if outcome.disabled:
+            # one line for all the attempts that failed: this is what operators are alerted by
+            _log.error(
+                "webhook endpoint disabled",
+                partner_id=standing.partner_id,
+                endpoint_id=standing.endpoint_id,
+                reason=outcome.disabled,
+            )
+        if outcome.next_attempt_at is not None:
+            task = DeliveryTask(
+                attempted.delivery_id, attempted.attempt_number + 1, 0, outcome.next_attempt_at
+            )
+            self._tasks.create([task])
+
+    def _persistently(self, attempted: Attempted, ended_at: datetime) -> _Outcome | None:
+        pause_seconds = FIRST_PAUSE_SECONDS
+        is_repeated = False
+        while True:
+            try:
+                return self._once(attempted, ended_at, is_repeated=is_repeated)
+            except (DBAPIError, PoolTimeoutError) as error:
+                passing = isinstance(error, PoolTimeoutError) or is_passing(error)
+                is_over = self._clock.now() + timedelta(seconds=pause_seconds) >= attempted.lease_until
+                if not passing or is_over:
+                    raise
+            is_repeated = True
+            self._sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
+
+    def _once(self, attempted: Attempted, ended_at: datetime, *, is_repeated: bool) -> _Outcome | None:
+        with self._engine.begin() as connection:
+            disabled = self._note_health(connection, attempted, ended_at)
+            outcome = self._outcome(attempted, disabled, ended_at)
+            record = _record(attempted, outcome, ended_at)
+            if webhook_attempts.record_attempt(connection, record):
+                return outcome
+            connection.rollback()
+        if is_repeated:
+            # the commit whose answer was lost may have succeeded
+            with self._engine.begin() as connection:
+                if webhook_attempts.is_recorded(connection, record):
+                    return outcome
+        return None
+
+    def _note_health(
+        self, connection: Connection, attempted: Attempted, now: datetime
+    ) -> DisabledReason | None:
+        """Write how the endpoint stands after this attempt; return why it was disabled, if by this one."""
+        standing, answer = attempted.standing, attempted.answer
+        if standing.is_test:
+            return None
+        endpoint_id = standing.endpoint_id
+        if answer.is_success:
+            if standing.failing_since is not None:
+                webhook_endpoints.mark_well(connection, endpoint_id)
+            return None
+        if standing.failing_since is None:
+            webhook_endpoints.mark_failing(connection, endpoint_id, attempted.started_at)
+        reason: DisabledReason | None = None
+        if answer.status == GONE:
+            reason = "gone" if webhook_endpoints.disable(connection, endpoint_id, "gone") else None
+        elif webhook_endpoints.disable_failing(connection, endpoint_id, failing_by=now - self._disable_after):
+            reason = "failing"
+        if reason is not None:
+            audit.append(
+                connection,
+                actor=ACTOR,
+                action="webhook_endpoint.disable",
+                subject=endpoint_id,
+                reason=reason,
+                now=now,
+            )
+        return reason
+
+    def _outcome(self, attempted: Attempted, disabled: DisabledReason | None, now: datetime) -> _Outcome:
+        standing, answer = attempted.standing, attempted.answer
+        if answer.is_success:
+            return _Outcome("delivered", None, None)
+        if standing.is_test:
+            return _Outcome("exhausted", None, None)
+        if disabled is not None:
+            return _Outcome("held", None, disabled)
+        failed = attempted.attempt_number - standing.attempts_before
+        delay_seconds = self._schedule.delay_seconds(failed, answer.retry_after_seconds)
+        if delay_seconds is None:
+            return _Outcome("exhausted", None, None)
+        return _Outcome("pending", now + timedelta(seconds=delay_seconds), None)
+
+
+def _record(attempted: Attempted, outcome: _Outcome, ended_at: datetime) -> AttemptRecord:
+    return AttemptRecord(
+        delivery_id=attempted.delivery_id,
+        attempt_number=attempted.attempt_number,
+        lease_until=attempted.lease_until,
+        started_at=attempted.started_at,
+        ended_at=ended_at,
+        duration_ms=attempted.duration_ms,
+        response_status=attempted.answer.status,
+        error_class=attempted.answer.error_class,
+        response_excerpt=excerpt_of(attempted.answer.body),
+        status=outcome.status,
+        next_attempt_at=outcome.next_attempt_at,
+    )
