@@ -9,9 +9,11 @@ from bridge.clock import SystemClock
 from bridge.errors import SettingsError
 from bridge.gcp.pubsub import PubSubPublisher
 from bridge.storage.engine import make_engine
+from bridge.tracing import make_tracer
 from bridge.web.logs import configure_logs
 from dispatcher.app import Dispatcher
 from dispatcher.settings import Settings
+from dispatcher.traced import TracedPublisher
 
 
 def main() -> int:
@@ -33,7 +35,9 @@ def main() -> int:
         emulator_host=settings.pubsub_emulator_host,
         timeout_seconds=settings.publish_timeout_seconds,
     )
-    is_clean = Dispatcher(settings, engine, publisher, SystemClock(), stop).run()
+    tracer = make_tracer("dispatcher", settings.tracing, settings.project)
+    traced = TracedPublisher(publisher, tracer)
+    is_clean = Dispatcher(settings, engine, traced, SystemClock(), stop).run()
     publisher.close()
     engine.dispose()
     return 0 if is_clean else 1

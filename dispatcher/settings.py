@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from bridge.environment import emulator, number, required
 from bridge.gcp.pubsub import MAX_BATCH_MESSAGES
 from bridge.storage.engine import DatabaseSettings
+from bridge.tracing import TracingSettings
 from dispatcher.relay import RelaySettings
 from dispatcher.watchdog import WatchdogSettings
 
@@ -26,6 +27,7 @@ class Settings:
     poll_seconds: float
     relay: RelaySettings
     watchdog: WatchdogSettings
+    tracing: TracingSettings
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -37,6 +39,7 @@ class Settings:
         return cls(
             project=required(environ, "GOOGLE_CLOUD_PROJECT"),
             database=DatabaseSettings.from_environment(environ),
+            tracing=TracingSettings.from_environment(environ),
             database_connections=int(number(environ, "DATABASE_CONNECTIONS", 10, 2, 200)),
             pubsub_emulator_host=emulator(environ, "PUBSUB_EMULATOR_HOST"),
             publish_timeout_seconds=publish_timeout_seconds,

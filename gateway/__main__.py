@@ -17,6 +17,7 @@ from bridge.gcp.firestore import make_partner_store
 from bridge.partner_directory import make_directory
 from bridge.storage.accept import make_statement_engine
 from bridge.storage.engine import make_engine
+from bridge.tracing import make_tracer
 from bridge.web.logs import configure_logs
 from bridge.web.serve import serve
 from gateway.app import Keys, create_app
@@ -51,7 +52,8 @@ def _build(settings: Settings, keys: Keys) -> Flask:
     store = make_partner_store(settings.firestore)
     directory = make_directory(store, mirror, clock, settings.directory)
     engine = make_statement_engine(settings.database, pool_size=settings.threads, application_name="gateway")
-    return create_app(settings, keys, engine, directory, clock)
+    tracer = make_tracer("gateway", settings.tracing, settings.firestore.project)
+    return create_app(settings, keys, engine, directory, clock, tracer)
 
 
 if __name__ == "__main__":

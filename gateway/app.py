@@ -14,10 +14,12 @@ from bridge.ports import PartnerDirectory
 from bridge.storage.accept import find_key
 from bridge.storage.engine import ping
 from bridge.storage.wake import Waker
+from bridge.tracing import UNTRACED, Tracer
 from bridge.web.health import register_health
 from bridge.web.logs import register_request_log
 from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
+from bridge.web.tracing import register_tracing
 from gateway.accept_payment import AcceptPayment
 from gateway.authorization import register_authorization, require_declared_routes
 from gateway.batch import AcceptBatch
@@ -63,7 +65,12 @@ class Keys:
 
 
 def create_app(
-    settings: Settings, keys: Keys, engine: Engine, directory: PartnerDirectory, clock: Clock
+    settings: Settings,
+    keys: Keys,
+    engine: Engine,
+    directory: PartnerDirectory,
+    clock: Clock,
+    tracer: Tracer = UNTRACED,
 ) -> Flask:
     """Wire the service. Call it in the process that serves: nothing it makes may cross a fork.
 
@@ -94,6 +101,7 @@ def create_app(
     operate_payment = OperatePayment(once_per_key, timedelta(days=settings.refund_window_days), wake)
     cancel_payment = CancelPayment(once_per_key, wake)
 
+    register_tracing(app, tracer, settings.firestore.project)
     register_request_id(app)
     register_request_log(app)
     register_problems(app, issuer)

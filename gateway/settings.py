@@ -9,6 +9,7 @@ from bridge.errors import SettingsError
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
+from bridge.tracing import NO_TRACES, TracingSettings
 from gateway.counters import MEMORY
 
 
@@ -33,6 +34,7 @@ class Settings:
     token_requests_per_minute: int = 600
     forwarded_hops: int = 1
     refund_window_days: int = 400
+    tracing: TracingSettings = NO_TRACES
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -44,6 +46,7 @@ class Settings:
             database=DatabaseSettings.from_environment(environ),
             firestore=FirestoreSettings.from_environment(environ),
             directory=PartnerDirectorySettings.from_environment(environ),
+            tracing=TracingSettings.from_environment(environ),
             token_issuer=http_url(environ, "TOKEN_ISSUER"),
             token_audience=required(environ, "TOKEN_AUDIENCE"),
             token_signing_keys_dir=required(environ, "TOKEN_SIGNING_KEYS_DIR"),

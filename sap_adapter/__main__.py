@@ -10,6 +10,7 @@ from bridge.gcp.firestore import make_partner_store
 from bridge.keyring import KeyRing
 from bridge.partner_directory import make_directory
 from bridge.storage.engine import make_engine
+from bridge.tracing import make_tracer
 from bridge.web.main import run
 from sap_adapter.app import create_app
 from sap_adapter.classifier import Classifier
@@ -36,7 +37,8 @@ def _build(settings: Settings) -> Flask:
     )
     store = make_partner_store(settings.firestore)
     directory = make_directory(store, engine, clock, settings.directory)
-    return create_app(settings, directory, engine, clock)
+    tracer = make_tracer("sap_adapter", settings.tracing, settings.firestore.project)
+    return create_app(settings, directory, engine, clock, tracer)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from bridge.messages import decode_operation
 from bridge.ports import PartnerDirectory
 from bridge.storage.engine import ping
 from bridge.storage.wake import Waker
+from bridge.tracing import Tracer
 from bridge.web.health import register_health
 from bridge.web.push import PushedMessage, register_push
 from sap_adapter.classifier import Classifier
@@ -20,31 +21,44 @@ from sap_adapter.posting import Posting
 from sap_adapter.record import Recorder
 from sap_adapter.s4hana import S4HanaConnector
 from sap_adapter.settings import Settings
+from sap_adapter.traced import TracedConnector
 
 PUSH_PATH = "/pubsub/operations"
 
 
-def create_app(settings: Settings, directory: PartnerDirectory, engine: Engine, clock: Clock) -> Flask:
+def create_app(
+    settings: Settings, directory: PartnerDirectory, engine: Engine, clock: Clock, tracer: Tracer
+) -> Flask:
     """Wire the adapter: one pooled session per SAP system, one waker, one use case."""
     key_ring = KeyRing.from_file(settings.party_key_ring)
     waker = Waker(engine)
     recorder = Recorder(engine, key_ring, Classifier.from_package(), clock, settings.record, waker.wake)
     posting = Posting(
-        engine, directory, make_connectors(settings, clock), key_ring, recorder, clock, settings.posting
+        engine,
+        directory,
+        make_connectors(settings, clock, tracer),
+        key_ring,
+        recorder,
+        clock,
+        settings.posting,
     )
 
     def handle(message: PushedMessage) -> None:
         posting.handle(decode_operation(message.data, message.attributes))
 
     app = Flask("sap_adapter")
-    register_push(app, PUSH_PATH, handle, make_authenticator(settings.callers, clock))
+    register_push(app, PUSH_PATH, handle, make_authenticator(settings.callers, clock), tracer)
     register_health(app, {"database": lambda: ping(engine)})
     return app
 
 
-def make_connectors(settings: Settings, clock: Clock) -> Mapping[str, Connector]:
+def make_connectors(settings: Settings, clock: Clock, tracer: Tracer) -> Mapping[str, Connector]:
     """Return one connector per SAP system that is configured."""
     return {
-        sap_system: S4HanaConnector(connection, settings.timeouts, max_calls=settings.threads, clock=clock)
+        sap_system: TracedConnector(
+            S4HanaConnector(connection, settings.timeouts, max_calls=settings.threads, clock=clock),
+            tracer,
+            sap_system,
+        )
         for sap_system, connection in settings.sap_connections.items()
     }

@@ -125,7 +125,7 @@ class Posting:
             if payment is None or row is None or row.dispatch_number != message.dispatch_number:
                 log.info("message-out-of-date", operation_id=message.operation_id)
                 return None
-            number = spend_dispatch(connection, message.operation_id)
+            number = spend_dispatch(connection, message.operation_id, traceparent=message.traceparent)
             status = row.operation.status
             if status in FINAL_OPERATION_STATUSES or status == OperationStatus.PARKED:
                 return None

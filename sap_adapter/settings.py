@@ -12,6 +12,7 @@ from bridge.gcp.identity import CallerSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.storage.guard import GuardSettings
+from bridge.tracing import TracingSettings
 from sap_adapter.posting import PostingSettings
 from sap_adapter.record import RecordSettings
 from sap_adapter.s4hana import SapConnection, Timeouts
@@ -31,6 +32,7 @@ class Settings:
     party_key_ring: str
     callers: CallerSettings
     firestore: FirestoreSettings
+    tracing: TracingSettings
     directory: PartnerDirectorySettings
     host: str
     port: int
@@ -76,6 +78,7 @@ class Settings:
             party_key_ring=required(environ, "PARTY_KEY_RING"),
             callers=CallerSettings.from_environment(environ),
             firestore=FirestoreSettings.from_environment(environ),
+            tracing=TracingSettings.from_environment(environ),
             directory=PartnerDirectorySettings.from_environment(environ),
             host=environ.get("HOST", "127.0.0.1"),
             port=whole(environ, "PORT", 8082, at_most=MAX_PORT),

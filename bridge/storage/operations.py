@@ -44,7 +44,8 @@ SELECT_OPERATIONS = text("""
 SPEND_DISPATCH = text("""
     /* use up the dispatch number: any other copy of the message is out of date from here on */
     UPDATE operations
-    SET dispatch_number = dispatch_number + 1, dispatched_at = NULL, dispatches_without_claim = 0
+    SET dispatch_number = dispatch_number + 1, dispatched_at = NULL, dispatches_without_claim = 0,
+        traceparent = coalesce(CAST(:traceparent AS text), traceparent)
     WHERE operation_id = :operation_id
     RETURNING dispatch_number
 """)
@@ -136,9 +137,13 @@ def operations_of_payment(connection: Connection, payment_id: str) -> list[Opera
     return [operation_of(row) for row in rows]
 
 
-def spend_dispatch(connection: Connection, operation_id: str) -> int:
-    """Raise the dispatch number and return it; it then identifies this claim."""
-    return int(connection.execute(SPEND_DISPATCH, {"operation_id": operation_id}).scalar_one())
+def spend_dispatch(connection: Connection, operation_id: str, *, traceparent: str | None = None) -> int:
+    """Raise the dispatch number and return it; it then identifies this claim.
+
+    `traceparent`: what follows from this claim continues the trace from there.
+    """
+    parameters = {"operation_id": operation_id, "traceparent": traceparent}
+    return int(connection.execute(SPEND_DISPATCH, parameters).scalar_one())
 
 
 def start_post(

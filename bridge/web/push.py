@@ -8,7 +8,7 @@ import base64
 import binascii
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from bridge.errors import RejectedError, TransientError
 from bridge.messages import UnreadableMessageError
+from bridge.tracing import UNTRACED, Tracer
 
 # A Pub/Sub message has 10 MB at most, in base64 a third more, and the attributes beside it.
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -48,8 +49,12 @@ class PushedMessage:
 PushHandler = Callable[[PushedMessage], None]
 
 
-def register_push(app: Flask, path: str, handler: PushHandler, authenticator: Authenticator) -> None:
+def register_push(
+    app: Flask, path: str, handler: PushHandler, authenticator: Authenticator, tracer: Tracer = UNTRACED
+) -> None:
     """Let `handler` have what Pub/Sub pushes to `path`: when it returns, the message is acked.
+
+    The handler runs under a span of the message's trace, and finds what continues it among the attributes.
 
     It raises UnreadableMessageError for a message that ends as a dead letter, and TransientError (or lets the
     database's errors through) where nothing could be recorded and the message has to come again.
@@ -58,7 +63,7 @@ def register_push(app: Flask, path: str, handler: PushHandler, authenticator: Au
     def receive() -> Response:
         try:
             authenticator(request.headers.get("Authorization"))
-            handler(_read(request))
+            _handle(handler, _read(request), tracer)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a nack and must not kill the worker
             status = status_of(error)
             _report(error, status, path)
@@ -67,6 +72,20 @@ def register_push(app: Flask, path: str, handler: PushHandler, authenticator: Au
         return Response(status=HTTPStatus.NO_CONTENT)
 
     app.add_url_rule(path, endpoint=f"push {path}", view_func=receive, methods=["POST"])
+
+
+def _handle(handler: PushHandler, message: PushedMessage, tracer: Tracer) -> None:
+    attributes = {
+        "messaging.system": "gcp_pubsub",
+        "messaging.operation.type": "process",
+        "messaging.destination.subscription.name": message.subscription,
+        "messaging.message.id": message.message_id,
+    }
+    name, parent = message.subscription.rpartition("/")[2], message.attributes.get("traceparent")
+    with tracer.span(f"process {name}", "consumer", parent=parent, attributes=attributes) as span:
+        if span.traceparent is not None:
+            message = replace(message, attributes={**message.attributes, "traceparent": span.traceparent})
+        handler(message)
 
 
 def status_of(error: Exception) -> int:

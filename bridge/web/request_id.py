@@ -28,6 +28,11 @@ def register_request_id(app: Flask) -> None:
 
 
 def current_traceparent() -> str | None:
-    """Return the request's `traceparent` if it is a valid one: it is stored and continued downstream."""
+    """Return what continues the request's trace: stored, and carried on by whatever follows from it."""
+    return str(g.span.traceparent) if "span" in g else sent_traceparent()
+
+
+def sent_traceparent() -> str | None:
+    """Return the caller's `traceparent` if it is a valid one."""
     sent = request.headers.get("traceparent", "")
     return sent if _TRACEPARENT.fullmatch(sent) else None
