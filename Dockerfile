@@ -17,8 +17,9 @@ COPY dispatcher dispatcher
 COPY sap_adapter sap_adapter
 COPY webhooks webhooks
 COPY partners partners
+COPY backoffice backoffice
 COPY cli cli
-RUN cp -r bridge gateway dispatcher sap_adapter webhooks partners cli \
+RUN cp -r bridge gateway dispatcher sap_adapter webhooks partners backoffice cli \
     "$(/opt/bridge/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 FROM build AS build-sap-mock
@@ -41,6 +42,6 @@ CMD ["sap_mock"]
 
 FROM base AS services
 COPY --from=build-services /opt/bridge /opt/bridge
-# one of: gateway dispatcher dispatcher.dead_letters sap_adapter webhooks partners, or for a job
+# one of: gateway dispatcher dispatcher.dead_letters sap_adapter webhooks partners backoffice, or for a job
 # bridge.storage.migrate, bridge.storage.erase, cli.main
 CMD ["gateway"]

@@ -81,6 +81,17 @@ class ParkReason(StrEnum):
     OPERATOR = "operator"
     MAPPING = "mapping"
     INVALID_STATE = "invalid-state"
+    # an operator has stopped it
+    HELD = "held"
+
+
+class OperatorDecision(StrEnum):
+    """What an operator wants of an operation once it is sure what SAP has of it."""
+
+    PARK = "park"
+    REJECT = "reject"
+    # render the document anew
+    REMAP = "remap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +185,10 @@ class Payment:
         if self.requested_execution_date is not None:
             view["requested_execution_date"] = self.requested_execution_date.isoformat()
         return view
+
+
+REJECTED_BY_OPERATOR = Failure("rejected-by-operator", "It was rejected by an operator and is not posted.")
+PREDECESSOR_REJECTED = Failure("predecessor-rejected", "The payment was rejected before this could be done.")
 
 
 class InvalidTransitionError(Exception):

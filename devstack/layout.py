@@ -25,6 +25,7 @@ PORTS = {
     "firestore": 8086,
     "dead_letters": 8087,
     "cloud_tasks": 8088,
+    "backoffice": 8089,
     "sap_mock": 8090,
     "receiver": 8091,
     "postgres": 8092,

@@ -73,6 +73,9 @@ def services(layout: Layout, keys: Keys, postgres: Postgres) -> list[Unit]:
             },
         ),
         _http_service(layout, "partners", "partners", {"OPERATOR_AUTHENTICATION": "emulator"}),
+        _http_service(
+            layout, "backoffice", "backoffice", {"OPERATOR_AUTHENTICATION": "emulator", **SAP_SETTLING_TIMES}
+        ),
         _http_service(layout, "dead_letters", "dispatcher.dead_letters", {}),
         python(
             layout,

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from bridge.keyring import KeyRing
 from bridge.payment import (
+    PREDECESSOR_REJECTED,
     REJECTION_EVENTS,
     SUCCESS_EVENTS,
     EventType,
@@ -40,7 +41,6 @@ log = structlog.get_logger()
 MAX_ATTEMPTS = 8
 RETRY_PAUSE_SECONDS = 1.0
 MAX_RETRY_PAUSE_SECONDS = 300.0
-PREDECESSOR_REJECTED = Failure("predecessor-rejected", "The payment was rejected before this could be done.")
 # Enough to reach the longest pause; keeps 2**n a small number.
 MAX_DOUBLINGS = 16
 

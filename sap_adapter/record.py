@@ -18,7 +18,7 @@ from bridge.clock import Clock
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.keyring import KeyRing
 from bridge.payment import ParkReason
-from bridge.storage import outcomes
+from bridge.storage import decisions, outcomes
 from bridge.storage.guard import GuardSettings, keep_settling_slot
 from bridge.storage.operations import lock_operation, lock_payment
 from sap_adapter.classifier import Classifier, Whose
@@ -151,6 +151,9 @@ class Recorder:
                 log.warning("claim-lost", operation_id=claim.operation_id)
                 return
             write(HeldClaim(connection, payment, row, claim, now, monotonic))
+            if row.operator_decision is not None:
+                done = decisions.carry_out(connection, payment, claim.operation_id, now=now)
+                log.info("operator-decision", operation_id=claim.operation_id, done=done and str(done))
 
     def _answered(self, held: HeldClaim, outcome: Posted | Refused) -> None:
         held.praise_sap()

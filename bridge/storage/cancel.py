@@ -40,8 +40,8 @@ REJECT_SUCCESSORS = text("""
     WITH successor AS (
         UPDATE operations
         SET status = 'rejected', failure_code = :code, failure_message = :message, completed_at = :now,
-            updated_at = :now
-        WHERE payment_id = :payment_id AND status = 'accepted'
+            parked_reason = NULL, operator_decision = NULL, updated_at = :now
+        WHERE payment_id = :payment_id AND status IN ('accepted', 'parked')
           AND position > (SELECT position FROM operations WHERE operation_id = :operation_id)
         RETURNING operation_id, position, kind, traceparent
     ), lane AS (
@@ -101,6 +101,18 @@ def tell_cancelled(
     """Append payment.cancelled and each rejection; payment and operations are as they now stand."""
     told = [(first, EventType.CANCELLED)]
     told += [(successor, REJECTION_EVENTS[successor.kind]) for successor in successors]
+    tell_steps(connection, payment, operations, told, now=now)
+
+
+def tell_steps(
+    connection: Connection,
+    payment: Payment,
+    operations: Sequence[Operation],
+    told: Sequence[tuple[Step, EventType]],
+    *,
+    now: datetime,
+) -> None:
+    """Append one event for each step; payment and operations are as they now stand."""
     view = payment.as_json(operations)
     for step, event_type in told:
         append_event(

@@ -42,9 +42,11 @@ KEEP_SETTLING_SLOT = text("""
     /* SAP may still be working on it: the highest free permit stays taken until that is over */
     UPDATE sap_slots SET operation_id = :operation_id, lease_until = :settled_at, settling = true
     WHERE (sap_system, slot_number) = (
-        SELECT sap_system, slot_number FROM sap_slots
-        WHERE sap_system = :sap_system AND (lease_until IS NULL OR lease_until <= :now)
-        ORDER BY slot_number DESC LIMIT 1 FOR UPDATE SKIP LOCKED
+        SELECT slot.sap_system, slot.slot_number
+        FROM sap_slots AS slot JOIN sap_systems AS lane USING (sap_system)
+        WHERE slot.sap_system = :sap_system AND slot.slot_number <= lane.hard_cap
+          AND (slot.lease_until IS NULL OR slot.lease_until <= :now)
+        ORDER BY slot.slot_number DESC LIMIT 1 FOR UPDATE OF slot SKIP LOCKED
     )
 """)
 

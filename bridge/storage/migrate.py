@@ -17,11 +17,11 @@ from sqlalchemy import Connection, Engine, text
 
 from bridge.errors import SettingsError
 from bridge.storage.engine import DatabaseSettings, make_engine
+from bridge.storage.lane_control import MAX_HARD_CAP_CALLS
 
 LOCK_TIMEOUT = "5s"
 # Two deployments may start the job at once; the second waits for the first (an arbitrary, fixed key).
 ADVISORY_LOCK_KEY = 7_203_114
-MAX_HARD_CAP_CALLS = 256
 
 INSERT_SAP_SYSTEM = text("""
     /* add a lane with its window open to the cap; an existing lane keeps what operators made of it */

@@ -89,6 +89,8 @@ class LockedOperation:
     generation: int
     dispatch_number: int
     lease_until: datetime | None
+    sent_unresolved: bool
+    operator_decision: str | None
     claims_unfinished: int
     attempts: int
     last_attempt_at: datetime | None
@@ -120,6 +122,8 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
         generation=row.generation,
         dispatch_number=row.dispatch_number,
         lease_until=row.lease_until,
+        sent_unresolved=row.sent_unresolved,
+        operator_decision=row.operator_decision,
         claims_unfinished=row.claims_started - row.claims_finished,
         attempts=row.attempts,
         last_attempt_at=row.last_attempt_at,

@@ -1,6 +1,7 @@
 """One dead letter: recorded, and what it was about parked (poison) or returned to its lane."""
 
 import hashlib
+import logging
 from datetime import datetime
 
 import structlog
@@ -58,7 +59,10 @@ class DeadLetterRecorder:
         if identity is None:
             return
         self._waker.wake()
-        _log.error(
+        # An alert hangs on the error: only an open letter waits for somebody.
+        level = logging.ERROR if status == DeadLetterStatus.OPEN else logging.WARNING
+        _log.log(
+            level,
             "dead letter",
             subscription=letter.subscription,
             message_id=letter.message_id,

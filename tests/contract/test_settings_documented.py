@@ -10,7 +10,7 @@ pytestmark = pytest.mark.contract
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = [
-    *("bridge", "gateway", "dispatcher", "sap_adapter", "webhooks", "partners"),
+    *("bridge", "gateway", "dispatcher", "sap_adapter", "webhooks", "partners", "backoffice"),
     *("sap_mock", "devstack", "cli"),
 ]
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 NAMES_IN_THE_CONTRACT = {
     "postgres", "pubsub", "firestore", "cloud_tasks", "sap_mock", "receiver",
-    "envoy", "gateway", "sap_adapter", "webhooks", "partners", "dead_letters", "dispatcher",
+    "envoy", "gateway", "sap_adapter", "webhooks", "partners", "backoffice", "dead_letters", "dispatcher",
 }  # fmt: skip
 
 

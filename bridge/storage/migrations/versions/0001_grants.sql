@@ -18,8 +18,8 @@ END $$;
 GRANT SELECT, INSERT ON payments, operations, idempotency_keys, events, outbox TO gateway;
 -- accepting locks nothing but its own new rows; a later step or a cancellation locks its payment
 GRANT UPDATE (status, updated_at) ON payments TO gateway;
-GRANT UPDATE (status, dispatched_at, failure_code, failure_message, completed_at, updated_at)
-    ON operations TO gateway;
+GRANT UPDATE (status, dispatched_at, parked_reason, operator_decision, failure_code, failure_message,
+              completed_at, updated_at) ON operations TO gateway;
 GRANT DELETE ON outbox TO gateway;
 GRANT SELECT ON feed, feed_counters, sap_systems TO gateway;
 GRANT SELECT, INSERT, DELETE ON client_assertions TO gateway;
@@ -62,7 +62,17 @@ GRANT INSERT ON audit TO partners;
 
 GRANT USAGE ON SCHEMA webhooks TO backoffice;
 GRANT SELECT ON ALL TABLES IN SCHEMA public, webhooks TO backoffice;
-GRANT INSERT ON audit TO backoffice;
+GRANT INSERT ON audit, events, outbox TO backoffice;
+-- operators park, redrive and reject; only the adapter says what SAP has
+GRANT UPDATE (status, updated_at) ON payments TO backoffice;
+GRANT UPDATE (status, parked_reason, operator_decision, dispatched_at, dispatches_without_claim,
+              encrypted_document, document_type, settled_at, none_seen_at, attempts, claims_finished,
+              failure_code, failure_message, failure_pointer, encrypted_sap_log, sent_unresolved,
+              lease_until, delayed_at, completed_at, updated_at) ON operations TO backoffice;
+GRANT UPDATE, DELETE ON outbox TO backoffice;
+GRANT UPDATE (hard_cap, call_window, held) ON sap_systems TO backoffice;
+GRANT INSERT, DELETE ON sap_slots TO backoffice;
+GRANT UPDATE (status) ON dead_letters TO backoffice;
 
 -- erases, and can change nothing else; it holds no key, so what it sees of these columns is whether they are set
 GRANT SELECT (payment_id, created_at, encrypted_parties, receipt) ON payments TO retention;

@@ -120,6 +120,8 @@ CREATE TABLE operations (
     -- SAP's own words (encrypted): they carry names
     encrypted_sap_log   text,
     parked_reason       text,
+    -- what an operator wants as soon as it is sure what SAP has: nothing of it is done while sent_unresolved
+    operator_decision   text CHECK (operator_decision IN ('park', 'reject', 'remap')),
     delayed_at          timestamptz,
     traceparent         text,
     created_at          timestamptz NOT NULL,

@@ -1,0 +1,38 @@
+"""The composition root of the backoffice service: what operators do, and the trail of it."""
+
+from flask import Blueprint, Flask
+from sqlalchemy import Engine
+
+from backoffice.change_operation import Operations
+from backoffice.dead_letter_routes import register_dead_letters
+from backoffice.dead_letters import DeadLetters
+from backoffice.lane_routes import register_lanes
+from backoffice.lanes import Lanes
+from backoffice.payment_routes import register_payments
+from backoffice.settings import Settings
+from bridge.clock import Clock
+from bridge.gcp.operators import make_operator_authenticator
+from bridge.storage.engine import ping
+from bridge.storage.wake import Waker
+from bridge.web.health import register_health
+from bridge.web.logs import register_request_log
+from bridge.web.problems import register_problems
+from bridge.web.request_id import register_request_id
+
+
+def create_app(settings: Settings, engine: Engine, clock: Clock) -> Flask:
+    """Put the routes before the use cases."""
+    app = Flask("backoffice")
+    register_request_id(app)
+    register_request_log(app)
+    register_problems(app)
+    authenticate = make_operator_authenticator(settings.operators, clock)
+    wake = Waker(engine).wake
+    operations = Operations(engine, clock, wake, settling_seconds=settings.settling_seconds)
+    admin = Blueprint("admin", __name__, url_prefix="/admin")
+    register_payments(admin, engine, clock, operations, authenticate)
+    register_lanes(admin, Lanes(engine, clock, wake), authenticate)
+    register_dead_letters(admin, DeadLetters(engine, clock, wake, operations), authenticate)
+    app.register_blueprint(admin)
+    register_health(app, {"database": lambda: ping(engine)})
+    return app
