@@ -2,8 +2,11 @@
 
 import click
 
+from cli.dead_letters import dead_letters
 from cli.keys import keys
 from cli.partners import partners
+from cli.payments import payments
+from cli.sap import sap
 from cli.webhooks import webhooks
 
 
@@ -12,9 +15,8 @@ def main() -> None:
     """Operate the Partner Payments Bridge."""
 
 
-main.add_command(keys)
-main.add_command(partners)
-main.add_command(webhooks)
+for command in (dead_letters, keys, partners, payments, sap, webhooks):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

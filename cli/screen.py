@@ -21,7 +21,9 @@ def print_json(document: Any) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print one line per row; what is None stays blank. Markup in a value is shown, not obeyed."""
     console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    console.print(table, width=None if console.is_terminal else PIPE_COLUMNS)
+    console.print(table)
