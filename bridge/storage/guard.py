@@ -14,13 +14,17 @@ MAX_BACKOFF_DOUBLINGS = 16
 ANSWERS = frozenset({"posted", "refused"})
 
 TAKE_SLOT = text("""
-    /* a free call permit within the window of the lane; none if it is held or its circuit is open */
+    /* a free call permit within the window of the lane; none if it is held or its circuit is open. What a
+       claim left behind when its lease ended stays taken until the operation is unknown: SAP may be at it */
     UPDATE sap_slots SET operation_id = :operation_id, lease_until = :lease_until, settling = false
     WHERE (sap_system, slot_number) = (
         SELECT slot.sap_system, slot.slot_number
         FROM sap_slots AS slot JOIN sap_systems AS lane USING (sap_system)
         WHERE slot.sap_system = :sap_system AND NOT lane.held AND slot.slot_number <= lane.call_window
           AND (slot.lease_until IS NULL OR slot.lease_until <= :now)
+          AND NOT EXISTS (
+              SELECT FROM operations AS dead WHERE dead.operation_id = slot.operation_id
+                AND dead.status = 'processing' AND dead.lease_until = slot.lease_until)
         ORDER BY slot.slot_number LIMIT 1
         FOR UPDATE OF slot SKIP LOCKED
     )
@@ -46,6 +50,9 @@ KEEP_SETTLING_SLOT = text("""
         FROM sap_slots AS slot JOIN sap_systems AS lane USING (sap_system)
         WHERE slot.sap_system = :sap_system AND slot.slot_number <= lane.hard_cap
           AND (slot.lease_until IS NULL OR slot.lease_until <= :now)
+          AND NOT EXISTS (
+              SELECT FROM operations AS dead WHERE dead.operation_id = slot.operation_id
+                AND dead.status = 'processing' AND dead.lease_until = slot.lease_until)
         ORDER BY slot.slot_number DESC LIMIT 1 FOR UPDATE OF slot SKIP LOCKED
     )
 """)
