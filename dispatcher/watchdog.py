@@ -86,14 +86,16 @@ class Watchdog:
         return len(claims)
 
     def _end_claim(self, connection: Connection, claim: ExpiredClaim, now: datetime) -> None:
-        """The call's outcome is unknown; its permit ends by its own lease, SAP may go on until it settles."""
-        settled_at = claim.settled_at
+        """The call's outcome is unknown, and its permit free; one is kept until SAP must have settled."""
+        settled_at = claim.lease_until + timedelta(seconds=self._settings.settling_seconds)
         if claim.status == OperationStatus.PROCESSING:
-            settled_at = claim.lease_until + timedelta(seconds=self._settings.settling_seconds)
+            end_expired_claim(connection, claim.operation_id, settled_at=settled_at, now=now)
+            # after the claim has ended: at least its own permit is free then, and only to us
             keep_settling_slot(
                 connection, claim.sap_system, claim.operation_id, settled_at=settled_at, now=now
             )
-        end_expired_claim(connection, claim.operation_id, settled_at=settled_at, now=now)
+        else:
+            end_expired_claim(connection, claim.operation_id, settled_at=claim.settled_at, now=now)
         is_poison = claim.claims_unfinished >= POISON_CLAIMS
         _log.warning("claim expired", operation_id=claim.operation_id, poison=is_poison)
         if not is_poison:
@@ -125,15 +127,15 @@ class Watchdog:
         return len(lost)
 
     def _delays(self, now: datetime) -> int:
-        """Follow the limit in time: everything accepted before it is looked at once."""
+        """Follow the limit in time: everything that waits since before it is looked at once."""
         limit = now - timedelta(seconds=self._settings.delayed_after_seconds)
         with self._engine.begin() as connection:
             page = waiting_page(connection, after=self._delay_walk, limit=MAX_PAGE)
-        page = [operation for operation in page if operation.created_at < limit]
+        page = [operation for operation in page if operation.waits_since < limit]
         for operation in page:
             self._tell_if_delayed(operation, now)
         if page:
-            self._delay_walk = (page[-1].created_at, page[-1].operation_id)
+            self._delay_walk = (page[-1].waits_since, page[-1].operation_id)
         return len(page)
 
     def _stranded(self, now: datetime) -> None:
@@ -145,13 +147,13 @@ class Watchdog:
                 self._rescue(operation, now)
             self._tell_if_delayed(operation, now)
         is_end = len(page) < MAX_PAGE
-        self._round_walk = _START if is_end else (page[-1].created_at, page[-1].operation_id)
+        self._round_walk = _START if is_end else (page[-1].waits_since, page[-1].operation_id)
 
     def _rescue(self, operation: WaitingOperation, now: datetime) -> None:
         with self._engine.begin() as connection:
             is_stranded = lock_stranded(connection, operation.operation_id)
             if is_stranded:
-                not_before = max(now, operation.due_at or now)
+                not_before = max(now, operation.waits_since)
                 put_back(connection, operation.operation_id, not_before=not_before, now=now)
         if is_stranded:
             # It must not happen: whoever let it fall has to be found.
@@ -159,8 +161,7 @@ class Watchdog:
             self._put_back_some()
 
     def _tell_if_delayed(self, operation: WaitingOperation, now: datetime) -> None:
-        waits_since = max(operation.created_at, operation.due_at or operation.created_at)
-        is_late = (now - waits_since).total_seconds() > self._settings.delayed_after_seconds
+        is_late = (now - operation.waits_since).total_seconds() > self._settings.delayed_after_seconds
         is_parked = operation.status == OperationStatus.PARKED
         if operation.delayed_at is not None or not (is_late or is_parked):
             return

@@ -24,9 +24,9 @@ INSERT_PAYMENT = text("""
 """)
 INSERT_OPERATION = text("""
     INSERT INTO operations (operation_id, payment_id, partner_id, position, kind, status, amount_minor,
-                            sap_system, sap_reference, created_at, updated_at)
+                            sap_system, sap_reference, due_at, created_at, updated_at)
     VALUES (:operation_id, :payment_id, :partner_id, 1, 'payment', :status, 1250, :lane, :reference,
-            :now, :now)
+            CAST(CAST(:execution_date AS date) AS timestamp) AT TIME ZONE 'Europe/Berlin', :now, :now)
 """)
 INSERT_EVENT = text("""
     INSERT INTO events (event_id, partner_id, payment_id, operation_id, event_type, data, created_at)

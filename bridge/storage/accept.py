@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from bridge.ids import sap_reference
-from bridge.payment import EventType, Operation, Payment
+from bridge.payment import EventType, Operation, OperationStatus, Payment
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.failures import (
     LOCK_NOT_AVAILABLE,
@@ -54,9 +54,10 @@ ACCEPT = text("""
     ), operation AS (
         INSERT INTO operations
             (operation_id, payment_id, partner_id, position, kind, status, amount_minor, sap_system,
-             sap_reference, traceparent, created_at, updated_at)
+             sap_reference, traceparent, due_at, created_at, updated_at)
         SELECT :operation_id, payment_id, :partner_id, 1, :kind, :operation_status, :amount_minor,
-               :sap_system, :sap_reference, CAST(:traceparent AS text), :now, :now
+               :sap_system, :sap_reference, CAST(:traceparent AS text), CAST(:due_at AS timestamptz), :now,
+               :now
         FROM payment
         RETURNING operation_id
     ), accepted AS (
@@ -235,5 +236,6 @@ def parameters_of(new: NewPayment) -> dict[str, Any]:
         "event_type": str(EventType.ACCEPTED),
         "event_data": json.dumps({"payment": payment.as_json([operation])}),
         "not_before": new.not_before,
+        "due_at": new.not_before if operation.status == OperationStatus.SCHEDULED else None,
         "traceparent": new.traceparent,
     }

@@ -34,13 +34,15 @@ TAKE_KEY = text("""
 """)
 
 QUEUE_OPERATION = text("""
-    /* the next step of a payment, in its lane; not_before is NULL until its turn comes */
+    /* the next step of a payment, in its lane; not_before is NULL until its turn comes. It waits since the
+       day the payment is wanted for, if that is still to come */
     WITH operation AS (
         INSERT INTO operations
             (operation_id, payment_id, partner_id, position, kind, status, amount_minor, sap_system,
-             sap_reference, traceparent, created_at, updated_at)
-        VALUES (:operation_id, :payment_id, :partner_id, :position, :kind, :status, :amount_minor,
-                :sap_system, :sap_reference, CAST(:traceparent AS text), :now, :now)
+             sap_reference, traceparent, due_at, created_at, updated_at)
+        SELECT :operation_id, payment_id, :partner_id, :position, :kind, :status, :amount_minor,
+               :sap_system, :sap_reference, CAST(:traceparent AS text), due_at, :now, :now
+        FROM operations WHERE payment_id = :payment_id AND position = 1
         RETURNING operation_id
     ), dispatch AS (
         INSERT INTO outbox (lane, partner_id, operation_id, not_before, traceparent, created_at)

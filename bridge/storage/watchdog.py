@@ -52,29 +52,29 @@ RECALL = text("""
 
 SELECT_WAITING = text("""
     /* a page of everything that waits, to find what nothing would move any more: what is not queued, or is
-       without a date although nothing before it is unfinished. The day a payment is wanted for begins at
-       midnight in its own time zone, whatever its first step is at by now. The outbox is looked into row
-       by row: as a plain NOT EXISTS it would be read from end to end for each page */
+       without a date although nothing before it is unfinished. A scheduled payment waits since its day has
+       come, and so does what is to follow it. The outbox is looked into row by row: as a plain NOT EXISTS it
+       would be read from end to end for each page */
     WITH page AS MATERIALIZED (
-        SELECT operation_id, payment_id, position, created_at, status, delayed_at,
+        SELECT operation_id, payment_id, position, greatest(created_at, due_at) AS waits_since, status,
+               delayed_at,
                dispatched_at IS NULL AND lease_until IS NULL
                    AND status IN ('scheduled', 'accepted', 'unknown') AS is_idle
         FROM operations
         WHERE status IN ('scheduled', 'accepted', 'processing', 'unknown', 'parked')
-          AND (created_at, operation_id) > (:after_created_at, :after_id)
-        ORDER BY created_at, operation_id LIMIT :limit
+          AND (greatest(created_at, due_at), operation_id) > (:after_since, :after_id)
+        ORDER BY greatest(created_at, due_at), operation_id LIMIT :limit
     )
-    SELECT page.operation_id, page.created_at, page.status, page.delayed_at,
+    SELECT page.operation_id, page.waits_since, page.status, page.delayed_at,
            page.is_idle AND queued.not_before IS NULL AND NOT EXISTS (
                SELECT FROM operations AS earlier
                WHERE earlier.payment_id = page.payment_id AND earlier.position < page.position
                  AND earlier.status NOT IN ('succeeded', 'rejected', 'cancelled')
-           ) AS is_stranded,
-           CAST(payment.requested_execution_date AS timestamp) AT TIME ZONE payment.time_zone AS due_at
-    FROM page JOIN payments AS payment USING (payment_id) LEFT JOIN LATERAL (
+           ) AS is_stranded
+    FROM page LEFT JOIN LATERAL (
         SELECT not_before FROM outbox WHERE outbox.operation_id = page.operation_id LIMIT 1
     ) AS queued ON true
-    ORDER BY page.created_at, page.operation_id
+    ORDER BY page.waits_since, page.operation_id
 """)
 
 LOCK_IDLE = text("""
@@ -147,15 +147,14 @@ class DispatchedOperation:
 class WaitingOperation:
     """An operation without an end. `is_stranded`: nothing is under way that would move it.
 
-    `due_at` is when the day begins that the payment is wanted for, if it is.
+    `waits_since`: when it was accepted, or the later day that the payment is wanted for.
     """
 
     operation_id: str
-    created_at: datetime
+    waits_since: datetime
     status: str
     delayed_at: datetime | None
     is_stranded: bool
-    due_at: datetime | None
 
 
 def lock_expired_claims(connection: Connection, *, limit: int, now: datetime) -> list[ExpiredClaim]:
@@ -197,8 +196,8 @@ def recall(connection: Connection, operation_id: str, *, is_lost: bool) -> None:
 def waiting_page(
     connection: Connection, *, after: tuple[datetime, str], limit: int
 ) -> list[WaitingOperation]:
-    """Return the next operations without an end, by (created_at, operation_id)."""
-    parameters = {"after_created_at": after[0], "after_id": after[1], "limit": limit}
+    """Return the next operations without an end, by (waits_since, operation_id)."""
+    parameters = {"after_since": after[0], "after_id": after[1], "limit": limit}
     return [WaitingOperation(*row) for row in connection.execute(SELECT_WAITING, parameters)]
 
 

@@ -154,7 +154,9 @@ def test_it_can_be_cancelled_without_a_key(stage):
         {"status": "unknown", "claims_started": 1, "sent_unresolved": True},
         # tried, and not posted
         {"status": "accepted", "claims_started": 1, "sent_unresolved": False},
-        {"status": "accepted", "claims_started": 0, "sent_unresolved": True},
+        # parked over a call whose outcome nobody knows; and one that an operator has parked unsent
+        {"status": "parked", "parked_reason": "poison", "claims_started": 3, "sent_unresolved": True},
+        {"status": "parked", "parked_reason": "operator", "claims_started": 0, "sent_unresolved": False},
     ],
 )
 def test_what_sap_may_have_heard_of_is_not_cancelled(stage, state):

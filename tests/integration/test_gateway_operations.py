@@ -340,3 +340,12 @@ def test_later_steps_stay_in_their_lane_and_disturb_nobody(stage, database):
         assert told == len(steps) + len(first)
     finally:
         dispatcher.dispose()
+
+
+def test_a_refund_of_a_scheduled_payment_waits_since_the_day_of_the_payment(stage):
+    """It was told as delayed a quarter of an hour after it was handed over, months before its turn."""
+    payment_id = stage.pay(new_payment(requested_execution_date="2026-12-01")).json["id"]
+    operation_id = stage.operate(payment_id, "refunds").json["operations"][1]["id"]
+    assert stage.operation(operation_id)["due_at"].isoformat() == "2026-11-30T23:00:00+00:00"
+    at_once = stage.operate(stage.pay().json["id"], "refunds").json["operations"][1]["id"]
+    assert stage.operation(at_once)["due_at"] is None

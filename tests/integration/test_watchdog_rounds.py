@@ -17,6 +17,7 @@ from fakes.publisher import InMemoryPublisher
 from sqlalchemy import create_engine, text
 
 from bridge.clock import ManualClock
+from bridge.storage.guard import take_slot
 from dispatcher.relay import OperationsRelay, RelaySettings
 from dispatcher.watchdog import POISON_CLAIMS, Watchdog, WatchdogSettings
 
@@ -113,6 +114,26 @@ def test_a_permit_stays_taken_while_sap_may_still_work_on_a_dead_claim(owner, wa
     statement = "SELECT count(*) FROM sap_slots WHERE lease_until > :now"
     assert scalar(owner, statement, now=clock.now()) == 1
     assert scalar(owner, "SELECT max(lease_until) FROM sap_slots") == until
+
+
+def test_a_dead_claims_permit_could_be_taken_before_the_watchdog_had_come_by(owner, watchdog, clock):
+    """SAP could be running as many calls above the cap as claims had just died."""
+    first, *others = add_payments(owner, 6)
+    for slot, operation_id in enumerate((first, *others[:3]), start=1):
+        claim(owner, operation_id, lease_until=NOW + MINUTE, slot=slot)
+    clock.advance(61)
+
+    def takes_one(operation_id):
+        with owner.begin() as connection:
+            later = clock.now() + MINUTE
+            return take_slot(connection, LANE, operation_id, lease_until=later, now=clock.now())
+
+    assert takes_one(others[3]) is None
+    drain(watchdog)
+    assert scalar(owner, "SELECT count(*) FROM sap_slots WHERE lease_until > :now", now=clock.now()) == 4
+    assert takes_one(others[3]) is None
+    clock.advance(SETTINGS.settling_seconds)
+    assert takes_one(others[3]) is not None
 
 
 def test_a_question_whose_asker_died_stays_unknown_and_keeps_what_is_known(owner, watchdog, clock):
@@ -231,6 +252,21 @@ def test_a_scheduled_payment_is_late_only_after_its_day_has_come(owner, engine, 
     assert delayed_events(owner, operation_id) == 1
 
 
+def test_a_scheduled_payment_was_told_late_only_once_the_walk_through_everything_came_by(
+    owner, engine, clock, monkeypatch
+):
+    """What follows the limit in time had passed it the day after its acceptance."""
+    monkeypatch.setattr("dispatcher.watchdog.MAX_PAGE", 10)
+    add_payments(owner, 50, event=False)
+    [operation_id] = add_payments(owner, 1, status="scheduled", execution_date="2026-12-01")
+    watchdog = Watchdog(engine, clock, SETTINGS, lambda: None)
+    clock.advance(86_400)
+    drain(watchdog)
+    clock.advance(9 * 86_400 + 11 * 3600 + 901)  # a second more than it may wait, from midnight in Berlin
+    watchdog.go_round()
+    assert delayed_events(owner, operation_id) == 1
+
+
 @pytest.mark.parametrize("status", ["accepted", "processing", "unknown"])
 def test_a_scheduled_payment_was_told_late_as_soon_as_its_first_call_ran(owner, engine, clock, status):
     """Its wait was counted from acceptance once it was not `scheduled` any more."""
@@ -260,7 +296,7 @@ def test_a_page_of_the_walk_reads_no_outbox_rows_but_its_own(owner, engine):
     add_payments(owner, 3000, event=False)
     with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))
-    parameters = {"after_created_at": NOW - MINUTE, "after_id": "", "limit": 100}
+    parameters = {"after_since": NOW - MINUTE, "after_id": "", "limit": 100}
     with engine.begin() as connection:
         plan = connection.execute(
             text(f"EXPLAIN (ANALYZE, FORMAT JSON) {SELECT_WAITING.text}"), parameters
@@ -270,6 +306,7 @@ def test_a_page_of_the_walk_reads_no_outbox_rows_but_its_own(owner, engine):
         (scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)) * scan["Actual Loops"] for scan in scans
     )
     assert read == 100, plan
+    assert "operations_waiting" in str(plan)
 
 
 def scans_of(node):

@@ -124,11 +124,14 @@ CREATE TABLE operations (
     operator_decision   text CHECK (operator_decision IN ('park', 'reject', 'remap')),
     delayed_at          timestamptz,
     traceparent         text,
+    -- when the day begins that the payment is wanted for; NULL: it was wanted at once
+    due_at              timestamptz,
     created_at          timestamptz NOT NULL,
     updated_at          timestamptz NOT NULL,
     completed_at        timestamptz,
     UNIQUE (payment_id, position),
     CHECK ((status = 'succeeded') = (sap_document_number IS NOT NULL)),
+    CHECK (NOT sent_unresolved OR status IN ('processing', 'unknown', 'parked')),
     CHECK ((status = 'parked') = (parked_reason IS NOT NULL)),
     CHECK ((status IN ('succeeded', 'rejected', 'cancelled')) = (completed_at IS NOT NULL))
 ) WITH (fillfactor = 70);
@@ -140,8 +143,8 @@ CREATE INDEX operations_leased ON operations (lease_until) WHERE lease_until IS 
 -- for a probe; a plan that looked for them among all that waits would read the backlog
 CREATE INDEX operations_unknown ON operations (sap_system) WHERE status = 'unknown';
 
--- everything without an end, for the watchdog to walk through page by page
-CREATE INDEX operations_waiting ON operations (created_at, operation_id)
+-- everything without an end by since when it waits, for the watchdog to walk through page by page
+CREATE INDEX operations_waiting ON operations (greatest(created_at, due_at), operation_id)
     WHERE status IN ('scheduled', 'accepted', 'processing', 'unknown', 'parked');
 
 CREATE TABLE idempotency_keys (
