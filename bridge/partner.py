@@ -12,7 +12,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from bridge.money import Money
 from bridge.payment import OperationKind
+from bridge.routing import Name, Routing
 from bridge.webhook_endpoint import MAX_ENDPOINTS, WebhookEndpoint
 
 Scope = Literal["payments:read", "payments:write", "events:read", "webhooks:read", "webhooks:write"]
@@ -29,6 +31,7 @@ SapSystemId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$"
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 4096
 MAX_CLIENT_KEYS = 5
+MAX_TARGETS = 50
 Base64Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,700}$")]
 CompanyCode = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{4}$")]
 
@@ -140,8 +143,11 @@ class JournalEntryMapping(_Document):
     reversal_reason: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{2}$")] = "01"
 
 
-class SapRoute(_Document):
-    """Where the partner's payments are posted, fixed on a payment at acceptance."""
+class SapTarget(_Document):
+    """A company code in a SAP system, and how the partner's operations become journal entries there.
+
+    Which target a payment goes to (bridge.routing) is fixed at its acceptance.
+    """
 
     sap_system: SapSystemId
     company_code: CompanyCode
@@ -166,7 +172,8 @@ class PartnerConfiguration(_Document):
     name: str
     status: PartnerStatus
     clients: tuple[Client, ...]
-    route: SapRoute
+    targets: Annotated[dict[Name, SapTarget], Field(min_length=1, max_length=MAX_TARGETS)]
+    routing: Routing
     limits: PartnerLimits = PartnerLimits()
     webhook_endpoints: Annotated[tuple[WebhookEndpoint, ...], Field(max_length=MAX_ENDPOINTS)] = ()
 
@@ -180,6 +187,17 @@ class PartnerConfiguration(_Document):
                 raise ValueError(f"{what} occurs twice")
         return self
 
+    @model_validator(mode="after")
+    def _routed(self) -> "PartnerConfiguration":
+        named = {self.routing.default, *(rule.target for rule in self.routing.rules)}
+        unknown = sorted(named - set(self.targets))
+        if unknown:
+            raise ValueError(f"routing names targets that are not there: {', '.join(unknown)}")
+        places = [(target.sap_system, target.company_code) for target in self.targets.values()]
+        if len(set(places)) != len(places):
+            raise ValueError("two targets are the same company code of the same SAP system")
+        return self
+
     @classmethod
     def read(cls, document: object) -> "PartnerConfiguration":
         """Read a stored document. Members that a newer release has added are passed over, so that
@@ -190,6 +208,15 @@ class PartnerConfiguration(_Document):
     def client(self, client_id: str) -> Client | None:
         """Return the partner's active client of that id, if it has one."""
         return next((c for c in self.clients if c.client_id == client_id and c.status == "active"), None)
+
+    def target_of(self, amount: Money) -> SapTarget:
+        """Return where a payment of this amount goes when it is accepted now."""
+        return self.targets[self.routing.target_of(amount)]
+
+    def target_at(self, sap_system: str, company_code: str) -> SapTarget | None:
+        """Return the target of a payment accepted earlier: its place is fixed, its mappings are today's."""
+        place = (sap_system, company_code)
+        return next((t for t in self.targets.values() if (t.sap_system, t.company_code) == place), None)
 
     def endpoint(self, endpoint_id: str) -> WebhookEndpoint | None:
         return next((e for e in self.webhook_endpoints if e.endpoint_id == endpoint_id), None)

@@ -55,6 +55,33 @@ def schema(api: Api) -> None:
     print_json(api.get("/admin/partner-schema").body)
 
 
+@partners.command("explain-route")
+@_partner_id
+@click.argument("amount")
+@click.argument("currency")
+@as_json
+@click.pass_obj
+def explain_route(api: Api, partner_id: str, amount: str, currency: str, as_json: bool) -> None:
+    """Say where a payment of AMOUNT (1250.00) in CURRENCY (EUR) would be posted, and which rule says so.
+
+    A payment that was accepted earlier stays where it was routed to then.
+    """
+    found = api.get(f"/admin/partners/{partner_id}/route", amount=amount, currency=currency.upper()).body
+    if as_json:
+        print_json(found)
+        return
+    by = f"rule {found['rule']}" if found["rule"] else "the default: no rule matches"
+    click.echo(
+        f"{found['target']}: SAP system {found['sap_system']}, company code {found['company_code']}, by {by}"
+    )
+    click.echo(f"operations mapped there: {', '.join(found['mapped_kinds']) or 'none'}")
+    if found["considered"]:
+        print_table(
+            ("rule", "matches", "because"),
+            ((one["rule"], "yes" if one["matches"] else "no", one["because"]) for one in found["considered"]),
+        )
+
+
 @partners.command()
 @click.argument("document", type=click.File("rb"), default="-")
 @click.option("--name", help="In place of the document's name.")

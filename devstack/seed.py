@@ -15,11 +15,12 @@ from bridge.partner import (
     PartnerConfiguration,
     PartnerLimits,
     PartnerStatus,
-    SapRoute,
+    SapTarget,
 )
 from bridge.partner_mirror import PartnerMirror, restore_from_mirror
 from bridge.payment import OperationKind
 from bridge.ports import PartnerStore
+from bridge.routing import Routing
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.webhook_endpoint import SigningSecret, WebhookEndpoint
 from bridge.webhook_secrets import seal_secret
@@ -102,21 +103,24 @@ def demo_document(
         clients=(
             Client(client_id=partner.client_id, secret_hash=PasswordHasher().hash(partner.client_secret)),
         ),
-        route=SapRoute(
-            sap_system=SAP_SYSTEM,
-            company_code=COMPANY_CODE,
-            time_zone=TIME_ZONE,
-            mappings={
-                kind: JournalEntryMapping(
-                    document_type=document_type,
-                    customer=customer,
-                    clearing_account=CLEARING_ACCOUNT,
-                    statistical_account=STATISTICAL_ACCOUNT,
-                    special_gl_code=SPECIAL_GL_CODE,
-                )
-                for kind, document_type in DOCUMENT_TYPES.items()
-            },
-        ),
+        targets={
+            "main": SapTarget(
+                sap_system=SAP_SYSTEM,
+                company_code=COMPANY_CODE,
+                time_zone=TIME_ZONE,
+                mappings={
+                    kind: JournalEntryMapping(
+                        document_type=document_type,
+                        customer=customer,
+                        clearing_account=CLEARING_ACCOUNT,
+                        statistical_account=STATISTICAL_ACCOUNT,
+                        special_gl_code=SPECIAL_GL_CODE,
+                    )
+                    for kind, document_type in DOCUMENT_TYPES.items()
+                },
+            )
+        },
+        routing=Routing(default="main"),
         limits=LIMITS,
         webhook_endpoints=(
             WebhookEndpoint(

@@ -13,7 +13,7 @@ from bridge.errors import FieldError, RejectedError, TransientError
 from bridge.ids import new_id
 from bridge.keyring import KeyRing
 from bridge.parties import COLUMN, TABLE
-from bridge.partner import PartnerConfiguration
+from bridge.partner import PartnerConfiguration, SapTarget
 from bridge.payment import Operation, OperationStatus, Payment, PaymentStatus, first_operation_kind
 from bridge.storage.accept import (
     AcceptAgainError,
@@ -80,8 +80,9 @@ class AcceptPayment:
         request = read_payment(submission.document)
         fingerprint = self.fingerprints.of(submission.method, submission.path, submission.document)
         now = to_the_millisecond(self.clock.now())
+        target = partner.target_of(request.amount)
         try:
-            not_before = _not_before(request.requested_execution_date, ZoneInfo(partner.route.time_zone), now)
+            not_before = _not_before(request.requested_execution_date, ZoneInfo(target.time_zone), now)
         except RejectedError:
             # what was fine when it was accepted may be past when it is repeated
             with self.engine.connect() as connection:
@@ -91,7 +92,7 @@ class AcceptPayment:
             if earlier is None:
                 raise
             return earlier
-        return self._prepare(partner, submission, request, fingerprint, not_before, now)
+        return self._prepare(partner, target, submission, request, fingerprint, not_before, now)
 
     def _write(self, connection: Connection, new: NewPayment) -> Accepted:
         partner_id = new.payment.partner_id
@@ -132,13 +133,13 @@ class AcceptPayment:
     def _prepare(
         self,
         partner: PartnerConfiguration,
+        target: SapTarget,
         submission: Submission,
         request: PaymentRequest,
         fingerprint: bytes,
         not_before: datetime,
         now: datetime,
     ) -> NewPayment:
-        route = partner.route
         scheduled = not_before > now
         payment_id, operation_id = new_id("pay", now), new_id("op", now)
         payment = Payment(
@@ -171,9 +172,9 @@ class AcceptPayment:
             operation=operation,
             idempotency_key=submission.idempotency_key,
             fingerprint=fingerprint,
-            sap_system=route.sap_system,
-            company_code=route.company_code,
-            time_zone=route.time_zone,
+            sap_system=target.sap_system,
+            company_code=target.company_code,
+            time_zone=target.time_zone,
             encrypted_parties=encrypted,
             metadata=request.metadata,
             receipt=self.receipts.sign(

@@ -8,11 +8,12 @@ import structlog
 from sqlalchemy import Engine
 
 from bridge.clock import Clock
-from bridge.errors import RejectedError, TransientError, UnknownOutcomeError
+from bridge.errors import FieldError, RejectedError, TransientError, UnknownOutcomeError
 from bridge.partner import PartnerConfiguration
 from bridge.partner_mirror import PartnerMirror
 from bridge.ports import ClientTakenError, InvalidDocumentError, PartnerStore, VersionConflictError
 from bridge.storage import audit
+from bridge.storage.lanes import sap_systems
 from partners import documents
 
 # How often an amendment is made again on what somebody else has written meanwhile.
@@ -77,6 +78,7 @@ class Partners:
         document = documents.read(
             change.body, partner_id=change.partner_id, version=newest_version + 1, base=base
         )
+        self._require_known_systems(document)
         return self._write(change, "partner.change", document, change.expected_version)
 
     def amend(self, wish: Wish, action: str, amendment: Amendment) -> PartnerConfiguration:
@@ -120,6 +122,16 @@ class Partners:
             ) from error
         self._remember(document)
         return document
+
+    def _require_known_systems(self, document: PartnerConfiguration) -> None:
+        """Refuse a target whose lane is not there: its payments could not even be accepted."""
+        with self._engine.connect() as connection:
+            known = set(sap_systems(connection))
+        unknown = [name for name, target in document.targets.items() if target.sap_system not in known]
+        if unknown:
+            raise documents.invalid(
+                *(FieldError(f"/targets/{name}/sap_system", "is no SAP system of ours") for name in unknown)
+            )
 
     def _standing(self, change: Change) -> tuple[PartnerConfiguration | None, int]:
         """Return the document that secrets are kept from, and the highest version that readers have seen.

@@ -46,9 +46,9 @@ def read(
     RejectedError (422) points at each mistake and repeats no value.
     """
     if not isinstance(body, dict):
-        raise _invalid(FieldError("", "must be an object"))
+        raise invalid(FieldError("", "must be an object"))
     if body.get("partner_id", partner_id) != partner_id:
-        raise _invalid(FieldError("/partner_id", "is not the partner of the path"))
+        raise invalid(FieldError("/partner_id", "is not the partner of the path"))
     document = copy.deepcopy(body) | {"partner_id": partner_id, "version": version}
     if base is not None:
         _keep_secrets(document, base.model_dump(mode="json"))
@@ -56,7 +56,7 @@ def read(
         configuration = PartnerConfiguration.model_validate(document)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
-        raise _invalid(
+        raise invalid(
             *(FieldError(_pointer(problem["loc"]), str(problem["msg"])) for problem in problems)
         ) from None
     unhashed = [
@@ -71,7 +71,7 @@ def read(
         if not _is_usable(key)
     ]
     if unhashed or unusable:
-        raise _invalid(*unhashed, *unusable)
+        raise invalid(*unhashed, *unusable)
     return configuration
 
 
@@ -101,5 +101,6 @@ def _pointer(location: tuple[int | str, ...]) -> str:
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
-def _invalid(*errors: FieldError) -> RejectedError:
+def invalid(*errors: FieldError) -> RejectedError:
+    """Return the 422 that points at each mistake."""
     return RejectedError("invalid-request", 422, "The document is not acceptable.", errors=errors)

@@ -16,6 +16,7 @@ from bridge.partner import PARTNER_ID_PATTERN, PartnerConfiguration, PartnerStat
 from partners import documents
 from partners.change import Change, Partners, Wish
 from partners.clients import add_client, revoke_client
+from partners.explain_route import explain_route
 
 REASON_HEADER = "X-Reason"
 MAX_BODY_BYTES = 256 * 1024
@@ -62,6 +63,13 @@ def _register_documents(admin: Blueprint, partners: Partners, operator: Callable
         response = _render(partners.change(wanted))
         response.status_code = 201 if expected_version is None else 200
         return response
+
+    @admin.get("/partners/<partner_id>/route")
+    def explain(partner_id: str) -> Response:
+        operator()
+        found = partners.show(_known_form(partner_id))
+        amount, currency = request.args.get("amount", ""), request.args.get("currency", "")
+        return _private(explain_route(found, amount, currency))
 
     @admin.get("/partner-schema")
     def schema() -> Response:

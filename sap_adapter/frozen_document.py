@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from bridge.errors import PermanentError
 from bridge.keyring import KeyRing
-from bridge.partner import JournalEntryMapping, SapRoute
+from bridge.partner import JournalEntryMapping, PartnerConfiguration
 from bridge.payment import Operation, OperationKind, OperationStatus, SapDocument
 from bridge.storage.operations import LockedOperation, LockedPayment
 from sap_adapter.connector import JournalFacts
@@ -29,7 +29,7 @@ def frozen_document(
     payment: LockedPayment,
     row: LockedOperation,
     earlier: Sequence[Operation],
-    route: SapRoute | None,
+    partner: PartnerConfiguration | None,
     now: datetime,
 ) -> FrozenDocument:
     """Return the operation's document, rendered now if this is its first claim.
@@ -40,7 +40,7 @@ def frozen_document(
     if row.encrypted_document is not None and row.document_type is not None:
         content = key_ring.decrypt(row.encrypted_document, **place)
         return FrozenDocument(content, row.document_type, row.encrypted_document)
-    mapping = _mapping(route, payment, row)
+    mapping = _mapping(partner, payment, row)
     try:
         entry = render(_facts(key_ring, payment, row, earlier, now), mapping)
     except (ValueError, KeyError) as error:
@@ -97,16 +97,19 @@ def _counterparty_text(key_ring: KeyRing, payment: LockedPayment) -> str:
     return str(parties.get("remittance_information") or debtor.get("name") or "")
 
 
-def _mapping(route: SapRoute | None, payment: LockedPayment, row: LockedOperation) -> JournalEntryMapping:
+def _mapping(
+    partner: PartnerConfiguration | None, payment: LockedPayment, row: LockedOperation
+) -> JournalEntryMapping:
     """Return the partner's mapping; PermanentError unless it is for where the payment was accepted to go.
 
     The accounts of one SAP system or company code are somebody else's in another.
     """
-    mapping = route.mappings.get(row.operation.kind) if route else None
-    if route is None or mapping is None:
+    target = partner.target_at(row.sap_system, payment.company_code) if partner else None
+    if target is None:
+        raise PermanentError("the partner has no target any more where the payment was accepted to go")
+    mapping = target.mappings.get(row.operation.kind)
+    if mapping is None:
         raise PermanentError(f"no mapping for {row.operation.kind}")
-    if (route.sap_system, route.company_code) != (row.sap_system, payment.company_code):
-        raise PermanentError("the partner's route leads elsewhere than at acceptance")
     return mapping
 
 

@@ -12,7 +12,7 @@ from bridge.errors import PermanentError, TransientError, UnknownOutcomeError
 from bridge.ids import sap_message_uuid
 from bridge.keyring import KeyRing
 from bridge.messages import OperationMessage
-from bridge.partner import SapRoute
+from bridge.partner import PartnerConfiguration
 from bridge.payment import (
     FINAL_OPERATION_STATUSES,
     Operation,
@@ -101,22 +101,23 @@ class Posting:
 
     def handle(self, message: OperationMessage) -> None:
         """Take the operation's next step. Returns once something is recorded; raises only if nothing was."""
-        route = self._route(message.partner_id)
-        claimed = self._claim(message, route)
+        partner = self._partner(message.partner_id)
+        claimed = self._claim(message, partner)
         if isinstance(claimed, PostClaim):
             self._post(claimed)
         elif isinstance(claimed, QuestionClaim):
             self._ask(claimed)
 
-    def _route(self, partner_id: str) -> SapRoute | None:
+    def _partner(self, partner_id: str) -> PartnerConfiguration | None:
         # Read before the transaction: the directory may go to Firestore.
         try:
-            partner = self._directory.partner(partner_id)
+            return self._directory.partner(partner_id)
         except TransientError:
             return None
-        return partner.route if partner else None
 
-    def _claim(self, message: OperationMessage, route: SapRoute | None) -> PostClaim | QuestionClaim | None:
+    def _claim(
+        self, message: OperationMessage, partner: PartnerConfiguration | None
+    ) -> PostClaim | QuestionClaim | None:
         started = self._clock.monotonic()
         now = self._clock.now()
         with self._engine.begin() as connection:
@@ -140,7 +141,7 @@ class Posting:
             sends = status != OperationStatus.UNKNOWN
             if sends and not self._is_next(connection, payment, row, earlier, now):
                 return None
-            return self._start(connection, payment, row, earlier, number, route, started, now)
+            return self._start(connection, payment, row, earlier, number, partner, started, now)
 
     def _is_next(
         self,
@@ -172,13 +173,13 @@ class Posting:
         row: LockedOperation,
         earlier: Sequence[Operation],
         number: int,
-        route: SapRoute | None,
+        partner: PartnerConfiguration | None,
         started: float,
         now: datetime,
     ) -> PostClaim | QuestionClaim | None:
         operation_id = row.operation.operation_id
         question = row.operation.status == OperationStatus.UNKNOWN
-        if not question and row.encrypted_document is None and route is None:
+        if not question and row.encrypted_document is None and partner is None:
             self._put_back(connection, row, NO_CONFIGURATION_PAUSE_SECONDS, now)
             return None
         lease_until = now + timedelta(seconds=self._settings.lease_seconds)
@@ -191,7 +192,7 @@ class Posting:
             start_question(connection, operation_id, lease_until=lease_until, now=now)
             return QuestionClaim(claim, payment.company_code, row.sap_reference)
         try:
-            document = frozen_document(self._key_ring, payment, row, earlier, route, now)
+            document = frozen_document(self._key_ring, payment, row, earlier, partner, now)
         except PermanentError as error:
             log.error("not-mappable", operation_id=operation_id, reason=str(error))  # noqa: TRY400 - no names
             give_back_slot(

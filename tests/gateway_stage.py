@@ -132,6 +132,12 @@ class GatewayStage:
         self.engine.dispose()
         self.mirror.dispose()
 
+    def route(self, partner):
+        """Put the partner's next version in force."""
+        self.store.put(partner, self.partner.version)
+        self.partner = partner
+        self.clock.advance(self.settings.directory.fresh_seconds + 1)
+
     def token(self, client_id="acme", scopes=None):
         partner = self.stranger if client_id == "other" else self.partner
         owner = partner.client(client_id)

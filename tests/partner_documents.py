@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 
 from bridge.ids import new_id
-from bridge.partner import Client, JournalEntryMapping, PartnerConfiguration, SapRoute
+from bridge.partner import Client, JournalEntryMapping, PartnerConfiguration, SapTarget
 from bridge.payment import OperationKind
+from bridge.routing import Routing
 from bridge.webhook_endpoint import SigningSecret, WebhookEndpoint
 
 
@@ -24,16 +25,19 @@ def new_partner(*client_ids, version=1, status="active", **changes):
             )
             for client_id in clients
         ),
-        route=SapRoute(
-            sap_system="s4-main",
-            company_code="1000",
-            time_zone="Europe/Berlin",
-            mappings={
-                OperationKind.PAYMENT: JournalEntryMapping(
-                    document_type="DZ", customer="10000001", clearing_account="113100"
-                )
-            },
-        ),
+        targets={
+            "main": SapTarget(
+                sap_system="s4-main",
+                company_code="1000",
+                time_zone="Europe/Berlin",
+                mappings={
+                    OperationKind.PAYMENT: JournalEntryMapping(
+                        document_type="DZ", customer="10000001", clearing_account="113100"
+                    )
+                },
+            )
+        },
+        routing=Routing(default="main"),
         webhook_endpoints=(
             WebhookEndpoint(
                 endpoint_id=new_id("whe", now),

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from fakes.accepted import KEY_RING, NOW, PARTNER_ID, ROUTE, dispatch, insert_accepted, insert_later_step
+from fakes.accepted import KEY_RING, NOW, PARTNER_ID, TARGET, dispatch, insert_accepted, insert_later_step
 from fakes.in_memory_connector import InMemoryConnector
 from sqlalchemy import Engine, text
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError
 from bridge.partner import PartnerConfiguration, PartnerStatus
+from bridge.routing import Routing
 from bridge.storage.guard import GuardSettings
 from bridge.storage.migrate import add_sap_systems
 from sap_adapter.classifier import Classifier
@@ -32,7 +33,8 @@ class OnePartner:
             name="Acme",
             status=PartnerStatus.ACTIVE,
             clients=(),
-            route=ROUTE,
+            targets={"main": TARGET},
+            routing=Routing(default="main"),
         )
 
     def partner(self, partner_id):

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 from bridge.ids import new_id, sap_reference
 from bridge.keyring import KeyRing
 from bridge.messages import OperationMessage
-from bridge.partner import JournalEntryMapping, SapRoute
+from bridge.partner import JournalEntryMapping, SapTarget
 from bridge.payment import OperationKind
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -21,7 +21,7 @@ MAPPING = JournalEntryMapping(
     statistical_account="199100",
     special_gl_code="G",
 )
-ROUTE = SapRoute(
+TARGET = SapTarget(
     sap_system="s4-main",
     company_code="1000",
     time_zone="Europe/Berlin",

@@ -19,6 +19,7 @@ from werkzeug.serving import make_server
 from bridge.clock import ManualClock
 from bridge.partner import PartnerStatus
 from bridge.partner_mirror import PartnerMirror
+from bridge.storage.migrate import add_sap_systems
 from partners.app import create_app
 from partners.settings import Settings
 
@@ -36,6 +37,8 @@ def store():
 @pytest.fixture
 def service(database, store):
     """The address of the service."""
+    with database.engine.begin() as connection:
+        add_sap_systems(connection, {"s4-main": 8})
     url = database.url_for("partners")
     settings = Settings.from_environment(
         {"DATABASE_URL": url, "GOOGLE_CLOUD_PROJECT": "test", "OPERATOR_AUTHENTICATION": "emulator"}
@@ -89,7 +92,7 @@ def audit(database):
 def test_a_partner_is_made_from_a_document_and_gets_a_client_whose_secret_is_shown_once(
     bridge, store, database
 ):
-    template = new_partner().model_dump(mode="json", include={"name", "route"})
+    template = new_partner().model_dump(mode="json", include={"name", "targets", "routing"})
     partner_id = bridge("create", "-", "--name", "Shop SE", *WHY, given=json.dumps(template)).strip()
     made = json.loads(bridge("clients", "add", partner_id, "--scope", "payments:write", *WHY))
     assert PasswordHasher().verify(store.get(partner_id).clients[0].secret_hash, made["client_secret"])
@@ -200,3 +203,60 @@ def test_without_a_service_or_a_name_one_line_says_so():
     unnamed = run_bridge("partners", "--url", "https://partners.example", "list")
     assert unnamed.returncode == 2
     assert "BRIDGE_OPERATOR_TOKEN" in unnamed.stderr
+
+
+def routed(store, partner, **routing):
+    """Give the partner a second target and rules."""
+    targets = {
+        "main": partner.targets["main"],
+        "us": partner.targets["main"].model_copy(update={"company_code": "2000"}),
+    }
+    store.put(changed(partner, targets=targets, routing={"default": "main", **routing}), partner.version)
+
+
+TO_THE_US = {"name": "dollars", "currencies": ["USD"], "amount_from": "100", "target": "us"}
+
+
+def test_a_route_is_explained_rule_by_rule(bridge, store, partner):
+    routed(store, partner, rules=[TO_THE_US])
+    told = bridge("explain-route", partner.partner_id, "250.00", "usd")
+    assert "us: SAP system s4-main, company code 2000, by rule dollars" in told
+    assert "payment" in told
+    by_default = bridge("explain-route", partner.partner_id, "99.99", "USD")
+    assert "main: SAP system s4-main, company code 1000, by the default" in by_default
+    assert "99.99 is less than 100" in by_default
+
+
+def test_a_route_is_explained_to_programs(bridge, store, partner):
+    routed(store, partner, rules=[TO_THE_US])
+    told = json.loads(bridge("explain-route", partner.partner_id, "5.00", "EUR", "--json"))
+    assert (told["target"], told["rule"], told["version"]) == ("main", None, 2)
+    assert told["considered"] == [{"rule": "dollars", "matches": False, "because": "EUR is none of USD"}]
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "why"),
+    [("1.234", "EUR", "/amount"), ("1.00", "XXX", "/currency"), ("0", "EUR", "/amount")],
+)
+def test_an_amount_that_is_none_has_no_route(bridge, partner, amount, currency, why):
+    assert why in bridge("explain-route", partner.partner_id, amount, currency, fails=True)
+
+
+def test_rules_are_changed_from_a_terminal_and_mistakes_named(bridge, store, partner):
+    document = json.loads(bridge("show", partner.partner_id))
+    document["routing"]["rules"] = [TO_THE_US]
+    refused = bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document), fails=True)
+    assert "routing names targets that are not there: us" in refused
+    document["targets"]["us"] = document["targets"]["main"] | {
+        "company_code": "2000",
+        "sap_system": "s4-lost",
+    }
+    refused = bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document), fails=True)
+    assert "/targets/us/sap_system is no SAP system of ours" in refused
+    document["targets"]["us"]["sap_system"] = "s4-main"
+    document["routing"]["rules"].append(TO_THE_US | {"name": "never"})
+    refused = bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document), fails=True)
+    assert "rule never is unreachable" in refused
+    document["routing"]["rules"].pop()
+    bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document))
+    assert store.get(partner.partner_id).routing.rules[0].target == "us"

@@ -41,7 +41,7 @@ def test_the_demo_partners_can_do_what_their_credentials_say(database, store, tm
         document = store.find_by_client(partner.client_id)
         assert document.partner_id == partner.partner_id
         assert PasswordHasher().verify(document.client(partner.client_id).secret_hash, partner.client_secret)
-        assert set(document.route.mappings) == set(OperationKind)
+        assert set(document.targets["main"].mappings) == set(OperationKind)
         (endpoint,) = document.webhook_endpoints
         assert endpoint.url == f"{RECEIVER}/webhooks/{partner.partner_id}"
         (secret,) = endpoint.secrets

@@ -22,6 +22,7 @@ from bridge.clock import ManualClock
 from bridge.errors import SettingsError, TransientError, UnknownOutcomeError
 from bridge.partner_directory import PartnerDirectorySettings, make_directory
 from bridge.partner_mirror import PartnerMirror
+from bridge.storage.migrate import add_sap_systems
 from partners.app import create_app
 from partners.settings import Settings
 
@@ -56,6 +57,8 @@ def store():
 def client(database, store):
     engine = create_engine(database.url_for("partners"), hide_parameters=True)
     settings = Settings.from_environment(environment(database.url_for("partners")))
+    with database.engine.begin() as connection:
+        add_sap_systems(connection, {"s4-main": 8})
     yield create_app(settings, store, engine, ManualClock(NOW)).test_client()
     engine.dispose()
 
@@ -97,7 +100,7 @@ def problem(answer):
 def test_a_partner_is_shown_without_its_secrets(client, partner):
     answer = client.get(f"/admin/partners/{partner.partner_id}", headers=OPERATOR)
     assert answer.headers["ETag"] == '"1"'
-    assert answer.json["route"] == partner.route.model_dump(mode="json")
+    assert answer.json["routing"] == partner.routing.model_dump(mode="json")
     assert "secret_hash" not in answer.json["clients"][0]
     assert not {"secrets", "keys", "next_key"} & set(answer.json["webhook_endpoints"][0])
     assert HASH not in answer.text

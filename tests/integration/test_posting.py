@@ -4,7 +4,7 @@ import threading
 from datetime import timedelta
 
 import pytest
-from fakes.accepted import ROUTE
+from fakes.accepted import TARGET
 from posting_stage import LEASE_SECONDS, READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
 from sqlalchemy import create_engine, text
 from waiting import wait_until
@@ -338,9 +338,11 @@ def test_a_changed_mapping_does_not_change_a_document_once_sent(bridge):
     operation_id = bridge.accept()
     bridge.sap.script.append("not-posted")
     bridge.step(operation_id)
-    other = ROUTE.mappings["payment"].model_copy(update={"document_type": "AB"})
-    route = ROUTE.model_copy(update={"mappings": {"payment": other}})
-    bridge.directory.configuration = bridge.directory.configuration.model_copy(update={"route": route})
+    other = TARGET.mappings["payment"].model_copy(update={"document_type": "AB"})
+    target = TARGET.model_copy(update={"mappings": {"payment": other}})
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(
+        update={"targets": {"main": target}}
+    )
     bridge.clock.advance(2)
     bridge.step(operation_id)
     assert bridge.sap.sendings[0].content == bridge.sap.sendings[1].content
@@ -348,8 +350,10 @@ def test_a_changed_mapping_does_not_change_a_document_once_sent(bridge):
 
 def test_an_operation_without_a_mapping_is_parked_with_its_permit_given_back(bridge):
     operation_id = bridge.accept()
-    route = ROUTE.model_copy(update={"mappings": {}})
-    bridge.directory.configuration = bridge.directory.configuration.model_copy(update={"route": route})
+    target = TARGET.model_copy(update={"mappings": {}})
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(
+        update={"targets": {"main": target}}
+    )
     bridge.step(operation_id)
     row = bridge.row(operation_id)
     assert (row.status, row.parked_reason) == ("parked", "mapping")

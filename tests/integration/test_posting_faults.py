@@ -1,7 +1,7 @@
 """What once went wrong where the adapter decides: each test is named after it."""
 
 import pytest
-from fakes.accepted import ROUTE
+from fakes.accepted import TARGET
 from posting_stage import READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
 from sqlalchemy import create_engine, text
 
@@ -101,8 +101,10 @@ def test_two_nones_decided_although_the_second_was_asked_within_the_read_lag(bri
 def test_a_document_for_one_sap_system_was_made_with_the_accounts_of_another(bridge):
     """The partner moved to another SAP system between acceptance and the first claim."""
     operation_id = bridge.accept()
-    moved = ROUTE.model_copy(update={"sap_system": "s4-second"})
-    bridge.directory.configuration = bridge.directory.configuration.model_copy(update={"route": moved})
+    moved = TARGET.model_copy(update={"sap_system": "s4-second"})
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(
+        update={"targets": {"main": moved}}
+    )
     bridge.step(operation_id)
     assert bridge.sap.sendings == []
     row = bridge.row(operation_id)
@@ -114,8 +116,10 @@ def test_a_move_to_another_sap_system_leaves_a_document_once_rendered_alone(brid
     operation_id = bridge.accept()
     bridge.sap.script.append("not-posted")
     bridge.step(operation_id)
-    moved = ROUTE.model_copy(update={"sap_system": "s4-second"})
-    bridge.directory.configuration = bridge.directory.configuration.model_copy(update={"route": moved})
+    moved = TARGET.model_copy(update={"sap_system": "s4-second"})
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(
+        update={"targets": {"main": moved}}
+    )
     bridge.clock.advance(2)
     bridge.step(operation_id)
     assert bridge.row(operation_id).status == "succeeded"

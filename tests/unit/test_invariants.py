@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bridge.partner import JournalEntryMapping, PartnerConfiguration, PartnerStatus, SapRoute
+from bridge.partner import JournalEntryMapping, PartnerConfiguration, PartnerStatus, SapTarget
 from bridge.payment import OperationKind
+from bridge.routing import Routing
 from bridge.webhook_endpoint import SigningSecret, WebhookEndpoint
 from devstack.evidence import Evidence
 from devstack.invariants import Accepted, Expectations, judge
@@ -131,12 +132,15 @@ SOUND = Evidence(
             name="A",
             status=PartnerStatus.ACTIVE,
             clients=(),
-            route=SapRoute(
-                sap_system="s4-main",
-                company_code="1000",
-                time_zone="UTC",
-                mappings={OperationKind.PAYMENT: MAPPING},
-            ),
+            targets={
+                "main": SapTarget(
+                    sap_system="s4-main",
+                    company_code="1000",
+                    time_zone="UTC",
+                    mappings={OperationKind.PAYMENT: MAPPING},
+                )
+            },
+            routing=Routing(default="main"),
             webhook_endpoints=(WebhookEndpoint(endpoint_id=ENDPOINT, url="http://a", secrets=SECRETS),),
         )
     ],

@@ -59,6 +59,7 @@ GRANT INSERT ON audit TO webhooks;
 
 GRANT SELECT, INSERT, UPDATE ON partner_configs TO partners;
 GRANT INSERT ON audit TO partners;
+GRANT SELECT (sap_system) ON sap_systems TO partners;
 
 GRANT USAGE ON SCHEMA webhooks TO backoffice;
 GRANT SELECT ON ALL TABLES IN SCHEMA public, webhooks TO backoffice;
