@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from backoffice_stage import lease_ends, make_backoffice
-from fakes.accepted import ROUTE
+from fakes.accepted import TARGET
 from races import InBackground, at_once
 from sqlalchemy import text
 from waiting import wait_until
@@ -217,9 +217,11 @@ def test_a_conflicting_document_parks_again_and_drops_the_decision(stage, bridge
 
 def test_a_remapped_operation_is_rendered_anew(stage, bridge):
     operation_id = stage.parked_refused()
-    mended = ROUTE.mappings[OperationKind.PAYMENT].model_copy(update={"customer": "10000099"})
-    route = ROUTE.model_copy(update={"mappings": {OperationKind.PAYMENT: mended}})
-    bridge.directory.configuration = bridge.directory.configuration.model_copy(update={"route": route})
+    mended = TARGET.mappings[OperationKind.PAYMENT].model_copy(update={"customer": "10000099"})
+    target = TARGET.model_copy(update={"mappings": {OperationKind.PAYMENT: mended}})
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(
+        update={"targets": {"main": target}}
+    )
     assert stage.act(operation_id, "redrive", remap=True) == "remapped"
     bridge.step(operation_id)
     assert bridge.row(operation_id).status == "succeeded"
