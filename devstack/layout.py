@@ -83,6 +83,11 @@ class Layout:
     def logs_folder(self) -> Path:
         return self.state_folder / "logs"
 
+    @property
+    def traces_file(self) -> Path:
+        """A tenth of the traces, as in production: one JSON line per span, from all services."""
+        return self.logs_folder / "traces.jsonl"
+
     def log(self, name: str) -> Path:
         return self.logs_folder / f"{name}.log"
 

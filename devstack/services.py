@@ -111,4 +111,6 @@ def _environment(layout: Layout, role: str) -> dict[str, str]:
         "FIRESTORE_EMULATOR_HOST": layout.address("firestore"),
         "CLOUD_TASKS_EMULATOR_HOST": layout.address("cloud_tasks"),
         "PUSH_AUTHENTICATION": "emulator",
+        "OTEL_TRACES_EXPORTER": "file",
+        "TRACES_FILE": str(layout.traces_file),
     }

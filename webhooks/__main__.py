@@ -12,6 +12,7 @@ from bridge.keyring import KeyRing
 from bridge.messages import WEBHOOK_QUEUE
 from bridge.partner_directory import make_directory
 from bridge.storage.engine import make_engine
+from bridge.tracing import make_tracer
 from bridge.web.main import run
 from webhooks.app import create_app, make_use_cases
 from webhooks.settings import Settings
@@ -47,9 +48,10 @@ def _build(settings: Settings) -> Flask:
         audience=settings.callers.audience or None,
         retry_timeout_seconds=TASK_RETRY_TIMEOUT_SECONDS,
     )
-    use_cases = make_use_cases(settings, engine, directory, queue, clock)
+    tracer = make_tracer("webhooks", settings.tracing, settings.firestore.project)
+    use_cases = make_use_cases(settings, engine, directory, queue, clock, tracer=tracer)
     use_cases.sweeper.start()
-    return create_app(settings, engine, use_cases, clock)
+    return create_app(settings, engine, use_cases, clock, tracer)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from bridge.keyring import KeyRing
 from bridge.ports import PartnerDirectory, TaskQueue
 from bridge.storage.engine import ping
 from bridge.storage.wake import WEBHOOKS_CHANNEL, WakeListener
+from bridge.tracing import UNTRACED, Tracer
 from bridge.web.health import register_health
 from bridge.web.logs import register_request_log
 from bridge.web.problems import register_problems
@@ -46,6 +47,7 @@ def make_use_cases(
     queue: TaskQueue,
     clock: Clock,
     spread: Callable[[], float] | None = None,
+    tracer: Tracer = UNTRACED,
 ) -> UseCases:
     """Wire the use cases. `spread` gives the jitter: a number between -1 and 1, at random by default."""
     random = SystemRandom()
@@ -73,6 +75,7 @@ def make_use_cases(
         record,
         Shares(clock, settings.threads),
         clock,
+        tracer,
         timeout_seconds=settings.timeout_seconds,
     )
     sweeper = Sweeper(
@@ -87,7 +90,9 @@ def make_use_cases(
     return UseCases(fan_out, deliver, sweeper)
 
 
-def create_app(settings: Settings, engine: Engine, use_cases: UseCases, clock: Clock) -> Flask:
+def create_app(
+    settings: Settings, engine: Engine, use_cases: UseCases, clock: Clock, tracer: Tracer = UNTRACED
+) -> Flask:
     """Put the routes before the use cases; the sweeper's thread is started by whoever serves."""
     callers = settings.callers
     # Tasks come with the token of the account that they were made for, pushes with Pub/Sub's.
@@ -97,7 +102,7 @@ def create_app(settings: Settings, engine: Engine, use_cases: UseCases, clock: C
     register_request_log(app)
     register_problems(app)
     after = use_cases.sweeper.sweep_if_due
-    register_doorbell(app, use_cases.fan_out.fan_out, after, make_authenticator(callers, clock))
+    register_doorbell(app, use_cases.fan_out.fan_out, after, make_authenticator(callers, clock), tracer)
     register_tasks(app, use_cases.deliver.attempt, after, make_authenticator(task_callers, clock))
     register_health(app, {"database": lambda: ping(engine)})
     return app

@@ -16,6 +16,7 @@ from bridge.keyring import KeyRing
 from bridge.ports import PartnerDirectory
 from bridge.storage import webhook_attempts, webhook_sweeps
 from bridge.storage.webhook_attempts import ClaimedEvent, StandingDelivery
+from bridge.tracing import Tracer, Value
 from bridge.webhook_endpoint import WebhookEndpoint
 from webhooks.message import body_of, headers_of, signers_of
 from webhooks.record import Attempted, RecordAttempt
@@ -57,6 +58,7 @@ class Deliver:
         record: RecordAttempt,
         shares: Shares,
         clock: Clock,
+        tracer: Tracer,
         *,
         timeout_seconds: float,
     ) -> None:
@@ -68,6 +70,7 @@ class Deliver:
         self._record = record
         self._shares = shares
         self._clock = clock
+        self._tracer = tracer
         self._timeout_seconds = timeout_seconds
         self._lease_seconds = timeout_seconds * LEASE_TIMEOUTS
 
@@ -174,7 +177,21 @@ class Deliver:
                 reason=str(error) if isinstance(error, PermanentError) else type(error).__name__,
             )
             return Answer(None, "unsignable")
-        return self._sender.post(claim.endpoint.url, body, headers)
+        attributes: dict[str, Value] = {
+            "http.request.method": "POST",
+            "http.request.resend_count": claim.attempt_number - 1,
+            "bridge.delivery.id": claim.delivery_id,
+            "bridge.webhook_endpoint.id": claim.endpoint.endpoint_id,
+        }
+        with self._tracer.span(
+            "POST webhook", "client", parent=claim.event.traceparent, attributes=attributes
+        ) as span:
+            answer = self._sender.post(claim.endpoint.url, body, headers)
+            if answer.status is not None:
+                span.note({"http.response.status_code": answer.status})
+            if answer.error_class is not None:
+                span.fail(answer.error_class)
+            return answer
 
     def _let_wait(self, endpoint_id: str, delivery_id: str, attempt_number: int) -> None:
         now = self._clock.now()

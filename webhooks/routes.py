@@ -6,6 +6,7 @@ from flask import Flask, Response, request
 
 from bridge.errors import RejectedError
 from bridge.messages import decode_event
+from bridge.tracing import Tracer
 from bridge.web.push import Authenticator, PushedMessage, register_push
 from webhooks.tasks import UnreadableTaskError, read_payload
 
@@ -15,7 +16,11 @@ MAX_TASK_BYTES = 10_000
 
 
 def register_doorbell(
-    app: Flask, fan_out: Callable[[str, int], object], after: Callable[[], None], authenticator: Authenticator
+    app: Flask,
+    fan_out: Callable[[str, int], object],
+    after: Callable[[], None],
+    authenticator: Authenticator,
+    tracer: Tracer,
 ) -> None:
     """`fan_out(partner_id, sequence)` for each event that is pushed, then `after()`."""
 
@@ -24,7 +29,7 @@ def register_doorbell(
         fan_out(message.partner_id, message.sequence)
         after()
 
-    register_push(app, PUSH_PATH, handle, authenticator)
+    register_push(app, PUSH_PATH, handle, authenticator, tracer)
 
 
 def register_tasks(

@@ -9,6 +9,7 @@ from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
+from bridge.tracing import TracingSettings
 from bridge.web.addresses import http_loopback
 from webhooks.retries import DEFAULT_DELAYS_SECONDS
 
@@ -63,6 +64,7 @@ class Settings:
     firestore: FirestoreSettings
     directory: PartnerDirectorySettings
     callers: CallerSettings
+    tracing: TracingSettings
     tasks: TaskSettings
     webhook_key_ring: str
     delays_seconds: tuple[float, ...]
@@ -87,6 +89,7 @@ class Settings:
             firestore=FirestoreSettings.from_environment(environ),
             directory=PartnerDirectorySettings.from_environment(environ),
             callers=callers,
+            tracing=TracingSettings.from_environment(environ),
             tasks=tasks,
             webhook_key_ring=_required(environ, "WEBHOOK_KEY_RING"),
             delays_seconds=_delays(environ.get("WEBHOOK_SCHEDULE_SECONDS")),

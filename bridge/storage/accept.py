@@ -61,9 +61,10 @@ ACCEPT = text("""
         FROM payment
         RETURNING operation_id
     ), accepted AS (
-        INSERT INTO events (event_id, partner_id, payment_id, operation_id, event_type, data, created_at)
+        INSERT INTO events
+            (event_id, partner_id, payment_id, operation_id, event_type, data, traceparent, created_at)
         SELECT :event_id, :partner_id, payment_id, :operation_id, :event_type,
-               CAST(:event_data AS jsonb), :now
+               CAST(:event_data AS jsonb), CAST(:traceparent AS text), :now
         FROM payment
         RETURNING event_id
     ), dispatch AS (

@@ -12,8 +12,10 @@ from bridge.payment import EventType
 APPEND_EVENT = text("""
     /* append an event to the timeline of the payment and queue it for the feed */
     WITH event AS (
-        INSERT INTO events (event_id, partner_id, payment_id, operation_id, event_type, data, created_at)
-        VALUES (:event_id, :partner_id, :payment_id, :operation_id, :event_type, CAST(:data AS jsonb), :now)
+        INSERT INTO events
+            (event_id, partner_id, payment_id, operation_id, event_type, data, traceparent, created_at)
+        VALUES (:event_id, :partner_id, :payment_id, :operation_id, :event_type, CAST(:data AS jsonb),
+                CAST(:traceparent AS text), :now)
         RETURNING event_id
     )
     INSERT INTO outbox (lane, partner_id, event_id, not_before, traceparent, created_at)

@@ -34,7 +34,7 @@ CLAIM_ATTEMPT = text("""
     SELECT COALESCE(claimed.event_id, 'evt_' || substr(claimed.delivery_id, 5)) AS event_id, claimed.sequence,
            claimed.previous_sequence, COALESCE(events.event_type, :test_event_type) AS event_type,
            COALESCE(events.data, CAST('{}' AS jsonb)) AS data,
-           COALESCE(events.created_at, claimed.created_at) AS created_at
+           COALESCE(events.created_at, claimed.created_at) AS created_at, events.traceparent
     FROM claimed LEFT JOIN events USING (event_id)
 """)
 
@@ -111,6 +111,7 @@ class ClaimedEvent:
     event_type: str
     data: dict[str, Any]
     created_at: datetime
+    traceparent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,13 @@ def claim_attempt(
     if row is None:
         return None
     return ClaimedEvent(
-        row.event_id, row.sequence, row.previous_sequence, row.event_type, row.data, row.created_at
+        row.event_id,
+        row.sequence,
+        row.previous_sequence,
+        row.event_type,
+        row.data,
+        row.created_at,
+        row.traceparent,
     )
 
 

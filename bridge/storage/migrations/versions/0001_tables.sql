@@ -169,6 +169,8 @@ CREATE TABLE events (
     event_type   text NOT NULL,
     -- {"payment": {…as it was…}} without names, accounts, texts
     data         jsonb NOT NULL,
+    -- the span that it came from: attempts to tell it continue the trace from there
+    traceparent  text,
     created_at   timestamptz NOT NULL
 );
 CREATE INDEX events_payment ON events (payment_id, identity);
