@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from webhooks.message import headers_of
+from webhooks.message import Signers, headers_of
 from webhooks.retries import DEFAULT_DELAYS_SECONDS
 
 pytestmark = pytest.mark.contract
@@ -23,7 +23,8 @@ def test_the_python_example_takes_our_deliveries_and_no_others():
     exec(compile(example, "webhooks.md", "exec"), names)  # noqa: S102 - our own document
     body = b'{"id":"evt_1"}'
     headers = {
-        name.lower(): value for name, value in headers_of("evt_1", body, [SECRET], datetime.now(UTC)).items()
+        name.lower(): value
+        for name, value in headers_of("evt_1", body, Signers((SECRET,), ()), datetime.now(UTC)).items()
     }
     assert names["is_genuine"](SECRET, body, headers)
     assert not names["is_genuine"](SECRET, b'{"id":"evt_2"}', headers)
