@@ -14,12 +14,16 @@ class SettingsError(BridgeError):
 class TransientError(BridgeError):
     """Nothing happened; the same call may succeed later.
 
-    `retry_after_seconds` is the other side's own wish, where it gave one.
+    `retry_after_seconds` is the other side's own wish, where it gave one; `is_overload`: it said that it has
+    too much to do (429, 503).
     """
 
-    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after_seconds: float | None = None, is_overload: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.is_overload = is_overload
 
 
 class PermanentError(BridgeError):
@@ -27,7 +31,14 @@ class PermanentError(BridgeError):
 
 
 class UnknownOutcomeError(BridgeError):
-    """The call may or may not have taken effect; ask before repeating it."""
+    """The call may or may not have taken effect; ask before repeating it.
+
+    `is_overload`: the other side said that it has too much to do (503), but not that it did nothing.
+    """
+
+    def __init__(self, message: str, *, is_overload: bool = False) -> None:
+        super().__init__(message)
+        self.is_overload = is_overload
 
 
 @dataclass(frozen=True, slots=True)

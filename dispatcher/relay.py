@@ -14,8 +14,10 @@ from sqlalchemy import Connection, Engine
 
 from bridge.clock import Clock
 from bridge.errors import TransientError
+from bridge.lane import Lane
 from bridge.messages import EVENTS_TOPIC, EventMessage, OperationMessage, operations_topic
-from bridge.storage.lanes import LaneState, count_out, half_open, lock_lane, next_due
+from bridge.storage.lane_rows import save_lane
+from bridge.storage.lanes import Traffic, count_traffic, lock_lane, next_due
 from bridge.storage.outbox import Batch, Claim, claim_events, claim_operations, delete_published, release
 from dispatcher.worker import Round
 
@@ -35,10 +37,14 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """`lease_seconds` outlasts the publisher's timeout; `max_batch` is in messages."""
+    """`lease_seconds` outlasts the publisher's timeout; `max_batch` is in messages.
+
+    Postings that take longer than `latency_target_seconds` on average shrink the lane's window.
+    """
 
     lease_seconds: float
     max_batch: int
+    latency_target_seconds: float = 5.0
 
 
 class OperationsRelay:
@@ -58,15 +64,16 @@ class OperationsRelay:
         """Publish what the lane has room for."""
         now = self._clock.now()
         with self._engine.begin() as connection:
-            lane = lock_lane(connection, self._lane)
-            if lane is None:
+            before = lock_lane(connection, self._lane)
+            if before is None:
                 return Round(next_seconds=BUSY_SECONDS)
-            if lane.is_probe_due(now):
-                half_open(connection, self._lane)
-                lane = lane.probing()
-            room = self._room(connection, lane, now)
-            if room is None:
+            lane = before.probing() if before.is_probe_due(now) else before
+            if lane.held or lane.call_window == 0:
                 return self._when_due(connection, now)
+            traffic = count_traffic(connection, self._lane, call_window=lane.call_window, now=now)
+            lane = self._judged(lane, traffic, now)
+            save_lane(connection, self._lane, before, lane)
+            room = lane.room(out=traffic.out, calls=traffic.calls, settling=traffic.settling)
             if room == 0:
                 # Whoever makes room wakes us.
                 return Round()
@@ -79,16 +86,16 @@ class OperationsRelay:
         publish_batch(self._engine, self._publisher, operations_topic(self._lane), batch)
         return Round(again=True)
 
-    def _room(self, connection: Connection, lane: LaneState, now: datetime) -> int | None:
-        """Return the lane's room, None if it is closed."""
-        if lane.held or lane.call_window == 0:
-            return None
-        out, calls = count_out(connection, self._lane, call_window=lane.call_window, now=now)
-        return lane.room(out=out, calls=calls)
+    def _judged(self, lane: Lane, traffic: Traffic, now: datetime) -> Lane:
+        """Return the guard after a look at the answers since the last round."""
+        return lane.folded_with(
+            traffic.answers,
+            is_behind=traffic.out + traffic.calls >= lane.call_window,
+            latency_target_seconds=self._settings.latency_target_seconds,
+            now=now,
+        )
 
-    def _claim(
-        self, connection: Connection, lane: LaneState, room: int, now: datetime
-    ) -> Batch[OperationMessage]:
+    def _claim(self, connection: Connection, lane: Lane, room: int, now: datetime) -> Batch[OperationMessage]:
         return claim_operations(
             connection,
             self._lane,
@@ -100,7 +107,9 @@ class OperationsRelay:
         )
 
     def _when_due(self, connection: Connection, now: datetime) -> Round:
-        return Round(next_seconds=seconds_until(next_due(connection, now).get(self._lane), now))
+        return Round(
+            next_seconds=seconds_until(next_due(connection, now, lane=self._lane).get(self._lane), now)
+        )
 
 
 class EventsRelay:
@@ -128,7 +137,7 @@ class EventsRelay:
         if not batch.messages:
             return Round(next_seconds=BUSY_SECONDS if batch.found else None)
         publish_batch(self._engine, self._publisher, EVENTS_TOPIC, batch)
-        return Round(again=batch.found >= self._settings.max_batch)
+        return Round(again=batch.is_more)
 
 
 def new_claim(now: datetime, settings: RelaySettings) -> Claim:

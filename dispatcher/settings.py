@@ -12,7 +12,7 @@ from dispatcher.watchdog import WatchdogSettings
 
 # The process has 8 s from SIGTERM: a publish under way must end in less.
 MAX_PUBLISH_TIMEOUT_SECONDS = 6.0
-LEASE_MARGIN_SECONDS = 20.0
+LEASE_MARGIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Settings:
             relay=RelaySettings(
                 lease_seconds=publish_timeout_seconds + LEASE_MARGIN_SECONDS,
                 max_batch=int(number(environ, "MAX_BATCH_MESSAGES", 500, 1, MAX_BATCH_MESSAGES)),
+                latency_target_seconds=number(environ, "SAP_LATENCY_TARGET_SECONDS", 5.0, 0.01, 3600),
             ),
             watchdog=WatchdogSettings(
                 interval_seconds=number(environ, "WATCHDOG_INTERVAL_SECONDS", 5.0, 0.05, 3600),

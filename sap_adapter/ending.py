@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection
 
+from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.keyring import KeyRing
+from bridge.lane import FailedCall, GuardSettings
 from bridge.payment import (
     PREDECESSOR_REJECTED,
     REJECTION_EVENTS,
@@ -24,7 +26,6 @@ from bridge.storage import outcomes
 from bridge.storage.cancel import reject_successors
 from bridge.storage.events import append_event, put_back
 from bridge.storage.guard import (
-    GuardSettings,
     free_settling_slots,
     give_back_slot,
     note_answer,
@@ -85,12 +86,13 @@ class HeldClaim:
             outcome=outcome, success=success, latency_ms=latency_ms, now=self.now,
         )  # fmt: skip
 
-    def blame_sap(self, guard: GuardSettings, retry_after_seconds: float | None) -> None:
+    def blame_sap(self, guard: GuardSettings, error: TransientError | UnknownOutcomeError) -> None:
         """Tell the lane's guard that SAP gave no definite answer."""
-        note_failure(
-            self.connection, self.claim.sap_system, self.claim.operation_id, guard,
-            retry_after_seconds=retry_after_seconds or 0.0, now=self.now,
-        )  # fmt: skip
+        retry_after_seconds = error.retry_after_seconds if isinstance(error, TransientError) else None
+        failure = FailedCall(
+            self.claim.operation_id, self.claimed_at, error.is_overload, retry_after_seconds or 0.0
+        )
+        note_failure(self.connection, self.claim.sap_system, failure, guard, now=self.now)
 
     def praise_sap(self) -> None:
         """Tell the lane's guard that SAP answers postings."""

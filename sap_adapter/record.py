@@ -17,9 +17,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from bridge.clock import Clock
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.keyring import KeyRing
+from bridge.lane import GuardSettings
 from bridge.payment import ParkReason
 from bridge.storage import decisions, outcomes
-from bridge.storage.guard import GuardSettings, keep_settling_slot
+from bridge.storage.guard import keep_settling_slot
 from bridge.storage.operations import lock_operation, lock_payment
 from sap_adapter.classifier import Classifier, Whose
 from sap_adapter.connector import FoundDocument, Posted, Refused
@@ -72,7 +73,7 @@ class Recorder:
 
         def write(held: HeldClaim) -> None:
             if sap_to_blame:
-                held.blame_sap(self._settings.guard, error.retry_after_seconds)
+                held.blame_sap(self._settings.guard, error)
             held.end_call("not-posted", success=False)
             outcomes.record_not_posted(
                 held.connection, claim.operation_id, refused=False, counted=False, now=held.now
@@ -88,7 +89,7 @@ class Recorder:
         def write(held: HeldClaim) -> None:
             settled_at = held.now + timedelta(seconds=self._settings.settling_seconds)
             counted = held.attempt_counts()
-            held.blame_sap(self._settings.guard, None)
+            held.blame_sap(self._settings.guard, error)
             held.end_call("unknown", success=False)
             keep_settling_slot(
                 held.connection, claim.sap_system, claim.operation_id, settled_at=settled_at, now=held.now
@@ -106,7 +107,7 @@ class Recorder:
 
         def write(held: HeldClaim) -> None:
             if sap_to_blame:
-                held.blame_sap(self._settings.guard, error.retry_after_seconds)
+                held.blame_sap(self._settings.guard, error)
             held.end_call("question-failed", success=False)
             outcomes.record_still_unknown(
                 held.connection, claim.operation_id, none_seen_at=None, now=held.now

@@ -90,9 +90,10 @@ class S4HanaConnector:
             raise TransientError(
                 f"SAP takes no more calls now (HTTP {status})",
                 retry_after_seconds=self._retry_after_seconds(headers),
+                is_overload=True,
             )
         if status != 200:
-            raise UnknownOutcomeError(f"SAP answered HTTP {status}")
+            raise UnknownOutcomeError(f"SAP answered HTTP {status}", is_overload=status == 503)
         return read_confirmation(content)
 
     def find(self, company_code: str, reference: str) -> list[FoundDocument]:
@@ -111,6 +112,7 @@ class S4HanaConnector:
             raise TransientError(
                 f"SAP answered HTTP {status} to a question",
                 retry_after_seconds=self._retry_after_seconds(headers),
+                is_overload=status in (429, 503),
             )
         return _read_documents(content)
 

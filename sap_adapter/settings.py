@@ -9,9 +9,9 @@ from bridge.environment import MAX_PORT, MAX_THREADS, required, seconds, whole
 from bridge.errors import SettingsError
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
+from bridge.lane import GuardSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
-from bridge.storage.guard import GuardSettings
 from bridge.tracing import TracingSettings
 from sap_adapter.posting import PostingSettings
 from sap_adapter.record import RecordSettings

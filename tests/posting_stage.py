@@ -8,9 +8,9 @@ from sqlalchemy import Engine, text
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError
+from bridge.lane import GuardSettings
 from bridge.partner import PartnerConfiguration, PartnerStatus
 from bridge.routing import Routing
-from bridge.storage.guard import GuardSettings
 from bridge.storage.migrate import add_sap_systems
 from sap_adapter.classifier import Classifier
 from sap_adapter.posting import Posting, PostingSettings

@@ -1,15 +1,16 @@
-"""The permits and the circuit of a SAP lane: who may call now, and when nobody may.
+"""The permits of a SAP lane, and what its guard is told by those who call: see bridge.lane.
 
-`call_window` is the guard's one number: 0 = circuit open, otherwise calls allowed at once. After an outage
-one probe at a time goes out (half-open); its success opens the window again.
+Answers of a healthy lane touch no shared row: they are counted on the permits, and the relay folds them into
+the window. A failure is told at once.
 """
 
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-MAX_BACKOFF_DOUBLINGS = 16
+from bridge.lane import FailedCall, GuardSettings, Lane
+from bridge.storage.lane_rows import COLUMNS, lane_of, save_lane
+
 # How a posting ends that SAP has answered: what the window and the estimates are measured by.
 ANSWERS = frozenset({"posted", "refused"})
 
@@ -68,86 +69,16 @@ OTHERS_SUCCEEDED = text("""
     SELECT EXISTS (SELECT FROM sap_slots WHERE sap_system = :sap_system AND last_success_at > :since)
 """)
 
-LOCK_LANE = text("""
+LOCK_LANE = text(f"""
     /* the guard of the lane, to change it */
-    SELECT sap_system, hard_cap, call_window, probe_not_before, failed_probes, failing_operations
-    FROM sap_systems WHERE sap_system = :sap_system FOR NO KEY UPDATE
-""")
-
-UPDATE_LANE = text("""
-    /* the guard after a failure */
-    UPDATE sap_systems
-    SET call_window = :call_window, probe_not_before = :probe_not_before, failed_probes = :failed_probes,
-        failing_operations = :failing_operations
-    WHERE sap_system = :sap_system
-""")
+    SELECT {COLUMNS} FROM sap_systems WHERE sap_system = :sap_system FOR NO KEY UPDATE
+""")  # noqa: S608 - made of constants
 
 LANE_IS_TROUBLED = text("""
     /* read without a lock, so that the success of a healthy lane touches no shared row */
     SELECT EXISTS (SELECT FROM sap_systems WHERE sap_system = :sap_system
-                   AND (failed_probes > 0 OR call_window < hard_cap OR failing_operations <> '{}'))
+                   AND (failed_probes > 0 OR call_window = 0 OR failing_operations <> '{}'))
 """)
-
-REOPEN_LANE = text("""
-    /* SAP answers: the whole window is open again */
-    UPDATE sap_systems
-    SET call_window = hard_cap, probe_not_before = NULL, failed_probes = 0, failing_operations = '{}'
-    WHERE sap_system = :sap_system
-""")
-
-PROBE_BY_POSTING = text("""
-    /* the read side answers: half-open as the lane is, its next probe is a posting (even numbers are) */
-    UPDATE sap_systems SET failed_probes = failed_probes + 1
-    WHERE sap_system = :sap_system AND call_window = 1 AND mod(failed_probes, 2) = 1
-""")
-
-
-@dataclass(frozen=True, slots=True)
-class GuardSettings:
-    """When a lane's circuit opens, and how often it is probed while it is open."""
-
-    failing_operations_to_open: int
-    probe_interval_seconds: float
-    max_probe_interval_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """The guard of one SAP system."""
-
-    sap_system: str
-    hard_cap: int
-    call_window: int
-    probe_not_before: datetime | None
-    failed_probes: int
-    failing_operations: tuple[str, ...]
-
-    def after_failure(
-        self, operation_id: str, settings: GuardSettings, *, retry_after_seconds: float, now: datetime
-    ) -> "Lane":
-        """Return the guard after a call for the operation failed without a definite answer.
-
-        The circuit opens when that many distinct operations have failed with no success between, or at once
-        if the call was a probe. One poisonous operation alone never closes a lane to the others.
-        """
-        if self.call_window == 0:
-            return self
-        failing = self.failing_operations
-        if operation_id not in failing:
-            failing = (*failing, operation_id)
-        if self.failed_probes == 0 and len(failing) < settings.failing_operations_to_open:
-            return replace(self, failing_operations=failing)
-        doublings = min(self.failed_probes, MAX_BACKOFF_DOUBLINGS)
-        pause_seconds = min(
-            settings.probe_interval_seconds * 2**doublings, settings.max_probe_interval_seconds
-        )
-        return replace(
-            self,
-            call_window=0,
-            failed_probes=self.failed_probes + 1,
-            probe_not_before=now + timedelta(seconds=max(pause_seconds, retry_after_seconds)),
-            failing_operations=failing[-settings.failing_operations_to_open :],
-        )
 
 
 def take_slot(
@@ -216,48 +147,26 @@ def others_succeeded(connection: Connection, sap_system: str, *, since: datetime
 
 
 def note_failure(
-    connection: Connection,
-    sap_system: str,
-    operation_id: str,
-    settings: GuardSettings,
-    *,
-    retry_after_seconds: float,
-    now: datetime,
+    connection: Connection, sap_system: str, failure: FailedCall, settings: GuardSettings, *, now: datetime
 ) -> None:
-    """Let the guard of the lane know that SAP did not answer; it may open the circuit."""
-    row = connection.execute(LOCK_LANE, {"sap_system": sap_system}).one()
-    lane = Lane(
-        row.sap_system,
-        row.hard_cap,
-        row.call_window,
-        row.probe_not_before,
-        row.failed_probes,
-        tuple(row.failing_operations),
-    )
-    after = lane.after_failure(operation_id, settings, retry_after_seconds=retry_after_seconds, now=now)
-    if after != lane:
-        connection.execute(
-            UPDATE_LANE,
-            {
-                "sap_system": sap_system,
-                "call_window": after.call_window,
-                "probe_not_before": after.probe_not_before,
-                "failed_probes": after.failed_probes,
-                "failing_operations": list(after.failing_operations),
-            },
-        )
+    """Let the guard of the lane know that SAP did not answer: the window may shrink, the circuit open."""
+    before = _lock_lane(connection, sap_system)
+    save_lane(connection, sap_system, before, before.after_failure(failure, settings, now))
 
 
 def note_success(connection: Connection, sap_system: str) -> None:
-    """Let the guard of the lane know that SAP posts; the window opens again if it was not open."""
+    """Let the guard of the lane know that SAP posts; a lane that was closed opens again."""
     if connection.execute(LANE_IS_TROUBLED, {"sap_system": sap_system}).scalar_one():
-        connection.execute(REOPEN_LANE, {"sap_system": sap_system})
+        before = _lock_lane(connection, sap_system)
+        save_lane(connection, sap_system, before, before.after_success())
 
 
 def note_answer(connection: Connection, sap_system: str) -> None:
-    """Let the guard of the lane know that SAP answered a question.
+    """Let the guard of the lane know that SAP answered a question; that alone opens nothing."""
+    if connection.execute(LANE_IS_TROUBLED, {"sap_system": sap_system}).scalar_one():
+        before = _lock_lane(connection, sap_system)
+        save_lane(connection, sap_system, before, before.after_question())
 
-    That says nothing of its posting side: it neither opens the window nor forgives failed postings, but a
-    half-open lane may try a posting next.
-    """
-    connection.execute(PROBE_BY_POSTING, {"sap_system": sap_system})
+
+def _lock_lane(connection: Connection, sap_system: str) -> Lane:
+    return lane_of(connection.execute(LOCK_LANE, {"sap_system": sap_system}).one())

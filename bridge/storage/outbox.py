@@ -5,6 +5,8 @@ an operation: it takes the lane before the operations, against the usual order, 
 that. A row whose operation is locked is simply left for the next round.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,37 +24,69 @@ DISPATCHABLE = frozenset({OperationStatus.ACCEPTED, OperationStatus.SCHEDULED, O
 
 FAIR_ROWS = text("""
     /* rows of the lane that are due: those of a partner in order, one of each partner in turn, beginning
-       after the partner served last; jumps from partner to partner by the index */
-    WITH RECURSIVE partners AS (
-        (SELECT partner_id FROM outbox WHERE lane = :lane ORDER BY partner_id LIMIT 1)
+       after the partner served last. It jumps from partner to partner by the index, no further than needed,
+       and reads of each as many as its share; what is left over then is for the next round */
+    WITH RECURSIVE later AS (
+        (SELECT partner_id FROM outbox WHERE lane = :lane AND partner_id > :after_partner
+         ORDER BY partner_id LIMIT 1)
         UNION ALL
         SELECT (SELECT outbox.partner_id FROM outbox
-                WHERE outbox.lane = :lane AND outbox.partner_id > partners.partner_id
+                WHERE outbox.lane = :lane AND outbox.partner_id > later.partner_id
                 ORDER BY outbox.partner_id LIMIT 1)
-        FROM partners WHERE partners.partner_id IS NOT NULL
+        FROM later WHERE later.partner_id IS NOT NULL
+    ), earlier AS (
+        (SELECT partner_id FROM outbox WHERE lane = :lane AND partner_id <= :after_partner
+         ORDER BY partner_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT outbox.partner_id FROM outbox
+                WHERE outbox.lane = :lane AND outbox.partner_id > earlier.partner_id
+                  AND outbox.partner_id <= :after_partner
+                ORDER BY outbox.partner_id LIMIT 1)
+        FROM earlier WHERE earlier.partner_id IS NOT NULL
+    ), partners AS MATERIALIZED (
+        SELECT walk.partner_id, row_number() OVER () AS place
+        FROM (
+            SELECT walk.partner_id
+            FROM (SELECT partner_id FROM later UNION ALL SELECT partner_id FROM earlier) AS walk
+            CROSS JOIN LATERAL (
+                SELECT FROM outbox
+                WHERE lane = :lane AND partner_id = walk.partner_id AND not_before <= :now
+                  AND (claim_id IS NULL OR lease_until < :now)
+                  AND (sequence IS NOT NULL OR event_id IS NULL)
+                ORDER BY not_before, identity LIMIT 1
+            ) AS has_due_rows
+            LIMIT :limit
+        ) AS walk
     )
-    SELECT due.identity, partners.partner_id
+    SELECT due.identity, partners.partner_id, due.turn
     FROM partners CROSS JOIN LATERAL (
         SELECT identity, row_number() OVER (ORDER BY not_before, identity) AS turn
         FROM (
             SELECT identity, not_before FROM outbox
             WHERE lane = :lane AND partner_id = partners.partner_id AND not_before <= :now
               AND (claim_id IS NULL OR lease_until < :now) AND (sequence IS NOT NULL OR event_id IS NULL)
-            ORDER BY not_before, identity LIMIT :limit
+            ORDER BY not_before, identity
+            LIMIT (SELECT ceil(CAST(:limit AS numeric) / count(*)) FROM partners)
         ) AS first_rows
     ) AS due
-    WHERE partners.partner_id IS NOT NULL
-    ORDER BY due.turn, (partners.partner_id > :after_partner) DESC, partners.partner_id
+    ORDER BY due.turn, partners.place
     LIMIT :limit
 """)
 
 UNKNOWN_ROW = text("""
-    /* the row of an operation whose outcome is unknown, for a probe: the one that has waited longest */
-    SELECT outbox.identity, outbox.partner_id
-    FROM operations JOIN outbox USING (operation_id)
-    WHERE operations.status = 'unknown' AND operations.sap_system = :lane AND outbox.not_before <= :now
-      AND (outbox.claim_id IS NULL OR outbox.lease_until < :now)
-    ORDER BY outbox.not_before, outbox.identity LIMIT 1
+    /* the row of an operation whose outcome is unknown, for a probe: the one that has waited longest. There
+       are few of them, whatever the statistics say: they come first, and each row by its operation */
+    WITH unknown AS MATERIALIZED (
+        SELECT operation_id FROM operations WHERE status = 'unknown' AND sap_system = :lane
+    )
+    SELECT queued.identity, queued.partner_id
+    FROM unknown CROSS JOIN LATERAL (
+        SELECT identity, partner_id, not_before FROM outbox
+        WHERE outbox.operation_id = unknown.operation_id AND not_before <= :now
+          AND (claim_id IS NULL OR lease_until < :now)
+        LIMIT 1
+    ) AS queued
+    ORDER BY queued.not_before, queued.identity LIMIT 1
 """)
 
 LOCK_ROWS = text("""
@@ -126,12 +160,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[Message]):
-    """What was claimed. `found` counts the rows that were due, claimed or not, up to the limit."""
+    """What was claimed. `found` counts the rows that were due, claimed or not, up to the limit.
+
+    `is_more`: some partner has perhaps more of them.
+    """
 
     claim: Claim
     identities: tuple[int, ...]
     messages: tuple[Message, ...]
     found: int
+    is_more: bool
     last_partner: str
 
 
@@ -168,6 +206,7 @@ def claim_operations(
         identities=tuple(identity for identity, _ in taken),
         messages=tuple(messages[locked[identity].operation_id] for identity, _ in taken),
         found=len(candidates),
+        is_more=_is_more(candidates, limit),
         last_partner=taken[-1][1] if taken else after_partner,
     )
 
@@ -190,6 +229,7 @@ def claim_events(
         identities=tuple(identity for identity, _ in taken),
         messages=tuple(_event_message(rows[identity]) for identity, _ in taken),
         found=len(candidates),
+        is_more=_is_more(candidates, limit),
         last_partner=taken[-1][1] if taken else after_partner,
     )
 
@@ -225,6 +265,12 @@ def _fair_rows(
 ) -> list[tuple[int, str]]:
     parameters = {"lane": lane, "limit": limit, "after_partner": after_partner, "now": now}
     return [(row.identity, row.partner_id) for row in connection.execute(FAIR_ROWS, parameters)]
+
+
+def _is_more(candidates: Sequence[tuple[int, str]], limit: int) -> bool:
+    """Whether a partner had as many rows as its share of the limit, and perhaps has more."""
+    rows = Counter(partner for _, partner in candidates)
+    return bool(rows) and max(rows.values()) >= math.ceil(limit / len(rows))
 
 
 def _unknown_row(connection: Connection, lane: str, now: datetime) -> list[tuple[int, str]]:

@@ -13,10 +13,10 @@ from sqlalchemy import create_engine, text
 
 from bridge.clock import SystemClock
 from bridge.errors import TransientError
+from bridge.lane import FailedCall, GuardSettings
 from bridge.payment import EventType, SapDocument
 from bridge.storage.events import append_event, put_back
 from bridge.storage.guard import (
-    GuardSettings,
     free_settling_slots,
     give_back_slot,
     note_failure,
@@ -97,14 +97,14 @@ class Adapter:
                 return
             failed = chance < 0.35
             if failed:
-                note_failure(
-                    connection, LANE, message.operation_id, GUARD, retry_after_seconds=0.0, now=moment
-                )
+                overloaded = chance < 0.2
+                failed_call = FailedCall(message.operation_id, moment, is_overload=overloaded)
+                note_failure(connection, LANE, failed_call, GUARD, now=moment)
             else:
                 note_success(connection, LANE)
             give_back_slot(
                 connection, LANE, slot, message.operation_id,
-                outcome="x", success=not failed, latency_ms=1, now=moment,
+                outcome="refused" if failed else "posted", success=not failed, latency_ms=1, now=moment,
             )  # fmt: skip
             if failed:
                 record_not_posted(connection, message.operation_id, refused=False, counted=False, now=moment)

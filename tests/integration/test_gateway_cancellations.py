@@ -11,8 +11,8 @@ from gateway_stage import GatewayStage, keys, new_payment
 from races import InBackground, at_once
 from sqlalchemy import create_engine, text
 
+from bridge.lane import GuardSettings
 from bridge.storage import cancel
-from bridge.storage.guard import GuardSettings
 from bridge.storage.operate import lock_own_payment
 from bridge.storage.operations import lock_operation, lock_payment, spend_dispatch, start_post
 from dispatcher.relay import OperationsRelay, RelaySettings

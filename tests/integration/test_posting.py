@@ -230,7 +230,7 @@ def test_distinct_failing_operations_open_the_circuit_and_a_probe_closes_it(brid
         connection.execute(text("UPDATE sap_systems SET call_window = 1"))
     bridge.step(operations[3])
     lane = bridge.lane()
-    assert (lane.call_window, lane.failed_probes, lane.failing_operations) == (4, 0, [])
+    assert (lane.call_window, lane.failed_probes, lane.failing_operations) == (1, 0, [])
 
 
 def test_a_failed_probe_closes_the_lane_at_once_and_for_longer(bridge):

@@ -370,30 +370,3 @@ def test_what_is_due_next_in_each_lane(owner, engine):
     with owner.begin() as connection:
         add_payment(connection, row=False)
     assert due() == {LANE: later, "events": NOW}
-
-
-def test_the_claim_walks_by_the_index_and_never_past_another_lanes_rows(owner, engine):
-    add_payments(owner, 2000, "par_closed", lane=OTHER_LANE, event=False)
-    add_payments(owner, 3, event=False)
-    with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("ANALYZE outbox"))
-    from bridge.storage.outbox import FAIR_ROWS  # noqa: PLC0415 - the statement itself is what is looked at
-
-    parameters = {"lane": LANE, "limit": 8, "after_partner": "", "now": NOW}
-    with engine.begin() as connection:
-        plan = connection.execute(
-            text(f"EXPLAIN (ANALYZE, FORMAT JSON) {FAIR_ROWS.text}"), parameters
-        ).scalar()
-    scans = list(scans_of(plan[0]["Plan"]))
-    assert {scan["Relation Name"] for scan in scans} == {"outbox"}
-    read = sum(
-        (scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)) * scan["Actual Loops"] for scan in scans
-    )
-    assert read < 20, plan
-
-
-def scans_of(node):
-    if "Relation Name" in node:
-        yield node
-    for child in node.get("Plans", ()):
-        yield from scans_of(child)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from waiting import wait_until
 
 from bridge.errors import SettingsError, TransientError
-from bridge.storage.lanes import LaneState
 from bridge.storage.watchdog import DispatchedOperation
 from dispatcher.relay import BUSY_SECONDS, seconds_until
 from dispatcher.settings import Settings
@@ -20,52 +19,6 @@ pytestmark = pytest.mark.unit
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
 ENVIRONMENT = {"DATABASE_URL": "postgresql+pg8000://x@127.0.0.1/x", "GOOGLE_CLOUD_PROJECT": "p"}
-
-
-@pytest.mark.parametrize(
-    ("lane", "out", "calls", "room"),
-    [
-        (LaneState(False, 4, None, 0), 0, 0, 8),
-        (LaneState(False, 4, None, 0), 3, 2, 3),
-        (LaneState(False, 4, None, 0), 8, 4, 0),
-        (LaneState(False, 1, None, 0), 0, 0, 2),
-        (LaneState(False, 1, NOW, 1), 0, 0, 1),
-        (LaneState(False, 1, NOW, 1), 1, 0, 0),
-        (LaneState(False, 1, NOW, 1), 0, 1, 0),
-        (LaneState(False, 0, LATER, 1), 0, 0, 0),
-        (LaneState(True, 4, None, 0), 0, 0, 0),
-    ],
-)
-def test_room_is_twice_the_window_less_what_is_out_and_one_while_half_open(lane, out, calls, room):
-    assert lane.room(out=out, calls=calls) == room
-
-
-@given(
-    window=st.integers(0, 256), probes=st.integers(0, 9), out=st.integers(0, 600), calls=st.integers(0, 256)
-)
-def test_room_never_lets_more_than_twice_the_window_be_on_its_way(window, probes, out, calls):
-    room = LaneState(False, window, None, probes).room(out=out, calls=calls)
-    assert room >= 0
-    assert room == 0 or out + calls + room <= 2 * window
-
-
-@pytest.mark.parametrize(
-    ("lane", "is_due"),
-    [
-        (LaneState(False, 0, NOW, 1), True),
-        (LaneState(False, 0, None, 1), True),
-        (LaneState(False, 0, LATER, 1), False),
-        (LaneState(True, 0, NOW, 1), False),
-        (LaneState(False, 1, NOW, 1), False),
-        (LaneState(False, 4, None, 0), False),
-    ],
-)
-def test_a_probe_is_due_when_the_circuit_is_open_and_its_time_has_come(lane, is_due):
-    assert lane.is_probe_due(NOW) is is_due
-
-
-def test_a_circuit_opened_by_hand_is_probed_by_one_call_too():
-    assert LaneState(False, 0, None, 0).probing().room(out=0, calls=0) == 1
 
 
 def test_backoff_doubles_to_its_maximum_and_half_of_it_is_chance():

@@ -1,0 +1,113 @@
+"""What the relay's statements read: as much as they need, however many partners, lanes and rows there are."""
+
+import pytest
+from accepted import LANE, NOW, OTHER_LANE, add_lanes, add_payments, change
+from sqlalchemy import create_engine, text
+
+from bridge.messages import EVENTS_LANE
+from bridge.storage.lanes import NEXT_DUE
+from bridge.storage.outbox import FAIR_ROWS, UNKNOWN_ROW
+
+pytestmark = pytest.mark.integration
+
+PARTNERS = 120
+ROWS_EACH = 5
+
+
+@pytest.fixture
+def owner(database):
+    add_lanes(database.engine, s4_main=4, s4_second=4)
+    return database.engine
+
+
+@pytest.fixture
+def engine(database):
+    engine = create_engine(database.url_for("dispatcher"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def many_partners(owner):
+    for number in range(PARTNERS):
+        add_payments(owner, ROWS_EACH, f"par_{number:03}", event=False)
+    add_payments(owner, 500, "par_closed", lane=OTHER_LANE, event=False)
+    analyze(owner)
+
+
+def analyze(owner):
+    with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE outbox, operations"))
+
+
+def rows_read(engine, statement, **parameters):
+    """Rows that the statement reads of tables, those that it throws away included."""
+    with engine.begin() as connection:
+        plan = connection.execute(
+            text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}"), parameters
+        ).scalar()
+    return sum(
+        (scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)) * scan["Actual Loops"]
+        for scan in scans_of(plan[0]["Plan"])
+    )
+
+
+def scans_of(node):
+    if "Relation Name" in node:
+        yield node
+    for child in node.get("Plans", ()):
+        yield from scans_of(child)
+
+
+def fair_rows(engine, *, limit, after=""):
+    parameters = {"lane": LANE, "limit": limit, "after_partner": after, "now": NOW}
+    with engine.begin() as connection:
+        partners = [row.partner_id for row in connection.execute(FAIR_ROWS, parameters)]
+    return partners, rows_read(engine, FAIR_ROWS, **parameters)
+
+
+def test_a_claim_of_a_few_rows_read_all_partners_times_as_many(engine, many_partners):
+    partners, read = fair_rows(engine, limit=8)
+    assert partners == [f"par_{number:03}" for number in range(8)]
+    assert read <= 8 * 4, read
+
+
+def test_a_claim_goes_on_after_the_partner_served_last_and_round_again(engine, many_partners):
+    partners, read = fair_rows(engine, limit=4, after="par_117")
+    assert partners == ["par_118", "par_119", "par_000", "par_001"]
+    assert read <= 4 * 5, read
+
+
+def test_a_claim_of_many_rows_takes_as_many_of_each_partner(engine, many_partners):
+    partners, read = fair_rows(engine, limit=240, after="par_050")
+    assert len(partners) == 240
+    assert sorted(partners[:PARTNERS]) == sorted(partners[PARTNERS:])
+    assert read <= 240 * 3, read
+
+
+def test_the_claim_never_walks_past_another_lanes_rows(owner, engine):
+    add_payments(owner, 2000, "par_closed", lane=OTHER_LANE, event=False)
+    add_payments(owner, 3, event=False)
+    analyze(owner)
+    partners, read = fair_rows(engine, limit=8)
+    assert partners == ["par_a"] * 3
+    assert read < 20, read
+
+
+def test_knowing_what_is_due_next_reads_one_row_of_each_lane(engine, many_partners):
+    read = rows_read(engine, NEXT_DUE, now=NOW, lane=None, events=EVENTS_LANE)
+    assert read <= 2 * 3, read
+
+
+def test_the_row_of_an_unknown_operation_is_found_by_it_whatever_the_statistics_say(
+    owner, engine, many_partners
+):
+    """They were made when nothing was unknown, or when everything was."""
+    [operation_id] = add_payments(owner, 1, "par_unknown", event=False)
+    change(owner, operation_id, status="unknown")
+    read = rows_read(engine, UNKNOWN_ROW, lane=LANE, now=NOW)
+    assert read <= 4, read
+    with owner.begin() as connection:
+        connection.execute(text("UPDATE operations SET status = 'unknown' WHERE partner_id = 'par_closed'"))
+    analyze(owner)
+    assert rows_read(engine, UNKNOWN_ROW, lane=LANE, now=NOW) <= 4
