@@ -24,7 +24,8 @@ SET_CAP = text("""
     /* a window that was whole stays whole; otherwise it grows by itself, and is never above the cap */
     UPDATE sap_systems
     SET hard_cap = :hard_cap,
-        call_window = CASE WHEN call_window = hard_cap THEN :hard_cap ELSE least(call_window, :hard_cap) END
+        call_window = CASE WHEN call_window = hard_cap AND failed_probes = 0 THEN :hard_cap
+                           ELSE least(call_window, :hard_cap) END
     WHERE sap_system = :sap_system
 """)
 
