@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from sqlalchemy import create_engine, make_url, text
 
 from bridge.clock import SystemClock
-from bridge.keyring import KeyRing
+from bridge.key_ring_file import KeyRingSettings, open_key_ring
 from bridge.partner import PartnerLimits
 from bridge.partner_mirror import PartnerMirror
 from bridge.storage.migrate import upgrade
@@ -110,7 +110,7 @@ def staged() -> Iterator[Stage]:
 
 def _seed(server: Postgres, keys: Keys) -> dict[str, str]:
     engine = create_engine(server.url())
-    webhook_keys = KeyRing.from_file(str(keys.webhook_secrets))
+    webhook_keys = open_key_ring(KeyRingSettings(str(keys.webhook_secrets), "webhook-secrets"))
     document = demo_document("http://127.0.0.1:1", keys.partners[0], 1, webhook_keys)
     document = document.model_copy(update={"limits": NO_LIMITS})
     PartnerMirror(engine).remember(document, SystemClock().now())

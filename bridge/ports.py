@@ -63,6 +63,22 @@ class TaskQueue(Protocol):
         ...
 
 
+class KeyWrapper(Protocol):
+    """Encrypts data keys under keys that never leave where they are (production: Cloud KMS).
+
+    `kms_key` is the resource name of a CryptoKey; `bound_to` has to be the same at both calls. Both raise
+    PermanentError when they are refused (the text says why, and names keys only), TransientError otherwise.
+    """
+
+    def wrap(self, kms_key: str, plaintext: bytes, bound_to: bytes) -> bytes:
+        """Encrypt with the key's primary version."""
+        ...
+
+    def unwrap(self, kms_key: str, wrapped: bytes, bound_to: bytes) -> bytes:
+        """Decrypt what any version of the key that still works has wrapped."""
+        ...
+
+
 class PartnerDirectory(Protocol):
     """The configuration of partners as every service reads it: cached, and served while Firestore is away.
 

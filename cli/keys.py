@@ -1,11 +1,11 @@
-"""`bridge keys`: the keys that sign access tokens (gateway/signing_keys.py says what their names mean)."""
+"""`bridge keys`: the keys that sign access tokens (gateway/signing_keys.py says what their names mean).
 
-import json
-import os
+Key rings are in cli/key_rings.py.
+"""
+
 import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import click
 from cryptography.hazmat.primitives import serialization
@@ -16,6 +16,8 @@ from rich.table import Table
 from bridge.clock import rfc3339
 from bridge.environment import http_url
 from bridge.errors import SettingsError
+from cli.files import as_json, write_whole
+from cli.key_rings import ring
 from gateway.discovery import JWKS_PATH, METADATA_PATH, metadata
 from gateway.signing_keys import KeySet, private_jwks, public_jwks, read_key_set
 
@@ -41,7 +43,10 @@ _issuer = click.option("--issuer", help="TOKEN_ISSUER, for the published metadat
 
 @click.group()
 def keys() -> None:
-    """Keys that sign access tokens."""
+    """Keys that sign access tokens, and key rings."""
+
+
+keys.add_command(ring)
 
 
 @keys.command()
@@ -101,7 +106,7 @@ def bundle(folder: Path, target: Path) -> None:
 
     It is for `gcloud secrets versions add`, and to be deleted afterwards.
     """
-    _write(target, _json(private_jwks(_read(folder))), mode=0o600)
+    write_whole(target, as_json(private_jwks(_read(folder))), mode=0o600)
     click.echo(f"wrote {target}")
 
 
@@ -139,7 +144,7 @@ def _create(folder: Path, begins: datetime) -> Path:
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _write(path, pem, mode=0o600)
+    write_whole(path, pem, mode=0o600)
     return path
 
 
@@ -147,26 +152,8 @@ def _publish(known: KeySet, folder: Path, issuer: str, now: datetime) -> None:
     for path, document in ((JWKS_PATH, public_jwks(known, now)), (METADATA_PATH, metadata(issuer))):
         target = folder / path.removeprefix("/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(target, _json(document), mode=0o644)
+        write_whole(target, as_json(document), mode=0o644)
         click.echo(f"wrote {target}")
-
-
-def _json(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1) + "\n").encode()
-
-
-def _write(path: Path, content: bytes, *, mode: int) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _require_issuer(publish_to: Path | None, issuer: str | None) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from bridge.clock import SystemClock
 from bridge.errors import TransientError
 from bridge.gcp.firestore import FirestoreSettings, make_partner_store
+from bridge.key_ring_file import KeyRingSettings, open_key_ring
 from bridge.keyring import KeyRing
 from bridge.partner import (
     Client,
@@ -79,7 +80,7 @@ def wait_until_it_answers(store: PartnerStore) -> None:
 def seed(engine: Engine, store: PartnerStore, keys: Keys, receiver_url: str) -> None:
     """As seed_partners. What an operator has made of a demo partner since stays as it is."""
     restore_from_mirror(engine, store)
-    webhook_keys = KeyRing.from_file(str(keys.webhook_secrets))
+    webhook_keys = open_key_ring(KeyRingSettings(str(keys.webhook_secrets), "webhook-secrets"))
     mirror = PartnerMirror(engine)
     for number, partner in enumerate(keys.partners, 1):
         document = store.get(partner.partner_id)

@@ -6,20 +6,17 @@ import gc
 # Nothing that importing makes is garbage, and looking for some is a fifth of the start. serve() enables it.
 gc.disable()
 
-import os
 import sys
 
 from flask import Flask
 
 from bridge.clock import SystemClock
-from bridge.errors import SettingsError
 from bridge.gcp.firestore import make_partner_store
 from bridge.partner_directory import make_directory
 from bridge.storage.accept import make_statement_engine
 from bridge.storage.engine import make_engine
 from bridge.tracing import make_tracer
-from bridge.web.logs import configure_logs
-from bridge.web.serve import serve
+from bridge.web.main import run_with_keys
 from gateway.app import Keys, create_app
 from gateway.settings import Settings
 
@@ -29,20 +26,7 @@ MIRROR_CONNECTIONS = 2
 
 def main() -> int:
     """Serve until SIGTERM; status 2 and one line for a wrong setting or key."""
-    configure_logs("gateway")
-    try:
-        settings = Settings.from_environment(os.environ)
-        keys = Keys.read(settings)
-    except SettingsError as error:
-        sys.stderr.write(f"gateway: {error}\n")
-        return 2
-    return serve(
-        lambda: _build(settings, keys),
-        host=settings.host,
-        port=settings.port,
-        threads=settings.threads,
-        name="gateway",
-    )
+    return run_with_keys("gateway", Settings.from_environment, Keys.read, _build)
 
 
 def _build(settings: Settings, keys: Keys) -> Flask:

@@ -9,6 +9,7 @@ from joserfc.jwk import OKPKey
 from sqlalchemy import Engine
 
 from bridge.clock import Clock
+from bridge.key_ring_file import open_key_ring
 from bridge.keyring import KeyRing
 from bridge.ports import PartnerDirectory
 from bridge.storage.accept import find_key
@@ -60,7 +61,7 @@ class Keys:
             token=TokenKeys.from_folder(settings.token_signing_keys_dir),
             receipt=read_receipt_key(settings.receipt_signing_key),
             fingerprint=read_fingerprint_key(settings.fingerprint_key),
-            parties=KeyRing.from_file(settings.party_key_ring),
+            parties=open_key_ring(settings.party_key_ring),
         )
 
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from bridge.environment import MAX_PORT, MAX_THREADS, http_url, required, whole
 from bridge.errors import SettingsError
 from bridge.gcp.firestore import FirestoreSettings
+from bridge.key_ring_file import KeyRingSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.tracing import NO_TRACES, TracingSettings
@@ -26,7 +27,7 @@ class Settings:
     token_issuer: str
     token_audience: str
     token_signing_keys_dir: str
-    party_key_ring: str
+    party_key_ring: KeyRingSettings
     fingerprint_key: str
     receipt_signing_key: str
     counters_url: str = MEMORY
@@ -50,7 +51,7 @@ class Settings:
             token_issuer=http_url(environ, "TOKEN_ISSUER"),
             token_audience=required(environ, "TOKEN_AUDIENCE"),
             token_signing_keys_dir=required(environ, "TOKEN_SIGNING_KEYS_DIR"),
-            party_key_ring=required(environ, "PARTY_KEY_RING"),
+            party_key_ring=KeyRingSettings.from_environment(environ, "PARTY_KEY_RING", "party-data"),
             fingerprint_key=required(environ, "FINGERPRINT_KEY"),
             receipt_signing_key=required(environ, "RECEIPT_SIGNING_KEY"),
             counters_url=_counters_url(environ, "RATE_LIMIT_STORAGE_URL"),

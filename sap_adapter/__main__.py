@@ -7,11 +7,12 @@ from flask import Flask
 
 from bridge.clock import SystemClock
 from bridge.gcp.firestore import make_partner_store
+from bridge.key_ring_file import open_key_ring
 from bridge.keyring import KeyRing
 from bridge.partner_directory import make_directory
 from bridge.storage.engine import make_engine
 from bridge.tracing import make_tracer
-from bridge.web.main import run
+from bridge.web.main import run_with_keys
 from sap_adapter.app import create_app
 from sap_adapter.classifier import Classifier
 from sap_adapter.settings import Settings
@@ -22,12 +23,15 @@ SPARE_CONNECTIONS = 2
 
 def _read(environ: Mapping[str, str]) -> Settings:
     settings = Settings.from_environment(environ)
-    KeyRing.from_file(settings.party_key_ring)
     Classifier.from_package()
     return settings
 
 
-def _build(settings: Settings) -> Flask:
+def _read_keys(settings: Settings) -> KeyRing:
+    return open_key_ring(settings.party_key_ring)
+
+
+def _build(settings: Settings, key_ring: KeyRing) -> Flask:
     """Runs in the worker: what it opens crosses no fork."""
     clock = SystemClock()
     engine = make_engine(
@@ -38,8 +42,8 @@ def _build(settings: Settings) -> Flask:
     store = make_partner_store(settings.firestore)
     directory = make_directory(store, engine, clock, settings.directory)
     tracer = make_tracer("sap_adapter", settings.tracing, settings.firestore.project)
-    return create_app(settings, directory, engine, clock, tracer)
+    return create_app(settings, key_ring, directory, engine, clock, tracer)
 
 
 if __name__ == "__main__":
-    sys.exit(run("sap_adapter", _read, _build))
+    sys.exit(run_with_keys("sap_adapter", _read, _read_keys, _build))

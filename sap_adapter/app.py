@@ -27,10 +27,14 @@ PUSH_PATH = "/pubsub/operations"
 
 
 def create_app(
-    settings: Settings, directory: PartnerDirectory, engine: Engine, clock: Clock, tracer: Tracer
+    settings: Settings,
+    key_ring: KeyRing,
+    directory: PartnerDirectory,
+    engine: Engine,
+    clock: Clock,
+    tracer: Tracer,
 ) -> Flask:
     """Wire the adapter: one pooled session per SAP system, one waker, one use case."""
-    key_ring = KeyRing.from_file(settings.party_key_ring)
     waker = Waker(engine)
     recorder = Recorder(engine, key_ring, Classifier.from_package(), clock, settings.record, waker.wake)
     posting = Posting(

@@ -9,6 +9,7 @@ from bridge.environment import MAX_PORT, MAX_THREADS, required, seconds, whole
 from bridge.errors import SettingsError
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
+from bridge.key_ring_file import KeyRingSettings
 from bridge.lane import GuardSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
@@ -29,7 +30,7 @@ class Settings:
     timeouts: Timeouts
     posting: PostingSettings
     record: RecordSettings
-    party_key_ring: str
+    party_key_ring: KeyRingSettings
     callers: CallerSettings
     firestore: FirestoreSettings
     tracing: TracingSettings
@@ -75,7 +76,7 @@ class Settings:
                     ),
                 ),
             ),
-            party_key_ring=required(environ, "PARTY_KEY_RING"),
+            party_key_ring=KeyRingSettings.from_environment(environ, "PARTY_KEY_RING", "party-data"),
             callers=CallerSettings.from_environment(environ),
             firestore=FirestoreSettings.from_environment(environ),
             tracing=TracingSettings.from_environment(environ),

@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from bridge.clock import ManualClock
 from bridge.gcp.firestore import FirestoreSettings
+from bridge.key_ring_file import KeyRingSettings
 from bridge.keyring import KeyRing
 from bridge.partner import Client, PartnerLimits
 from bridge.partner_directory import PartnerDirectorySettings, make_directory
@@ -92,7 +93,7 @@ def settings(database_url="postgresql+pg8000://nobody@127.0.0.1:1/nothing"):
         token_issuer=ISSUER,
         token_audience=AUDIENCE,
         token_signing_keys_dir="",
-        party_key_ring="",
+        party_key_ring=KeyRingSettings("", "party-data"),
         fingerprint_key="",
         receipt_signing_key="",
         tokens_per_minute=100_000,

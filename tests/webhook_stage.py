@@ -52,10 +52,14 @@ def environment(folder, **changes):
     }
 
 
+def key_ring():
+    return KeyRing("k1", {"k1": base64.b64decode(RING_KEY)})
+
+
 def endpoint(url, *secrets, **changes):
     """An endpoint whose secrets (SECRET by default) are sealed as the partners service seals them."""
     endpoint_id = new_id("whe", datetime.now(UTC))
-    ring = KeyRing("k1", {"k1": base64.b64decode(RING_KEY)})
+    ring = key_ring()
     sealed = tuple(
         SigningSecret(encrypted=seal_secret(ring, endpoint_id, secret)) for secret in secrets or (SECRET,)
     )
@@ -88,7 +92,7 @@ class Stage:
             self.store, self.engine, self.clock, PartnerDirectorySettings(), lambda task: task()
         )
         return make_use_cases(
-            self.settings, self.engine, directory, self.queue, self.clock, lambda: self.spread
+            self.settings, key_ring(), self.engine, directory, self.queue, self.clock, lambda: self.spread
         )
 
     def close(self):

@@ -1,19 +1,19 @@
 """`python -m webhooks`: settings from the environment, then gunicorn."""
 
 import sys
-from collections.abc import Mapping
 
 from flask import Flask
 
 from bridge.clock import SystemClock
 from bridge.gcp.firestore import make_partner_store
 from bridge.gcp.tasks import make_task_queue
+from bridge.key_ring_file import open_key_ring
 from bridge.keyring import KeyRing
 from bridge.messages import WEBHOOK_QUEUE
 from bridge.partner_directory import make_directory
 from bridge.storage.engine import make_engine
 from bridge.tracing import make_tracer
-from bridge.web.main import run
+from bridge.web.main import run_with_keys
 from webhooks.app import create_app, make_use_cases
 from webhooks.settings import Settings
 
@@ -23,13 +23,11 @@ SPARE_CONNECTIONS = 2
 TASK_RETRY_TIMEOUT_SECONDS = 3.0
 
 
-def _read(environ: Mapping[str, str]) -> Settings:
-    settings = Settings.from_environment(environ)
-    KeyRing.from_file(settings.webhook_key_ring)
-    return settings
+def _read_keys(settings: Settings) -> KeyRing:
+    return open_key_ring(settings.webhook_key_ring)
 
 
-def _build(settings: Settings) -> Flask:
+def _build(settings: Settings, key_ring: KeyRing) -> Flask:
     """Runs in the worker: what it opens, and the sweeper's thread, cross no fork."""
     clock = SystemClock()
     engine = make_engine(
@@ -49,10 +47,10 @@ def _build(settings: Settings) -> Flask:
         retry_timeout_seconds=TASK_RETRY_TIMEOUT_SECONDS,
     )
     tracer = make_tracer("webhooks", settings.tracing, settings.firestore.project)
-    use_cases = make_use_cases(settings, engine, directory, queue, clock, tracer=tracer)
+    use_cases = make_use_cases(settings, key_ring, engine, directory, queue, clock, tracer=tracer)
     use_cases.sweeper.start()
     return create_app(settings, engine, use_cases, clock, tracer)
 
 
 if __name__ == "__main__":
-    sys.exit(run("webhooks", _read, _build))
+    sys.exit(run_with_keys("webhooks", Settings.from_environment, _read_keys, _build))

@@ -42,6 +42,7 @@ class UseCases:
 
 def make_use_cases(
     settings: Settings,
+    key_ring: KeyRing,
     engine: Engine,
     directory: PartnerDirectory,
     queue: TaskQueue,
@@ -69,7 +70,7 @@ def make_use_cases(
     deliver = Deliver(
         engine,
         directory,
-        KeyRing.from_file(settings.webhook_key_ring),
+        key_ring,
         sender,
         tasks,
         record,

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from bridge.errors import SettingsError
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
+from bridge.key_ring_file import KeyRingSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.tracing import TracingSettings
@@ -66,7 +67,7 @@ class Settings:
     callers: CallerSettings
     tracing: TracingSettings
     tasks: TaskSettings
-    webhook_key_ring: str
+    webhook_key_ring: KeyRingSettings
     delays_seconds: tuple[float, ...]
     timeout_seconds: float
     disable_after_seconds: float
@@ -91,7 +92,7 @@ class Settings:
             callers=callers,
             tracing=TracingSettings.from_environment(environ),
             tasks=tasks,
-            webhook_key_ring=_required(environ, "WEBHOOK_KEY_RING"),
+            webhook_key_ring=KeyRingSettings.from_environment(environ, "WEBHOOK_KEY_RING", "webhook-secrets"),
             delays_seconds=_delays(environ.get("WEBHOOK_SCHEDULE_SECONDS")),
             timeout_seconds=_seconds(
                 environ, "WEBHOOK_TIMEOUT_SECONDS", DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS

@@ -28,20 +28,37 @@ class HttpSettings(Protocol):
 Settings = TypeVar("Settings", bound=HttpSettings)
 
 
+Keys = TypeVar("Keys")
+
+
 def run(
     name: str, read_settings: Callable[[Mapping[str, str]], Settings], build: Callable[[Settings], Flask]
 ) -> int:
     """Serve until SIGTERM; status 2 and one line on stderr for a wrong setting.
 
-    `read_settings` also reads the files that the settings name, so that a wrong one is found here. `build`
-    runs in the worker: what it opens crosses no fork.
+    `build` runs in the worker: what it opens crosses no fork.
     """
+    return run_with_keys(name, read_settings, lambda _settings: None, lambda settings, _keys: build(settings))
+
+
+def run_with_keys(
+    name: str,
+    read_settings: Callable[[Mapping[str, str]], Settings],
+    read_keys: Callable[[Settings], Keys],
+    build: Callable[[Settings, Keys], Flask],
+) -> int:
+    """As `run`, for a service with keys: read once, before the fork, so that a wrong one is one line too."""
     configure_logs(name)
     try:
         settings = read_settings(os.environ)
+        keys = read_keys(settings)
     except SettingsError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return 2
     return serve(
-        lambda: build(settings), host=settings.host, port=settings.port, threads=settings.threads, name=name
+        lambda: build(settings, keys),
+        host=settings.host,
+        port=settings.port,
+        threads=settings.threads,
+        name=name,
     )

@@ -18,7 +18,7 @@ from partner_run import PartnerRun
 from sqlalchemy import text
 from waiting import wait_until
 
-from bridge.keyring import KeyRing
+from bridge.key_ring_file import KeyRingSettings, open_key_ring
 from bridge.messages import EVENTS_TOPIC, dead_letter_topic, operations_topic
 from bridge.parties import COLUMN, TABLE
 from devstack.demo.instructions import german_iban
@@ -270,7 +270,7 @@ def told(stack, ids):
 def decrypted(stack, running, payment_id):
     with open_database(running).connect() as connection:
         sealed = connection.execute(PARTIES, {"payment_id": payment_id}).scalar_one()
-    ring = KeyRing.from_file(str(stack.layout.keys_folder / "party-data.json"))
+    ring = open_key_ring(KeyRingSettings(str(stack.layout.keys_folder / "party-data.json"), "party-data"))
     return ring.decrypt(sealed, table=TABLE, column=COLUMN, row=payment_id).decode()
 
 

@@ -16,9 +16,12 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from gateway_stage import SECRET, client, new_payment, partner_with, pem, rsa_key
+from kms_server import PARTY_KEY, KmsServer
 from stand_ins import REPOSITORY, accepts_connections, free_port
 from waiting import wait_until
 
+from bridge.gcp.kms import cloud_kms
+from bridge.key_ring_file import RingDocument, WrappedKey, bound_to
 from bridge.storage import partner_configs
 from bridge.storage.migrate import add_sap_systems
 
@@ -58,6 +61,14 @@ def environment(database, tmp_path):
         "FINGERPRINT_KEY": str(tmp_path / "fingerprint.key"),
         "RECEIPT_SIGNING_KEY": str(tmp_path / "receipt.pem"),
     }
+
+
+def wrapped_ring(tmp_path, kms):
+    with cloud_kms(kms.host) as wrapper:
+        wrapped = wrapper.wrap(PARTY_KEY, os.urandom(32), bound_to("party-data", "k1"))
+    path = tmp_path / "wrapped.json"
+    path.write_text(json.dumps(RingDocument("k1", {"k1": WrappedKey(PARTY_KEY, wrapped)}).as_json()))
+    return {"PARTY_KEY_RING": str(path)}
 
 
 class Process:
@@ -199,3 +210,29 @@ def test_a_wrong_setting_is_one_clear_line(environment, tmp_path):
     process = Process(environment | {"FINGERPRINT_KEY": "/nowhere"}, tmp_path)
     assert process.wait() == 2
     assert process.log.read_text() == "gateway: FINGERPRINT_KEY /nowhere: No such file or directory\n"
+
+
+def test_a_gateway_on_a_wrapped_key_ring_asks_cloud_kms_once_and_takes_payments(environment, tmp_path):
+    with KmsServer() as kms:
+        ring = wrapped_ring(tmp_path, kms)
+        process = Process(environment | ring | {"KMS_EMULATOR_HOST": kms.host}, tmp_path).ready()
+        token = process.token()
+        for key in ("one", "two"):
+            headers = {"Authorization": token, "Idempotency_Key": key, "Content_Type": "application/json"}
+            body = json.dumps(new_payment()).encode()
+            assert process.call("POST", "/v1/payments", body, **headers)[0] == 202
+        assert kms.calls == [("encrypt", PARTY_KEY), ("decrypt", PARTY_KEY)]
+        assert process.stop() == 0
+
+
+def test_a_key_ring_that_cloud_kms_does_not_open_is_one_clear_line(environment, tmp_path):
+    with KmsServer() as kms:
+        ring = wrapped_ring(tmp_path, kms)
+        kms.denied = {PARTY_KEY}
+        process = Process(environment | ring | {"KMS_EMULATOR_HOST": kms.host}, tmp_path)
+        assert process.wait() == 2
+    assert process.log.read_text() == (
+        f"gateway: key ring {ring['PARTY_KEY_RING']}: key k1 does not open as one of party-data: Cloud KMS "
+        "refuses: PERMISSION_DENIED: Permission 'cloudkms.cryptoKeyVersions.useToDecrypt' denied on "
+        f"resource '{PARTY_KEY}'\n"
+    )

@@ -6,7 +6,7 @@ from argon2 import PasswordHasher
 from firestore_emulator import FirestoreEmulator
 from partner_documents import changed
 
-from bridge.keyring import KeyRing
+from bridge.key_ring_file import KeyRingSettings, open_key_ring
 from bridge.payment import OperationKind
 from bridge.storage import partner_configs
 from bridge.webhook_secrets import open_secret
@@ -35,7 +35,7 @@ def store(emulator):
 def test_the_demo_partners_can_do_what_their_credentials_say(database, store, tmp_path):
     keys = load_or_create(tmp_path / "keys")
     seed(database.engine, store, keys, RECEIVER)
-    ring = KeyRing.from_file(str(keys.webhook_secrets))
+    ring = open_key_ring(KeyRingSettings(str(keys.webhook_secrets), "webhook-secrets"))
     assert len(keys.partners) == 2
     for partner in keys.partners:
         document = store.find_by_client(partner.client_id)

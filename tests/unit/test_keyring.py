@@ -1,9 +1,6 @@
-import base64
-import json
-
 import pytest
 
-from bridge.errors import PermanentError, SettingsError
+from bridge.errors import PermanentError
 from bridge.keyring import KeyRing
 
 pytestmark = pytest.mark.unit
@@ -29,27 +26,3 @@ def test_after_a_rotation_old_values_are_still_read_and_new_ones_use_the_new_key
     assert rotated.encrypt(b"text", **PLACE).startswith("k2:")
     with pytest.raises(PermanentError):
         KeyRing("k2", {"k2": NEW}).decrypt(value, **PLACE)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        '{"current": "k1"}',
-        '{"current": "k1", "keys": {"k1": "AAAA"}}',
-        '{"current": "x", "keys": {}}',
-    ],
-)
-def test_a_broken_key_file_is_named(tmp_path, content):
-    path = tmp_path / "ring.json"
-    path.write_text(content)
-    with pytest.raises(SettingsError, match=r"ring\.json"):
-        KeyRing.from_file(str(path))
-
-
-def test_a_key_file_of_the_documented_form_is_read(tmp_path):
-    path = tmp_path / "ring.json"
-    path.write_text(json.dumps({"current": "k1", "keys": {"k1": base64.b64encode(OLD).decode()}}))
-    ring = KeyRing.from_file(str(path))
-    assert ring.decrypt(ring.encrypt(b"x", **PLACE), **PLACE) == b"x"

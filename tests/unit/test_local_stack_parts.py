@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from bridge.keyring import KeyRing
+from bridge.key_ring_file import KeyRingSettings, open_key_ring
 from bridge.messages import push_subscription
 from devstack import emulators, start_checks
 from devstack.emulators import find_emulators, find_java
@@ -92,7 +92,7 @@ def test_keys_are_made_once_and_only_their_owner_may_read_them(tmp_path):
     assert load_or_create(tmp_path) == keys
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert {stat.S_IMODE(path.stat().st_mode) for path in before} == {0o600}
-    ring = KeyRing.from_file(str(keys.party_data))
+    ring = open_key_ring(KeyRingSettings(str(keys.party_data), "party-data"))
     place = {"table": "t", "column": "c", "row": "r"}
     assert ring.decrypt(ring.encrypt(b"x", **place), **place) == b"x"
     assert keys.party_data.read_bytes() != keys.webhook_secrets.read_bytes()
