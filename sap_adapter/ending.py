@@ -26,6 +26,7 @@ from bridge.storage import outcomes
 from bridge.storage.cancel import reject_successors
 from bridge.storage.events import append_event, put_back
 from bridge.storage.guard import (
+    fails_alone,
     free_settling_slots,
     give_back_slot,
     note_answer,
@@ -111,10 +112,17 @@ class HeldClaim:
         not_before = self.now + timedelta(seconds=pause_seconds)
         put_back(self.connection, self.claim.operation_id, not_before=not_before, now=self.now)
 
-    def attempt_counts(self) -> bool:
+    def refusal_counts(self) -> bool:
         """Whether the attempt counts: only while others in the lane succeed is it the operation's fault."""
         since = self.row.last_attempt_at or self.row.operation.created_at
         return others_succeeded(self.connection, self.claim.sap_system, since=since)
+
+    def lost_answer_counts(self) -> bool:
+        """The same of a call without an answer; it counts too when nothing else is left to succeed."""
+        sap_system, accepted_at = self.claim.sap_system, self.row.operation.created_at
+        return self.refusal_counts() or fails_alone(
+            self.connection, sap_system, self.claim.operation_id, since=accepted_at
+        )
 
     def succeed(self, document: SapDocument) -> None:
         """Record the document and what it makes of the payment, let the next step go, and tell it."""

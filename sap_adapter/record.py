@@ -88,7 +88,7 @@ class Recorder:
 
         def write(held: HeldClaim) -> None:
             settled_at = held.now + timedelta(seconds=self._settings.settling_seconds)
-            counted = held.attempt_counts()
+            counted = held.lost_answer_counts()
             held.blame_sap(self._settings.guard, error)
             held.end_call("unknown", success=False)
             keep_settling_slot(
@@ -165,7 +165,7 @@ class Recorder:
             held.succeed(outcome.document)
             return
         reason = self._classifier.classify(outcome.log)
-        counted = held.attempt_counts()
+        counted = held.refusal_counts()
         log.info("refused", operation_id=held.claim.operation_id, code=reason.failure.code)
         match reason.whose:
             case Whose.PARTNER:

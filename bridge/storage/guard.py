@@ -69,6 +69,16 @@ OTHERS_SUCCEEDED = text("""
     SELECT EXISTS (SELECT FROM sap_slots WHERE sap_system = :sap_system AND last_success_at > :since)
 """)
 
+FAILS_ALONE = text("""
+    /* whether the lane is well but for this operation: open, nothing else has failed since its last success,
+       and that was after the operation was accepted */
+    SELECT call_window > 0 AND failed_probes = 0
+           AND failing_operations <@ ARRAY[CAST(:operation_id AS text)]
+           AND EXISTS (SELECT FROM sap_slots AS slot
+                       WHERE slot.sap_system = lane.sap_system AND last_success_at > :since)
+    FROM sap_systems AS lane WHERE sap_system = :sap_system
+""")
+
 LOCK_LANE = text(f"""
     /* the guard of the lane, to change it */
     SELECT {COLUMNS} FROM sap_systems WHERE sap_system = :sap_system FOR NO KEY UPDATE
@@ -144,6 +154,12 @@ def free_settling_slots(connection: Connection, sap_system: str, operation_id: s
 
 def others_succeeded(connection: Connection, sap_system: str, *, since: datetime) -> bool:
     return bool(connection.execute(OTHERS_SUCCEEDED, {"sap_system": sap_system, "since": since}).scalar_one())
+
+
+def fails_alone(connection: Connection, sap_system: str, operation_id: str, *, since: datetime) -> bool:
+    """Whether SAP has taken others since then and nothing but this operation fails."""
+    parameters = {"sap_system": sap_system, "operation_id": operation_id, "since": since}
+    return bool(connection.execute(FAILS_ALONE, parameters).scalar_one())
 
 
 def note_failure(

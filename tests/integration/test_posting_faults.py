@@ -155,3 +155,49 @@ def test_a_refund_behind_a_payment_that_sap_refused_waited_for_ever(bridge):
     assert bridge.events(refund_id) == ["payment.refund_rejected"]
     with bridge.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM outbox WHERE lane = 's4-main'")).scalar() == 0
+
+
+def go_through(bridge, operation_id, *, fails=False):
+    """Take the operation's next steps until it is to be posted or at its end; the posting `fails`."""
+    if fails:
+        bridge.sap.script.append("drop")
+    bridge.step(operation_id)
+    while bridge.row(operation_id).status == "unknown":
+        wait_for_turn(bridge, operation_id)
+        bridge.step(operation_id)
+    if bridge.row(operation_id).status == "accepted":
+        wait_for_turn(bridge, operation_id)
+
+
+def test_a_poisonous_operation_was_tried_for_ever_once_all_the_others_were_paid(bridge):
+    """Its attempts counted only while others succeeded, and none were left."""
+    poison = bridge.accept()
+    for _ in range(3):
+        bridge.clock.advance(1)
+        bridge.step(bridge.accept())
+    for _ in range(8):
+        assert bridge.row(poison).status == "accepted"
+        go_through(bridge, poison, fails=True)
+    row = bridge.row(poison)
+    assert (row.status, row.parked_reason, row.sent_unresolved) == ("parked", "no-progress", False)
+    assert (bridge.lane().call_window, bridge.lane().failed_probes) == (4, 0)
+
+
+def test_the_only_operation_of_an_outage_that_began_before_it_is_not_parked(bridge):
+    bridge.step(bridge.accept())
+    bridge.clock.advance(60)
+    operation_id = bridge.accept()
+    for _ in range(12):
+        go_through(bridge, operation_id, fails=True)
+    assert (bridge.row(operation_id).status, bridge.row(operation_id).attempts) == ("accepted", 0)
+
+
+def test_two_that_fail_beside_each_other_are_no_poison(bridge):
+    first, second = bridge.accept(), bridge.accept()
+    bridge.clock.advance(1)
+    bridge.step(bridge.accept())
+    for _ in range(12):
+        for operation_id in (first, second):
+            go_through(bridge, operation_id, fails=True)
+    # each counts what failed before anybody knew that the other would
+    assert [bridge.row(one).attempts for one in (first, second)] == [1, 1]
