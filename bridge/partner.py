@@ -6,11 +6,22 @@ or encrypted under our own key ring (webhook signing secrets).
 
 import base64
 import re
+from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from bridge.money import Money
 from bridge.payment import OperationKind
@@ -32,6 +43,7 @@ MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 4096
 MAX_CLIENT_KEYS = 5
 MAX_TARGETS = 50
+MAX_DATED_CHANGES = 10
 Base64Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,700}$")]
 CompanyCode = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{4}$")]
 
@@ -164,8 +176,43 @@ class SapTarget(_Document):
         return value
 
 
+class DatedChange(_Document):
+    """What holds from a moment on: each member that is given takes the place of the document's."""
+
+    effective_from: AwareDatetime
+    status: PartnerStatus | None = None
+    targets: Annotated[dict[Name, SapTarget], Field(min_length=1, max_length=MAX_TARGETS)] | None = None
+    routing: Routing | None = None
+    limits: PartnerLimits | None = None
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The members that are given."""
+        names = ("status", "targets", "routing", "limits")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "DatedChange":
+        if not self.changed:
+            raise ValueError("changes nothing")
+        return self
+
+
+def require_routable(routing: Routing, targets: Mapping[str, SapTarget]) -> None:
+    """ValueError unless every target that is routed to is there, and no two are the same place."""
+    unknown = sorted({routing.default, *(rule.target for rule in routing.rules)} - set(targets))
+    if unknown:
+        raise ValueError(f"routing names targets that are not there: {', '.join(unknown)}")
+    places = [(target.sap_system, target.company_code) for target in targets.values()]
+    if len(set(places)) != len(places):
+        raise ValueError("two targets are the same company code of the same SAP system")
+
+
 class PartnerConfiguration(_Document):
-    """All that the services need to know of a partner. `version` rises with every change."""
+    """All that the services need to know of a partner. `version` rises with every change by hand.
+
+    `dated_changes` are in the order of their dates. Whoever reads the configuration reads it `at` a moment.
+    """
 
     partner_id: Annotated[str, StringConstraints(pattern=PARTNER_ID_PATTERN.pattern)]
     version: Annotated[int, Field(ge=1)]
@@ -176,6 +223,7 @@ class PartnerConfiguration(_Document):
     routing: Routing
     limits: PartnerLimits = PartnerLimits()
     webhook_endpoints: Annotated[tuple[WebhookEndpoint, ...], Field(max_length=MAX_ENDPOINTS)] = ()
+    dated_changes: Annotated[tuple[DatedChange, ...], Field(max_length=MAX_DATED_CHANGES)] = ()
 
     @model_validator(mode="after")
     def _unique_ids(self) -> "PartnerConfiguration":
@@ -189,14 +237,26 @@ class PartnerConfiguration(_Document):
 
     @model_validator(mode="after")
     def _routed(self) -> "PartnerConfiguration":
-        named = {self.routing.default, *(rule.target for rule in self.routing.rules)}
-        unknown = sorted(named - set(self.targets))
-        if unknown:
-            raise ValueError(f"routing names targets that are not there: {', '.join(unknown)}")
-        places = [(target.sap_system, target.company_code) for target in self.targets.values()]
-        if len(set(places)) != len(places):
-            raise ValueError("two targets are the same company code of the same SAP system")
+        require_routable(self.routing, self.targets)
         return self
+
+    @model_validator(mode="after")
+    def _routed_from_each_date_on(self) -> "PartnerConfiguration":
+        dates = [change.effective_from for change in self.dated_changes]
+        if any(later <= earlier for earlier, later in pairwise(dates)):
+            raise ValueError("dated_changes are not in the order of their dates")
+        for date in dates:
+            then = self.at(date)
+            require_routable(then.routing, then.targets)
+        return self
+
+    def at(self, now: datetime) -> "PartnerConfiguration":
+        """Return the configuration as it is at that moment: what is due is in it, what is to come is kept."""
+        due = [change for change in self.dated_changes if change.effective_from <= now]
+        if not due:
+            return self
+        changed = {name: value for change in due for name, value in change.changed.items()}
+        return self.model_copy(update={**changed, "dated_changes": self.dated_changes[len(due) :]})
 
     @classmethod
     def read(cls, document: object) -> "PartnerConfiguration":

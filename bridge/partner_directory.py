@@ -84,6 +84,9 @@ class CachedPartnerDirectory:
         """See PartnerDirectory."""
         if not PARTNER_ID_PATTERN.fullmatch(partner_id):
             return None
+        return self._as_of_now(self._newest(partner_id, at_least_version))
+
+    def _newest(self, partner_id: str, at_least_version: int) -> PartnerConfiguration | None:
         copy = self._fresh_copy(partner_id)
         if copy is not None and copy.configuration.version >= at_least_version:
             return copy.configuration
@@ -94,6 +97,10 @@ class CachedPartnerDirectory:
             return self._catch_up(partner_id) or found
         return found
 
+    def _as_of_now(self, found: PartnerConfiguration | None) -> PartnerConfiguration | None:
+        """Copies are kept as they are written; what is dated takes effect by the clock."""
+        return found.at(self._clock.now()) if found is not None and found.dated_changes else found
+
     def by_client(self, client_id: str) -> PartnerConfiguration | None:
         """See PartnerDirectory."""
         if not CLIENT_ID_PATTERN.fullmatch(client_id):
@@ -103,7 +110,7 @@ class CachedPartnerDirectory:
             configuration = self.partner(owner)
             if _has_client(configuration, client_id):
                 return configuration
-        return self._flights.run(f"client {client_id}", lambda: self._load_client(client_id))
+        return self._as_of_now(self._flights.run(f"client {client_id}", lambda: self._load_client(client_id)))
 
     def _load_partner(self, partner_id: str) -> PartnerConfiguration | None:
         copy = self._fresh_copy(partner_id)

@@ -17,6 +17,7 @@ LOCAL_URL = "http://127.0.0.1:8084"
 
 _reason = click.option("--reason", required=True, help="Why; it is kept in the audit trail.")
 _partner_id = click.argument("partner_id")
+_from = click.option("--from", "effective_from", help="A date and time with its offset; at once if left out.")
 
 
 @click.group()
@@ -125,20 +126,22 @@ def update(api: Api, partner_id: str, document: Any, reason: str) -> None:
 
 @partners.command()
 @_partner_id
+@_from
 @_reason
 @click.pass_obj
-def suspend(api: Api, partner_id: str, reason: str) -> None:
+def suspend(api: Api, partner_id: str, effective_from: str | None, reason: str) -> None:
     """Refuse the partner's requests. What was accepted goes on and is told."""
-    _change_status(api, partner_id, "suspended", reason)
+    _change_status(api, partner_id, "suspended", effective_from, reason)
 
 
 @partners.command()
 @_partner_id
+@_from
 @_reason
 @click.pass_obj
-def resume(api: Api, partner_id: str, reason: str) -> None:
+def resume(api: Api, partner_id: str, effective_from: str | None, reason: str) -> None:
     """Take the partner's requests again."""
-    _change_status(api, partner_id, "active", reason)
+    _change_status(api, partner_id, "active", effective_from, reason)
 
 
 @partners.group()
@@ -207,9 +210,11 @@ def revoke_client(api: Api, partner_id: str, client_id: str, reason: str) -> Non
     click.echo(f"{client_id} is revoked")
 
 
-def _change_status(api: Api, partner_id: str, status: str, reason: str) -> None:
-    changed = api.send("PUT", f"/admin/partners/{partner_id}/status", {"status": status}, reason=reason)
-    click.echo(f"{partner_id} is {status}, at version {changed.version}")
+def _change_status(api: Api, partner_id: str, status: str, effective_from: str | None, reason: str) -> None:
+    wanted = {"status": status, "effective_from": effective_from}
+    changed = api.send("PUT", f"/admin/partners/{partner_id}/status", wanted, reason=reason)
+    since = f" from {effective_from} on" if effective_from else ""
+    click.echo(f"{partner_id} is {status}{since}, at version {changed.version}")
 
 
 def _all(api: Api) -> Iterator[dict[str, Any]]:

@@ -54,7 +54,10 @@ class Partners:
         self._clock = clock
 
     def show(self, partner_id: str) -> PartnerConfiguration:
-        """RejectedError: 404, or 409 for a document that somebody has damaged; it names the fields."""
+        """Return the document as of now: dated changes that are due are in it.
+
+        RejectedError: 404, or 409 for a document that somebody has damaged; it names the fields.
+        """
         try:
             found = self._store.get(partner_id)
         except InvalidDocumentError as error:
@@ -63,7 +66,7 @@ class Partners:
             ) from error
         if found is None:
             raise RejectedError("not-found", 404, "There is no such partner.")
-        return found
+        return found.at(self._clock.now())
 
     def page(self, after: str, limit: int) -> list[tuple[str, PartnerConfiguration | None]]:
         """Return the partners whose id follows `after`, oldest first; None for a damaged document."""
@@ -79,6 +82,7 @@ class Partners:
             change.body, partner_id=change.partner_id, version=newest_version + 1, base=base
         )
         self._require_known_systems(document)
+        self._require_dates_to_come(document)
         return self._write(change, "partner.change", document, change.expected_version)
 
     def amend(self, wish: Wish, action: str, amendment: Amendment) -> PartnerConfiguration:
@@ -93,6 +97,7 @@ class Partners:
             mirrored = self._mirror.get(wish.partner_id)
             newest = max(standing.version, mirrored.configuration.version if mirrored is not None else 0)
             document = documents.read(body, partner_id=wish.partner_id, version=newest + 1, base=standing)
+            self._require_dates_to_come(document)
             try:
                 return self._write(wish, action, document, standing.version)
             except RejectedError as error:
@@ -127,11 +132,26 @@ class Partners:
         """Refuse a target whose lane is not there: its payments could not even be accepted."""
         with self._engine.connect() as connection:
             known = set(sap_systems(connection))
-        unknown = [name for name, target in document.targets.items() if target.sap_system not in known]
+        targets = {f"/targets/{name}": target for name, target in document.targets.items()}
+        for number, change in enumerate(document.dated_changes):
+            dated = (change.targets or {}).items()
+            targets |= {f"/dated_changes/{number}/targets/{name}": target for name, target in dated}
+        unknown = [place for place, target in targets.items() if target.sap_system not in known]
         if unknown:
             raise documents.invalid(
-                *(FieldError(f"/targets/{name}/sap_system", "is no SAP system of ours") for name in unknown)
+                *(FieldError(f"{place}/sap_system", "is no SAP system of ours") for place in unknown)
             )
+
+    def _require_dates_to_come(self, document: PartnerConfiguration) -> None:
+        """Refuse a date that has passed: it would change what the document itself says by now."""
+        now = self._clock.now()
+        passed = [
+            FieldError(f"/dated_changes/{number}/effective_from", "is not in the future")
+            for number, change in enumerate(document.dated_changes)
+            if change.effective_from <= now
+        ]
+        if passed:
+            raise documents.invalid(*passed)
 
     def _standing(self, change: Change) -> tuple[PartnerConfiguration | None, int]:
         """Return the document that secrets are kept from, and the highest version that readers have seen.

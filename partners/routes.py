@@ -10,13 +10,14 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify, request
 
-from bridge.errors import FieldError, RejectedError
+from bridge.errors import RejectedError
 from bridge.gcp.operators import OperatorAuthenticator
-from bridge.partner import PARTNER_ID_PATTERN, PartnerConfiguration, PartnerStatus
+from bridge.partner import PARTNER_ID_PATTERN, PartnerConfiguration
 from partners import documents
 from partners.change import Change, Partners, Wish
 from partners.clients import add_client, revoke_client
 from partners.explain_route import explain_route
+from partners.status import change_status_of
 
 REASON_HEADER = "X-Reason"
 MAX_BODY_BYTES = 256 * 1024
@@ -85,12 +86,7 @@ def _register_amendments(admin: Blueprint, partners: Partners, operator: Callabl
     @admin.put("/partners/<partner_id>/status")
     def change_status(partner_id: str) -> Response:
         wished = wish(partner_id)
-        status = _object().get("status")
-        if status not in [known.value for known in PartnerStatus]:
-            error = FieldError("/status", "is neither active nor suspended")
-            raise RejectedError("invalid-request", 422, "The status is not acceptable.", errors=(error,))
-        changed = partners.amend(wished, f"partner.{status}", lambda document: document.update(status=status))
-        return _render(changed)
+        return _render(change_status_of(partners, wished, _object()))
 
     @admin.post("/partners/<partner_id>/clients")
     def new_client(partner_id: str) -> Response:

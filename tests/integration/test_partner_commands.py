@@ -135,6 +135,21 @@ def test_a_partner_is_suspended_and_resumed(bridge, store, partner, database):
     ]
 
 
+def test_a_suspension_can_be_dated_and_a_date_that_has_passed_is_refused(bridge, store, partner):
+    bridge("suspend", partner.partner_id, "--from", "2026-03-02T00:00:00+01:00", *WHY)
+    bridge("resume", partner.partner_id, "--from", "2026-03-01T13:00:01+00:00", *WHY)
+    stored = store.get(partner.partner_id)
+    assert stored.status == PartnerStatus.ACTIVE
+    assert [change.status for change in stored.dated_changes] == ["active", "suspended"]
+    for moment in ("2026-03-01T12:00:00Z", "2026-04-01", "soon"):
+        refused = bridge("suspend", partner.partner_id, "--from", moment, *WHY, fails=True)
+        assert "effective_from" in refused
+    document = json.loads(bridge("show", partner.partner_id))
+    document["dated_changes"][0]["effective_from"] = "2026-02-01T00:00:00Z"
+    refused = bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document), fails=True)
+    assert "/dated_changes/0/effective_from is not in the future" in refused
+
+
 def test_an_amendment_goes_on_top_of_what_somebody_has_written_meanwhile(bridge, store, partner):
     inner, overtaking = store.put, [changed(partner, name="Overtaker")]
 

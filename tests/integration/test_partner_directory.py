@@ -473,3 +473,19 @@ def test_a_partner_whose_client_another_copy_has_too_does_not_stop_the_restoring
         assert restore_from_mirror(database.engine, store) == 2
     assert errors(logs) == ["partner not restored, its client is another's"]
     assert store.get(rest.partner_id) == rest
+
+
+def test_a_dated_change_takes_effect_by_the_clock_also_while_firestore_is_away(make, store, clock):
+    from_then = clock.now() + timedelta(hours=1)
+    dated = [{"effective_from": from_then, "status": "suspended"}]
+    partner = changed(new_partner("shop"), dated_changes=dated, version=1)
+    store.put(partner, None)
+    directory = make()
+    assert directory.by_client("shop").status == "active"
+    store.failure = AWAY
+    clock.advance(3599)
+    assert directory.partner(partner.partner_id).status == "active"
+    clock.advance(1)
+    assert directory.partner(partner.partner_id).status == "suspended"
+    assert directory.by_client("shop").status == "suspended"
+    assert make().by_client("shop").status == "suspended"

@@ -1,0 +1,45 @@
+"""The use case: suspend a partner or take its requests again, at once or from a date on."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
+
+from bridge.errors import FieldError
+from bridge.partner import PartnerConfiguration, PartnerStatus
+from partners import documents
+from partners.change import Partners, Wish
+
+_MOMENT: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
+_MEMBERS = ("status", "effective_from")
+
+
+def change_status_of(partners: Partners, wish: Wish, wanted: dict[str, Any]) -> PartnerConfiguration:
+    """Set `status`; with `effective_from` (RFC 3339) as a dated change among the others.
+
+    RejectedError as Partners.change, and 422 for a body of another shape.
+    """
+    errors = [FieldError(f"/{name}", "is not known here") for name in wanted if name not in _MEMBERS]
+    status = wanted.get("status")
+    if status not in [known.value for known in PartnerStatus]:
+        errors.append(FieldError("/status", "is neither active nor suspended"))
+    effective_from = None
+    if wanted.get("effective_from") is not None:
+        try:
+            effective_from = _MOMENT.validate_python(wanted["effective_from"])
+        except ValidationError:
+            errors.append(FieldError("/effective_from", "is not a date and time with its offset (RFC 3339)"))
+    if errors:
+        raise documents.invalid(*errors)
+
+    def amend(document: dict[str, Any]) -> None:
+        if effective_from is None:
+            document["status"] = status
+            return
+        change = {"effective_from": effective_from.isoformat(), "status": status}
+        changes = [*document["dated_changes"], change]
+        document["dated_changes"] = sorted(
+            changes, key=lambda each: datetime.fromisoformat(each["effective_from"])
+        )
+
+    return partners.amend(wish, f"partner.{status}", amend)
