@@ -99,7 +99,9 @@ class AcceptPayment:
         for _ in range(MAX_TRIES):
             try:
                 if accept(connection, new):
-                    stored = StoredPayment(new.payment, [new.operation], dict(new.metadata), new.receipt)
+                    stored = StoredPayment(
+                        new.payment, [new.operation], dict(new.metadata), new.receipt, new.sap_system
+                    )
                     return Accepted(stored, replayed=False)
             except KeyInProgressError as error:
                 raise in_progress() from error

@@ -95,6 +95,16 @@ class PaymentAnswer(EventPaymentAnswer):
             "keep. Its keys are in /.well-known/receipt-keys.json. null once it has been erased."
         ),
     ]
+    # as above: there only while it can be told
+    estimated_completion: Annotated[
+        Moment,
+        Field(
+            description="When SAP will have booked the payment's next step, at the speed at which it books "
+            "now. Only while the payment waits for a SAP system that is behind. It may move either way. "
+            "Without it, the payment is about to be booked, or nobody knows when: while SAP is away it "
+            "would be a guess."
+        ),
+    ] = ""
 
 
 class PaymentPage(Answer):

@@ -30,6 +30,7 @@ from gateway.client_assertions import ClientAssertions
 from gateway.client_secrets import SecretVerifier
 from gateway.counters import make_counters
 from gateway.discovery import register_discovery
+from gateway.estimates import Estimates
 from gateway.event_routes import EventRoutes
 from gateway.idempotency import Fingerprints
 from gateway.keys import read_fingerprint_key, read_receipt_key
@@ -38,6 +39,7 @@ from gateway.openapi_routes import register_openapi
 from gateway.operate_payment import OncePerKey, OperatePayment
 from gateway.operation_routes import OperationRoutes
 from gateway.payment_routes import PaymentRoutes
+from gateway.payment_view import PaymentView
 from gateway.receipts import Receipts
 from gateway.settings import Settings
 from gateway.signing_keys import TOKEN_LIFETIME_SECONDS, TokenKeys
@@ -129,9 +131,10 @@ def create_app(
         directory,
         clock,
     ).register(app)
-    PaymentRoutes(accept_payment, engine).register(app)
-    BatchRoutes(AcceptBatch(accept_payment), issuer).register(app)
-    OperationRoutes(operate_payment, cancel_payment).register(app)
+    view = PaymentView(Estimates(engine, clock))
+    PaymentRoutes(accept_payment, engine, view).register(app)
+    BatchRoutes(AcceptBatch(accept_payment), view, issuer).register(app)
+    OperationRoutes(operate_payment, cancel_payment, view).register(app)
     EventRoutes(engine).register(app)
     register_openapi(app, issuer)
     app.after_request(_harden)

@@ -188,4 +188,4 @@ def _submission(item: Any, traceparent: str | None) -> Submission:
 
 
 def _stored(new: NewPayment) -> StoredPayment:
-    return StoredPayment(new.payment, [new.operation], dict(new.metadata), new.receipt)
+    return StoredPayment(new.payment, [new.operation], dict(new.metadata), new.receipt, new.sap_system)

@@ -13,7 +13,7 @@ from gateway.batch import AcceptBatch, Result
 from gateway.batch_request import read_batch
 from gateway.json_body import parse_object, read_body
 from gateway.limits import BATCH_ENDPOINT, note_accepted, quota_problem
-from gateway.payment_view import view
+from gateway.payment_view import PaymentView
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
@@ -23,6 +23,7 @@ class BatchRoutes:
     """`issuer` is the base of the problems' types."""
 
     accept_batch: AcceptBatch
+    view: PaymentView
     issuer: str
 
     def register(self, app: Flask) -> None:
@@ -44,5 +45,5 @@ class BatchRoutes:
     def _shown(self, result: Result) -> dict[str, Any]:
         if not isinstance(result, Accepted):
             return {"status": result.status, "problem": document(result, self.issuer)}
-        shown: dict[str, Any] = {"status": 202, "payment": view(result.stored)}
+        shown: dict[str, Any] = {"status": 202, "payment": self.view.shown(result.stored)}
         return shown | {"replayed": True} if result.replayed else shown

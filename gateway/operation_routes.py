@@ -15,7 +15,7 @@ from gateway.cancel_payment import CancelPayment
 from gateway.json_body import parse_object, read_body
 from gateway.operate_payment import Instruction, OperatePayment
 from gateway.operation_request import read_amount, read_nothing
-from gateway.payment_view import accepted_answer, require_an_id
+from gateway.payment_view import PaymentView, require_an_id
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -24,6 +24,7 @@ MAX_BODY_BYTES = 64 * 1024
 class OperationRoutes:
     operate_payment: OperatePayment
     cancel_payment: CancelPayment
+    view: PaymentView
 
     def register(self, app: Flask) -> None:
         for name, endpoint, function in (
@@ -54,7 +55,7 @@ class OperationRoutes:
         instruction = _instruction(payment_id, None if key is None else idempotency.read_key(key))
         read_nothing(instruction.document)
         done = self.cancel_payment(current_partner().partner_id, instruction)
-        return accepted_answer(done.stored, replayed=done.replayed)
+        return self.view.accepted(done.stored, replayed=done.replayed)
 
     def _operate(
         self, payment_id: str, kind: OperationKind, read: Callable[[dict[str, Any]], Money | None]
@@ -62,7 +63,7 @@ class OperationRoutes:
         instruction = _instruction(payment_id, idempotency.read_key(request.headers.get(idempotency.HEADER)))
         amount = read(instruction.document)
         done = self.operate_payment(current_partner().partner_id, instruction, kind, amount)
-        return accepted_answer(done.stored, replayed=done.replayed)
+        return self.view.accepted(done.stored, replayed=done.replayed)
 
 
 def _instruction(payment_id: str, key: str | None) -> Instruction:

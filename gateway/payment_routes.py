@@ -21,7 +21,7 @@ from gateway.parameters import (
     payment_filter,
     position_parameter,
 )
-from gateway.payment_view import accepted_answer, not_found, require_an_id, view
+from gateway.payment_view import PaymentView, not_found, require_an_id
 
 MAX_BODY_BYTES = 64 * 1024
 DEFAULT_PAGE_PAYMENTS = 20
@@ -35,6 +35,7 @@ MAX_PAGE_TIMELINE = 500
 class PaymentRoutes:
     accept_payment: AcceptPayment
     engine: Engine
+    view: PaymentView
 
     def register(self, app: Flask) -> None:
         add = app.add_url_rule
@@ -57,7 +58,7 @@ class PaymentRoutes:
             traceparent=current_traceparent(),
         )
         accepted = self.accept_payment(current_partner(), submission)
-        return accepted_answer(accepted.stored, replayed=accepted.replayed)
+        return self.view.accepted(accepted.stored, replayed=accepted.replayed)
 
     @requires("payments:read")
     def get(self, payment_id: str) -> Response:
@@ -66,7 +67,7 @@ class PaymentRoutes:
             stored = find_payment(connection, current_partner().partner_id, payment_id)
         if stored is None:
             raise not_found()
-        return jsonify(view(stored))
+        return jsonify(self.view.shown(stored))
 
     @requires("payments:read")
     def list(self) -> Response:
@@ -80,7 +81,7 @@ class PaymentRoutes:
             )
         page = found[:limit]
         next_cursor = cursor_after(page[-1].payment) if len(found) > limit else None
-        return jsonify(data=[view(stored) for stored in page], next_cursor=next_cursor)
+        return jsonify(data=[self.view.shown(stored) for stored in page], next_cursor=next_cursor)
 
     @requires("payments:read")
     def get_timeline(self, payment_id: str) -> Response:

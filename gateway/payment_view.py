@@ -1,34 +1,44 @@
 """How a payment is shown to its partner, and what is said when there is none."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from flask import Response, jsonify
 
+from bridge.clock import rfc3339
 from bridge.errors import RejectedError
 from bridge.storage.payments import StoredPayment
 from gateway import idempotency
+from gateway.estimates import Estimates
 
 _PAYMENT_ID = re.compile(r"pay_[0-9a-z]{26}")
 
 
-def view(stored: StoredPayment) -> dict[str, Any]:
-    """Return the payment as its partner sees it: with metadata and receipt, without parties and texts."""
-    shown = stored.payment.as_json(stored.operations)
-    return {**shown, "metadata": stored.metadata, "receipt": stored.receipt}
+@dataclass(frozen=True, slots=True)
+class PaymentView:
+    """Shows payments to their partner."""
 
+    estimates: Estimates
 
-def accepted_answer(stored: StoredPayment, *, replayed: bool) -> Response:
-    """Return the 202 for what was done to a payment, or was done by an earlier request with the key."""
-    payment_id = stored.payment.payment_id
-    structlog.contextvars.bind_contextvars(payment_id=payment_id)
-    answer = jsonify(view(stored))
-    answer.status_code = 202
-    answer.headers["Location"] = f"/v1/payments/{payment_id}"
-    if replayed:
-        answer.headers[idempotency.REPLAYED_HEADER] = "true"
-    return answer
+    def shown(self, stored: StoredPayment) -> dict[str, Any]:
+        """Return the payment as its partner sees it: with metadata and receipt, without parties and texts."""
+        shown = stored.payment.as_json(stored.operations)
+        shown |= {"metadata": stored.metadata, "receipt": stored.receipt}
+        completion = self.estimates.completion(stored)
+        return shown if completion is None else {**shown, "estimated_completion": rfc3339(completion)}
+
+    def accepted(self, stored: StoredPayment, *, replayed: bool) -> Response:
+        """Return the 202 for what was done to a payment, or was done by an earlier request with the key."""
+        payment_id = stored.payment.payment_id
+        structlog.contextvars.bind_contextvars(payment_id=payment_id)
+        answer = jsonify(self.shown(stored))
+        answer.status_code = 202
+        answer.headers["Location"] = f"/v1/payments/{payment_id}"
+        if replayed:
+            answer.headers[idempotency.REPLAYED_HEADER] = "true"
+        return answer
 
 
 def require_an_id(payment_id: str) -> None:

@@ -1,5 +1,6 @@
 """How the lanes stand, for operators and for estimates: window, backlog, its age, how fast it drains."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -35,6 +36,35 @@ SELECT_FIGURES = text("""
         WHERE outbox.lane = lane.sap_system AND not_before <= :now ORDER BY not_before LIMIT 1
     ) AS oldest ON true
     ORDER BY lane.sap_system
+""")
+
+
+SELECT_RATE = text("""
+    /* how fast a lane drains, if it does at all */
+    SELECT answers_per_second FROM sap_systems
+    WHERE sap_system = :lane AND NOT held AND call_window > 0 AND failed_probes = 0
+""")
+
+SELECT_BACKLOGS = text("""
+    /* what waits in a lane for each partner; from partner to partner by the index */
+    WITH RECURSIVE partners AS (
+        (SELECT partner_id FROM outbox WHERE lane = :lane ORDER BY partner_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT outbox.partner_id FROM outbox
+                WHERE outbox.lane = :lane AND outbox.partner_id > partners.partner_id
+                ORDER BY outbox.partner_id LIMIT 1)
+        FROM partners WHERE partners.partner_id IS NOT NULL
+    )
+    SELECT partners.partner_id, due.waiting, due.oldest_at, due.newest_at
+    FROM partners CROSS JOIN LATERAL (
+        SELECT count(*) AS waiting, min(not_before) AS oldest_at, max(not_before) AS newest_at
+        FROM (
+            SELECT not_before FROM outbox
+            WHERE lane = :lane AND partner_id = partners.partner_id AND not_before <= :now
+            ORDER BY not_before LIMIT :max_rows
+        ) AS rows
+    ) AS due
+    WHERE due.waiting > 0
 """)
 
 
@@ -111,3 +141,55 @@ def state_of(*, held: bool, call_window: int, failed_probes: int) -> LaneState:
     if call_window == 0:
         return LaneState.CLOSED
     return LaneState.PROBING if call_window == 1 and failed_probes > 0 else LaneState.OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class PartnerBacklog:
+    """What waits in a lane for one partner, in operations, and since when the first and the last do."""
+
+    waiting: int
+    oldest_at: datetime
+    newest_at: datetime
+
+    def place_of(self, due_at: datetime) -> int:
+        """Return about where in the partner's own queue something stands that has been due since then."""
+        span = (self.newest_at - self.oldest_at).total_seconds()
+        if span <= 0:
+            return self.waiting
+        share = (due_at - self.oldest_at).total_seconds() / span
+        return max(1, round(min(max(share, 0.0), 1.0) * self.waiting))
+
+
+@dataclass(frozen=True, slots=True)
+class LaneBacklog:
+    """What waits in an open lane, by partner, and how many of them SAP answers in a second."""
+
+    per_second: float
+    partners: Mapping[str, PartnerBacklog]
+
+    def seconds_until(self, partner_id: str, due_at: datetime) -> float:
+        """Return how long it takes until something of the partner's is done that has been due since then.
+
+        Partners take turns: before its nth come the first n of every other.
+        """
+        own = self.partners.get(partner_id)
+        place = own.place_of(due_at) if own else 1
+        others = sum(
+            min(backlog.waiting, place) for name, backlog in self.partners.items() if name != partner_id
+        )
+        return (place + others) / self.per_second
+
+
+def lane_backlog(connection: Connection, sap_system: str, now: datetime) -> LaneBacklog | None:
+    """Return what waits in the lane; None while it is closed, held or was never measured."""
+    per_second = connection.execute(SELECT_RATE, {"lane": sap_system}).scalar()
+    if not per_second:
+        return None
+    parameters = {"lane": sap_system, "now": now, "max_rows": MAX_COUNTED_ROWS}
+    return LaneBacklog(
+        per_second,
+        {
+            row.partner_id: PartnerBacklog(row.waiting, row.oldest_at, row.newest_at)
+            for row in connection.execute(SELECT_BACKLOGS, parameters)
+        },
+    )

@@ -15,21 +15,24 @@ from bridge.storage.operations import operation_of, payment_of
 SELECT_PAYMENT = text("""
     /* one payment of the partner */
     SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
-           refunded_minor, capture, requested_execution_date, metadata, receipt, created_at, updated_at
+           refunded_minor, capture, requested_execution_date, metadata, receipt, sap_system,
+           created_at, updated_at
     FROM payments WHERE payment_id = :payment_id AND partner_id = :partner_id
 """)
 
 SELECT_PAYMENTS = text("""
     /* some payments of the partner */
     SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
-           refunded_minor, capture, requested_execution_date, metadata, receipt, created_at, updated_at
+           refunded_minor, capture, requested_execution_date, metadata, receipt, sap_system,
+           created_at, updated_at
     FROM payments WHERE payment_id = ANY(CAST(:payment_ids AS text[])) AND partner_id = :partner_id
 """)
 
 SELECT_PAGE = text("""
     /* a page of the payments of a partner, newest first, after the last one of the page before */
     SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
-           refunded_minor, capture, requested_execution_date, metadata, receipt, created_at, updated_at
+           refunded_minor, capture, requested_execution_date, metadata, receipt, sap_system,
+           created_at, updated_at
     FROM payments
     WHERE partner_id = :partner_id
       AND (created_at, payment_id) < (CAST(:before_created_at AS timestamptz), CAST(:before_id AS text))
@@ -67,6 +70,7 @@ class StoredPayment:
     operations: Sequence[Operation]
     metadata: dict[str, str]
     receipt: str | None
+    sap_system: str
 
     @property
     def is_erased(self) -> bool:
@@ -153,7 +157,9 @@ def _with_operations(connection: Connection, rows: Sequence[Row[Any]]) -> list[S
     for row in connection.execute(SELECT_OPERATIONS, {"payment_ids": payment_ids}):
         operations[row.payment_id].append(operation_of(row))
     return [
-        StoredPayment(payment_of(row), operations[row.payment_id], _document(row.metadata), row.receipt)
+        StoredPayment(
+            payment_of(row), operations[row.payment_id], _document(row.metadata), row.receipt, row.sap_system
+        )
         for row in rows
     ]
 
