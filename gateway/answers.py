@@ -119,7 +119,8 @@ class EventData(Answer):
 class TimelineEventAnswer(Answer):
     id: Annotated[str, Field(pattern=_ID.format("evt"))]
     sequence: Annotated[
-        int | None, Field(description="Its number in the feed; null for the moment until it has one.")
+        int | None,
+        Field(description="Its number in the feed; null while it is not in it: not yet, or no more."),
     ]
     type: EventType
     timestamp: Moment

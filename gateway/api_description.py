@@ -263,7 +263,8 @@ ENDPOINTS: dict[str, Described] = {
         "Read the feed",
         answers.EventPage,
         200,
-        "Every event of the partner, gap-free and in order: what webhooks tell, for whoever prefers to ask.",
+        "Every event of the partner, gap-free and in order: what webhooks tell, for whoever prefers to ask. "
+        "Old events leave it (`feed-expired`); those of one payment stay in its timeline.",
         parameters=_FEED_PARAMETERS,
         problems=("feed-expired",),
     ),

@@ -1,8 +1,8 @@
 """Erase what retention no longer keeps: `python -m bridge.storage.erase` (a job in production, once a day).
 
 Settings: those of bridge.storage.engine, REFUND_WINDOW_DAYS (the gateway's: until then a payment can be
-refunded) and ERASE_AFTER_DAYS (counted from there). It commits page by page and may be killed, started again
-or run twice at once. Prints one JSON line with what was erased.
+refunded), ERASE_AFTER_DAYS (counted from there) and FEED_RETENTION_DAYS. It commits page by page and may be
+killed, started again or run twice at once. Prints one JSON line with what was erased.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Engine
 
@@ -18,19 +18,28 @@ from bridge.clock import Clock, SystemClock
 from bridge.environment import whole
 from bridge.errors import SettingsError
 from bridge.storage.engine import DatabaseSettings, make_engine
+from bridge.storage.feed_retention import delete_oldest, partners_with_feed
 from bridge.storage.retention import BEFORE_THE_FIRST, erase_page, forget_assertions
 
 PAYMENTS_PER_TRANSACTION = 500
 ASSERTIONS_PER_TRANSACTION = 1_000
+FEED_ROWS_PER_TRANSACTION = 1_000
+PARTNERS_PER_PAGE = 1_000
 MAX_TRANSACTIONS = 100_000
+# Webhooks are tried for days: the feed is where a partner finds what it has missed of them.
+MIN_FEED_DAYS = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`keep_payments`: how long after acceptance names, accounts, texts and the receipt are kept."""
+    """`keep_payments`: how long after acceptance names, accounts, texts and the receipt are kept.
+
+    `keep_feed`: how long events are in the feed.
+    """
 
     database: DatabaseSettings
     keep_payments: timedelta
+    keep_feed: timedelta
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -38,7 +47,12 @@ class Settings:
         days = whole(environ, "REFUND_WINDOW_DAYS", 400, at_most=3650) + whole(
             environ, "ERASE_AFTER_DAYS", 30, at_most=3650
         )
-        return cls(DatabaseSettings.from_environment(environ), timedelta(days=days))
+        feed_days = whole(environ, "FEED_RETENTION_DAYS", 90, at_most=3650)
+        if feed_days < MIN_FEED_DAYS:
+            raise SettingsError(f"FEED_RETENTION_DAYS is below {MIN_FEED_DAYS}")
+        return cls(
+            DatabaseSettings.from_environment(environ), timedelta(days=days), timedelta(days=feed_days)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,7 @@ class Erased:
     payments: int = 0
     operations: int = 0
     client_assertions: int = 0
+    feed_rows: int = 0
     finished: bool = True
 
 
@@ -56,6 +71,7 @@ def erase_all(
     clock: Clock,
     *,
     keep_payments: timedelta,
+    keep_feed: timedelta,
     per_transaction: int = PAYMENTS_PER_TRANSACTION,
     max_transactions: int = MAX_TRANSACTIONS,
 ) -> Erased:
@@ -80,7 +96,40 @@ def erase_all(
         assertions += forgotten
         if forgotten == 0:
             break
-    return Erased(payments, operations, assertions, finished=after is None)
+    feed_rows, feeds_finished = _shorten_feeds(engine, now - keep_feed, per_transaction, max_transactions)
+    return Erased(payments, operations, assertions, feed_rows, finished=after is None and feeds_finished)
+
+
+def _shorten_feeds(
+    engine: Engine, written_until: datetime, per_transaction: int, max_transactions: int
+) -> tuple[int, bool]:
+    """Delete old rows of all feeds; return how many, and whether the limit left none."""
+    deleted, last_partner = 0, BEFORE_THE_FIRST
+    for _ in range(max_transactions):
+        with engine.begin() as connection:
+            partners = partners_with_feed(connection, after=last_partner, limit=PARTNERS_PER_PAGE)
+        for partner_id in partners:
+            rows = _shorten_feed(engine, partner_id, written_until, per_transaction, max_transactions)
+            deleted += rows
+            if rows == per_transaction * max_transactions:
+                return deleted, False
+        if len(partners) < PARTNERS_PER_PAGE:
+            return deleted, True
+        last_partner = partners[-1]
+    return deleted, False
+
+
+def _shorten_feed(
+    engine: Engine, partner_id: str, written_until: datetime, per_transaction: int, max_transactions: int
+) -> int:
+    deleted = 0
+    for _ in range(max_transactions):
+        with engine.begin() as connection:
+            rows = delete_oldest(connection, partner_id, written_until=written_until, limit=per_transaction)
+        deleted += rows
+        if rows < per_transaction:
+            break
+    return deleted
 
 
 def main() -> int:
@@ -92,7 +141,9 @@ def main() -> int:
         return 2
     engine = make_engine(settings.database, pool_size=1, application_name="erase")
     try:
-        erased = erase_all(engine, SystemClock(), keep_payments=settings.keep_payments)
+        erased = erase_all(
+            engine, SystemClock(), keep_payments=settings.keep_payments, keep_feed=settings.keep_feed
+        )
     finally:
         engine.dispose()
     sys.stdout.write(json.dumps(asdict(erased)) + "\n")

@@ -71,7 +71,10 @@ PROBLEMS: dict[str, tuple[str, str]] = {
         "Too many operations",
         "Too many operations of this payment wait already. Repeat the request when one of them has ended.",
     ),
-    "feed-expired": ("Feed expired", "These events are older than the retention period."),
+    "feed-expired": (
+        "Feed expired",
+        "Events that old are not in the feed any more; a payment's own are in its timeline.",
+    ),
     "too-many-requests": ("Too many requests", "Slow down; Retry-After says for how long."),
     "quota-exceeded": (
         "Quota exceeded",

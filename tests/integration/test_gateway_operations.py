@@ -180,12 +180,17 @@ def test_refunds_end_with_the_window(stage):
     assert (again.status_code, again.headers["Idempotency-Replayed"]) == (202, "true")
 
 
+def erase(stage):
+    kept = timedelta(days=MANY_DAYS + 30)
+    return erase_all(stage.owner, stage.clock, keep_payments=kept, keep_feed=kept)
+
+
 @pytest.mark.parametrize("name", ["captures", "reversals"])
 def test_what_has_been_erased_can_not_be_captured_or_reversed(stage, name):
     payment_id = authorized(stage)
     stage.clock.advance((MANY_DAYS + 30) * 86_400 + 1)
     assert stage.operate(payment_id, "captures", eur("1250.01")).status_code == 409  # that is no retention
-    erase_all(stage.owner, stage.clock, keep_payments=timedelta(days=MANY_DAYS + 30))
+    erase(stage)
     assert refused(stage.operate(payment_id, name)) == (409, "retention-expired")
     assert len(stage.rows("operations")) == 1
     # what it is can still be told, and what it does not allow anyway
@@ -196,11 +201,11 @@ def test_what_has_been_erased_can_not_be_captured_or_reversed(stage, name):
 def test_an_authorized_payment_can_be_captured_until_it_is_erased(stage):
     payment_id = authorized(stage)
     stage.clock.advance((MANY_DAYS + 30) * 86_400 - 1)
-    assert erase_all(stage.owner, stage.clock, keep_payments=timedelta(days=MANY_DAYS + 30)).payments == 0
+    assert erase(stage).payments == 0
     assert stage.operate(payment_id, "captures").status_code == 202
     stage.clock.advance(86_400)
     # the step that waits keeps what it needs
-    assert erase_all(stage.owner, stage.clock, keep_payments=timedelta(days=MANY_DAYS + 30)).payments == 0
+    assert erase(stage).payments == 0
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from bridge.storage.retention import BEFORE_THE_FIRST, ERASE_PAYMENTS, erase_pag
 pytestmark = pytest.mark.integration
 
 KEEP = timedelta(days=430)
+KEEP_FEED = timedelta(days=90)
 DUE = NOW - KEEP - timedelta(seconds=1)
 NOT_YET = NOW - KEEP + timedelta(seconds=1)
 NOT_FINAL = ["scheduled", "accepted", "processing", "unknown", "parked"]
@@ -38,6 +39,14 @@ ADD_STEP = text("""
            'AAAAAAAAAAAAAAAA', 'document', :now, :now
     FROM payments WHERE payment_id = :payment_id
 """)
+FORBIDDEN = (
+    "UPDATE payments SET status = 'paid'",
+    "DELETE FROM payments",
+    "SELECT * FROM events",
+    "DELETE FROM events",
+    "UPDATE feed_counters SET last_sequence = 0",
+    "DELETE FROM webhooks.deliveries",
+)
 LOCK = text("SELECT FROM payments WHERE payment_id = :payment_id FOR NO KEY UPDATE")
 LEFT = """
     SELECT (SELECT count(*) FROM payments WHERE encrypted_parties IS NOT NULL OR receipt IS NOT NULL)
@@ -93,7 +102,7 @@ EMPTY = [(None, None, None, None)]
 
 
 def run(engine, **options):
-    return erase_all(engine, ManualClock(NOW), keep_payments=KEEP, **options)
+    return erase_all(engine, ManualClock(NOW), keep_payments=KEEP, keep_feed=KEEP_FEED, **options)
 
 
 def test_what_is_due_is_erased_and_nothing_younger(owner, engine):
@@ -197,7 +206,7 @@ def test_expired_client_assertions_are_forgotten_and_others_are_not(owner, engin
 
 def test_the_job_may_change_nothing_else(owner, engine):
     payment, _ = add(owner, DUE)
-    for statement in ("UPDATE payments SET status = 'paid'", "DELETE FROM payments", "SELECT * FROM events"):
+    for statement in FORBIDDEN:
         with pytest.raises(ProgrammingError, match="permission denied"), engine.begin() as connection:
             connection.execute(text(statement))
     assert contents(owner, payment) == FULL
@@ -225,6 +234,7 @@ def test_the_job_prints_one_line_with_what_it_erased(owner, database):
         "payments": 1,
         "operations": 1,
         "client_assertions": 0,
+        "feed_rows": 0,
         "finished": True,
     }
 

@@ -83,3 +83,11 @@ GRANT UPDATE (encrypted_document, encrypted_sap_log) ON operations TO retention;
 GRANT SELECT, DELETE ON client_assertions TO retention;
 -- taking a row with SKIP LOCKED asks for the right to change it
 GRANT UPDATE (expires_at) ON client_assertions TO retention;
+-- the feed gets shorter from its old end; the events and the counters stay as they are
+GRANT SELECT, DELETE ON feed TO retention;
+GRANT UPDATE (sequence) ON feed TO retention;
+GRANT SELECT ON feed_counters TO retention;
+GRANT SELECT (event_id, created_at) ON events TO retention;
+GRANT USAGE ON SCHEMA webhooks TO retention;
+GRANT SELECT (endpoint_id, partner_id, status, sequence) ON webhooks.cursors TO retention;
+GRANT SELECT (endpoint_id, event_id, status) ON webhooks.deliveries TO retention;
