@@ -13,9 +13,15 @@ SELECT_PARTNERS = text("""
     SELECT partner_id FROM feed_counters WHERE partner_id > :after ORDER BY partner_id LIMIT :limit
 """)
 
-LOCK_OLDEST = text("""
-    /* the oldest rows of the feed, in order: a second job waits here, where skipping would leave a hole */
-    SELECT sequence FROM feed WHERE partner_id = :partner_id ORDER BY sequence LIMIT :limit FOR UPDATE
+LOCK_FEED = text("""
+    /* one job at a time shortens a feed: what a second one did behind it would leave a hole.
+       Not by locking rows, for which the job would need the right to change them */
+    SELECT pg_advisory_xact_lock(hashtextextended('feed of ' || :partner_id, 0))
+""")
+
+SELECT_OLDEST = text("""
+    /* the oldest rows of the feed, in order */
+    SELECT sequence FROM feed WHERE partner_id = :partner_id ORDER BY sequence LIMIT :limit
 """)
 
 DELETE_OLDEST = text("""
@@ -51,7 +57,8 @@ def delete_oldest(connection: Connection, partner_id: str, *, written_until: dat
     Fewer than `limit` means that there is nothing more to delete now. Waits for another job at the same feed.
     """
     parameters = {"partner_id": partner_id, "limit": limit}
-    oldest = list(connection.execute(LOCK_OLDEST, parameters).scalars())
+    connection.execute(LOCK_FEED, {"partner_id": partner_id})
+    oldest = list(connection.execute(SELECT_OLDEST, parameters).scalars())
     if not oldest:
         return 0
     parameters |= {"last_sequence": oldest[-1], "written_until": written_until}

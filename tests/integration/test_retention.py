@@ -44,6 +44,7 @@ FORBIDDEN = (
     "DELETE FROM payments",
     "SELECT * FROM events",
     "DELETE FROM events",
+    "UPDATE feed SET sequence = sequence + 1",
     "UPDATE feed_counters SET last_sequence = 0",
     "DELETE FROM webhooks.deliveries",
 )

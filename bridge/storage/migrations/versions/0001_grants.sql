@@ -85,7 +85,6 @@ GRANT SELECT, DELETE ON client_assertions TO retention;
 GRANT UPDATE (expires_at) ON client_assertions TO retention;
 -- the feed gets shorter from its old end; the events and the counters stay as they are
 GRANT SELECT, DELETE ON feed TO retention;
-GRANT UPDATE (sequence) ON feed TO retention;
 GRANT SELECT ON feed_counters TO retention;
 GRANT SELECT (event_id, created_at) ON events TO retention;
 GRANT USAGE ON SCHEMA webhooks TO retention;
