@@ -11,7 +11,7 @@ from devstack.demo.instructions import Instructions
 from devstack.demo.partner_client import PartnerClient
 from devstack.demo.sender import Sender
 from devstack.evidence import Before, collect
-from devstack.invariants import Expectations, Violation, check, judge
+from devstack.invariants import Accepted, Expectations, Violation, check, judge
 from devstack.running_stack import RunningStack
 
 POLL_SECONDS = 0.5
@@ -39,6 +39,11 @@ class PartnerRun:
         return Expectations(
             accepted=self.sender.accepted, planted=self.instructions.planted, before=self.before
         )
+
+    def each(self) -> list[tuple[PartnerClient, Accepted]]:
+        """Every payment accepted so far, with the client of its partner."""
+        clients = {client.partner_id: client for client in self.clients}
+        return [(clients[one.partner_id], one) for one in self.sender.accepted]
 
     def check(self) -> list[Violation]:
         return check(self.running, self.expectations)

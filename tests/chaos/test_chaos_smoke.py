@@ -50,10 +50,5 @@ def test_killed_in_the_middle_nothing_is_lost_doubled_or_left_untold(stack, vict
     assert len(run.sender.accepted) == payments
     run.wait_until_drained(DRAIN_SECONDS)
     assert list(map(str, run.check())) == []
-    paid = [client.get(f"/v1/payments/{one.payment_id}")["status"] for client, one in each_with_client(run)]
+    paid = [client.get(f"/v1/payments/{one.payment_id}")["status"] for client, one in run.each()]
     assert paid == ["paid"] * payments
-
-
-def each_with_client(run):
-    clients = {client.partner_id: client for client in run.clients}
-    return [(clients[one.partner_id], one) for one in run.sender.accepted]

@@ -5,6 +5,8 @@ from fakes.accepted import TARGET
 from posting_stage import READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
 from sqlalchemy import create_engine, text
 
+from bridge.routing import Routing
+
 pytestmark = pytest.mark.integration
 
 LOCKED = "refuse:601(MC)"
@@ -201,3 +203,26 @@ def test_two_that_fail_beside_each_other_are_no_poison(bridge):
             go_through(bridge, operation_id, fails=True)
     # each counts what failed before anybody knew that the other would
     assert [bridge.row(one).attempts for one in (first, second)] == [1, 1]
+
+
+def test_a_mapping_changed_while_an_outcome_was_unknown_does_not_make_a_second_document(bridge):
+    """What is sent again is the frozen document, and what is found is compared with it."""
+    found, lost = bridge.accept(), bridge.accept()
+    bridge.sap.script.extend(["commit-then-drop", "drop"])
+    bridge.step(found)
+    bridge.step(lost)
+    other = TARGET.mappings["payment"].model_copy(update={"document_type": "AB", "customer": "10000099"})
+    changed = TARGET.model_copy(update={"sap_system": "s4-second", "mappings": {"payment": other}})
+    targets = {"main": changed, "second": TARGET.model_copy(update={"company_code": "2000"})}
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(
+        update={"targets": targets, "routing": Routing(default="second")}
+    )
+    for operation_id in (found, lost):
+        go_through(bridge, operation_id)
+        if bridge.row(operation_id).status == "accepted":
+            bridge.step(operation_id)
+        row = bridge.row(operation_id)
+        assert (row.status, row.document_type, row.sap_company_code) == ("succeeded", "DZ", "1000")
+    assert len(bridge.sap.booked) == 2
+    first, again = (one for one in bridge.sap.sendings if one.operation_id == lost)
+    assert first == again
