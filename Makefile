@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down demo chaos-smoke bench-latency bench-accept status openapi fuzz
+.PHONY: help install lock check format test up down demo chaos-smoke exactly-once bench-latency bench-accept status openapi fuzz
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ demo: install ## take payments through the whole stack: SAP well, overloaded, do
 
 chaos-smoke: install ## kill -9 every process of the stack in turn, each during 200 payments
 	$(BIN)/pytest tests/chaos/test_chaos_smoke.py --chaos-full -v --durations=0
+
+exactly-once: install ## 500 payments each through lost calls, lost answers, a forgetful SAP and a dying adapter
+	$(BIN)/pytest tests/chaos/test_exactly_once.py --chaos-full -v --durations=0
 
 bench-latency: install ## measure 202 → webhook received on an idle stack
 	$(BIN)/python -m devstack.demo.latency

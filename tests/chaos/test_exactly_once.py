@@ -1,6 +1,6 @@
 """Payments through an SAP that loses calls and answers, and an adapter that dies: one document each, or none.
 
-A plain run of the tests takes a few payments; `make chaos-smoke` (`--chaos-full`) takes 500 of each.
+A plain run of the tests takes a few payments; `make exactly-once` (`--chaos-full`) takes 500 of each.
 """
 
 import os
@@ -13,12 +13,19 @@ import pytest
 import requests
 from local_stack import private_stack
 from partner_run import PartnerRun
+from sqlalchemy import text
+from waiting import wait_until
 
+from devstack.evidence import open_database
+from devstack.layout import SAP_SYSTEMS
 from devstack.services import SAP_SETTLING_TIMES
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 
 FULL, QUICK = 500, 30
+GOOD_BESIDE_POISON = 200
+SAP_SYSTEM = next(iter(SAP_SYSTEMS))
+LANE = text("SELECT held, call_window, failed_probes FROM sap_systems WHERE sap_system = :lane")
 DRAIN_SECONDS = 1200.0
 KILL_PAUSE_SECONDS = 1.0
 LOST = 0.3
@@ -110,3 +117,40 @@ def killed_every_second(stack, name):
     finally:
         over.set()
         killer.join()
+
+
+def test_one_poisonous_payment_is_parked_and_keeps_nobody_else_waiting(stack, payments):
+    """It never gets an answer. What others it had beside it is paid at once and then there are none."""
+    run = PartnerRun.on(stack)
+    client = run.clients[0]
+    body = run.instructions.body("SBX-TIMEOUT", 0)
+    poison = client.pay(f"{body['external_id']}-key", body).payment["id"]
+    good = GOOD_BESIDE_POISON if payments == FULL else payments
+    run.sender.send("good", good)
+
+    def is_each_paid():
+        return all(one.get(f"/v1/payments/{sent.payment_id}")["status"] == "paid" for one, sent in run.each())
+
+    wait_until(is_each_paid, timeout_seconds=120, poll_seconds=1, what="all good ones paid")
+    assert operation_of(client, poison)["status"] in ("processing", "unknown", "accepted")
+    if payments == FULL:
+        # eight calls of 10 s, each asked about until SAP must have settled
+        wait_until(
+            lambda: operation_of(client, poison)["status"] == "parked",
+            timeout_seconds=400,
+            poll_seconds=2,
+            what="the poisonous one parked",
+        )
+    lane = lane_of(run)
+    assert (lane.held, lane.failed_probes) == (False, 0)
+    assert lane.call_window >= 1
+
+
+def operation_of(client, payment_id):
+    (operation,) = client.get(f"/v1/payments/{payment_id}")["operations"]
+    return operation
+
+
+def lane_of(run):
+    with open_database(run.running).connect() as connection:
+        return connection.execute(LANE, {"lane": SAP_SYSTEM}).one()

@@ -80,7 +80,7 @@ def clearing_account(documents):
 def test_steps_handed_over_while_sap_is_down_are_booked_in_their_order(stack, run):
     partner = Partner(stack, run)
     stack.sap("PUT", "/_control/faults", json={"mode": "down"})
-    calls_before = len(stack.sap("GET", "/_control/documents"))
+    booked_before = len(stack.sap("GET", "/_control/documents"))
 
     captured, reversed_, paid = (partner.pay(capture) for capture in ("manual", "manual", "automatic"))
     assert partner.post(captured, "refunds").status_code == 409, "nothing is captured yet"
@@ -98,7 +98,7 @@ def test_steps_handed_over_while_sap_is_down_are_booked_in_their_order(stack, ru
     partner.hand_over(paid, "refunds", "0.01")
     assert partner.refused(captured) == NEVER
     assert partner.refused(reversed_) == NEVER
-    assert len(stack.sap("GET", "/_control/documents")) == calls_before
+    assert len(stack.sap("GET", "/_control/documents")) == booked_before
 
     stack.sap("PUT", "/_control/faults", json={})
     for payment_id in (captured, reversed_, paid):
