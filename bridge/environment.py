@@ -1,12 +1,18 @@
 """Reading the environment at boot: each reader raises SettingsError with a line that names the variable."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from bridge.errors import SettingsError
 
 MAX_PORT = 65_535
 MAX_THREADS = 1000
+CHECK_OPTION = "--check"
+
+
+def only_check(arguments: Sequence[str]) -> bool:
+    """Tell whether a process shall only read its settings and what they name, and end: status 0 or 2."""
+    return CHECK_OPTION in arguments[1:]
 
 
 def required(environ: Mapping[str, str], name: str) -> str:

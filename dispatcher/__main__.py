@@ -6,6 +6,7 @@ import sys
 import threading
 
 from bridge.clock import SystemClock
+from bridge.environment import only_check
 from bridge.errors import SettingsError
 from bridge.gcp.pubsub import PubSubPublisher
 from bridge.storage.engine import make_engine
@@ -23,6 +24,8 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"dispatcher: {error}\n")
         return 2
+    if only_check(sys.argv):
+        return 0
     configure_logs("dispatcher")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

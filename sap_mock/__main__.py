@@ -53,6 +53,8 @@ def main() -> int:
         settings = Settings.from_environment(os.environ)
         for system in settings.systems:
             Ledger(settings.data_of(system)).close()
+        if "--check" in sys.argv[1:]:
+            return 0
         listener = _listen(settings.host, settings.port)
     except (SettingsError, LedgerError) as error:
         return _give_up(str(error))

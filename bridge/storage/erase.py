@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Engine
 
 from bridge.clock import Clock, SystemClock
-from bridge.environment import whole
+from bridge.environment import only_check, whole
 from bridge.errors import SettingsError
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.feed_retention import delete_oldest, partners_with_feed
@@ -139,6 +139,8 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"erase: {error}\n")
         return 2
+    if only_check(sys.argv):
+        return 0
     engine = make_engine(settings.database, pool_size=1, application_name="erase")
     try:
         erased = erase_all(

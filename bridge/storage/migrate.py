@@ -1,7 +1,11 @@
 """Bring a database to the newest schema: `python -m bridge.storage.migrate` (a job in production).
 
-Settings: those of bridge.storage.engine, and SAP_SYSTEMS, a JSON object of SAP system id to hard cap
-(calls at once), e.g. {"s4-main": 8}; systems are only ever added here, operators change the cap later.
+Settings: those of bridge.storage.engine, and
+
+- SAP_SYSTEMS, a JSON object of SAP system id to hard cap (calls at once), e.g. {"s4-main": 8}; systems are
+  only ever added here, operators change the cap later;
+- DATABASE_OWNER, the role that everything is made as and belongs to, so that it does not matter who migrates;
+- DATABASE_LOGINS, a JSON object of role (0001_grants.sql) to the login that gets it.
 """
 
 import json
@@ -9,12 +13,14 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 
+from bridge.environment import only_check
 from bridge.errors import SettingsError
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.lane_control import MAX_HARD_CAP_CALLS
@@ -36,35 +42,64 @@ INSERT_SAP_SLOTS = text("""
 """)
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`owner`: None is whoever logs in. `logins`: role to login."""
+
+    database: DatabaseSettings
+    sap_systems: Mapping[str, int] = field(default_factory=dict)
+    owner: str | None = None
+    logins: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read the environment; SettingsError names the first variable that is wrong."""
+        return cls(
+            sap_systems=sap_systems_from_environment(environ),
+            database=DatabaseSettings.from_environment(environ),
+            owner=environ.get("DATABASE_OWNER") or None,
+            logins=_logins(environ),
+        )
+
+
 def upgrade(database_url: str, sap_systems: Mapping[str, int] | None = None) -> None:
     """Run all missing migrations on `database_url` as the owner of the schema, then add the SAP systems."""
-    settings = DatabaseSettings(database_url, None, None, None)
-    engine = make_engine(settings, pool_size=1, application_name="migrate")
+    run(Settings(DatabaseSettings(database_url, None, None, None), sap_systems or {}))
+
+
+def run(settings: Settings) -> None:
+    """Run all missing migrations, each in its own transaction; add new SAP systems; grant the roles."""
+    configuration = Config()
+    configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    engine = make_engine(settings.database, pool_size=1, application_name="migrate")
     try:
-        upgrade_engine(engine, sap_systems or {})
+        with engine.connect() as connection:
+            connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+            connection.execute(text("SET statement_timeout = 0"))
+            if settings.owner:
+                connection.execute(text(f"SET ROLE {_quoted(connection, settings.owner)}"))
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK_KEY})
+            connection.commit()
+            configuration.attributes["connection"] = connection
+            try:
+                command.upgrade(configuration, "head")
+                connection.commit()
+                with connection.begin():
+                    add_sap_systems(connection, settings.sap_systems)
+                    grant_roles(connection, settings.logins)
+            finally:
+                connection.rollback()
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK_KEY})
+                connection.commit()
     finally:
         engine.dispose()
 
 
-def upgrade_engine(engine: Engine, sap_systems: Mapping[str, int]) -> None:
-    """Run all missing migrations, each in its own transaction, and add the SAP systems that are new."""
-    configuration = Config()
-    configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.connect() as connection:
-        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
-        connection.execute(text("SET statement_timeout = 0"))
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK_KEY})
-        connection.commit()
-        configuration.attributes["connection"] = connection
-        try:
-            command.upgrade(configuration, "head")
-            connection.commit()
-            with connection.begin():
-                add_sap_systems(connection, sap_systems)
-        finally:
-            connection.rollback()
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK_KEY})
-            connection.commit()
+def grant_roles(connection: Connection, logins: Mapping[str, str]) -> None:
+    """Make each login a member of its service's role. Repeating it changes nothing; none is revoked."""
+    for role, login in logins.items():
+        names = f"{_quoted(connection, role)} TO {_quoted(connection, login)}"
+        connection.execute(text(f"/* a service logs in with the rights of its role */ GRANT {names}"))
 
 
 def add_sap_systems(connection: Connection, sap_systems: Mapping[str, int]) -> None:
@@ -94,17 +129,30 @@ def sap_systems_from_environment(environ: Mapping[str, str]) -> dict[str, int]:
     return systems
 
 
+def _logins(environ: Mapping[str, str]) -> dict[str, str]:
+    try:
+        logins = json.loads(environ.get("DATABASE_LOGINS", "{}"))
+    except ValueError as error:
+        raise SettingsError("DATABASE_LOGINS is not JSON") from error
+    if not isinstance(logins, dict) or not all(isinstance(each, str) and each for each in logins.values()):
+        raise SettingsError("DATABASE_LOGINS is not an object of database roles to logins")
+    return logins
+
+
+def _quoted(connection: Connection, name: str) -> str:
+    return connection.dialect.identifier_preparer.quote_identifier(name)
+
+
 def main() -> int:
     """Migrate the database that the environment names."""
     try:
-        systems = sap_systems_from_environment(os.environ)
-        settings = DatabaseSettings.from_environment(os.environ)
+        settings = Settings.from_environment(os.environ)
     except SettingsError as error:
         sys.stderr.write(f"migrate: {error}\n")
         return 2
-    engine = make_engine(settings, pool_size=1, application_name="migrate")
-    upgrade_engine(engine, systems)
-    engine.dispose()
+    if only_check(sys.argv):
+        return 0
+    run(settings)
     return 0
 
 

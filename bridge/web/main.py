@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from flask import Flask
 
+from bridge.environment import only_check
 from bridge.errors import SettingsError
 from bridge.web.logs import configure_logs
 from bridge.web.serve import serve
@@ -34,7 +35,7 @@ Keys = TypeVar("Keys")
 def run(
     name: str, read_settings: Callable[[Mapping[str, str]], Settings], build: Callable[[Settings], Flask]
 ) -> int:
-    """Serve until SIGTERM; status 2 and one line on stderr for a wrong setting.
+    """Serve until SIGTERM; status 2 and one line on stderr for a wrong setting. --check ends before serving.
 
     `build` runs in the worker: what it opens crosses no fork.
     """
@@ -55,6 +56,8 @@ def run_with_keys(
     except SettingsError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return 2
+    if only_check(sys.argv):
+        return 0
     return serve(
         lambda: build(settings, keys),
         host=settings.host,

@@ -1,7 +1,10 @@
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
-from bridge.storage.migrate import upgrade
+from bridge.errors import SettingsError
+from bridge.storage.engine import DatabaseSettings
+from bridge.storage.migrate import Settings, run, upgrade
+from devstack.logins import ROLES, create_database, drop_database, url_as
 
 pytestmark = pytest.mark.integration
 
@@ -27,3 +30,50 @@ def test_no_service_may_change_the_past(database):
         ).all()
     # what the feed keeps no longer is deleted from its old end; it is not changed
     assert [tuple(row) for row in changeable] == [("retention", "feed", "DELETE")]
+
+
+def test_whoever_migrates_everything_belongs_to_the_owner_and_each_login_gets_its_role(
+    postgres_server, migrated_template
+):
+    admin = create_engine(postgres_server.url("postgres"), isolation_level="AUTOCOMMIT")
+    login = "bridge-gateway@a-project.iam"  # as Cloud SQL names a service account
+    with admin.connect() as connection:
+        connection.execute(text("CREATE ROLE cloud_owner CREATEROLE CREATEDB"))
+        connection.execute(text("CREATE ROLE migrator LOGIN IN ROLE cloud_owner"))
+        connection.execute(text(f'CREATE ROLE "{login}" LOGIN'))
+        # the cluster has the services' roles already; whoever makes them may grant them
+        for role in ROLES:
+            connection.execute(text(f"GRANT {role} TO cloud_owner WITH ADMIN OPTION"))
+    create_database(postgres_server.url("postgres"), "of_cloud_owner")
+    url = url_as(postgres_server.url("of_cloud_owner"), "migrator")
+    try:
+        with admin.connect() as connection:
+            connection.execute(text("ALTER DATABASE of_cloud_owner OWNER TO cloud_owner"))
+        settings = Settings(
+            DatabaseSettings(url, None, None, None), {"s4-main": 2}, "cloud_owner", {"gateway": login}
+        )
+        run(settings)
+        run(settings)
+        seen = create_engine(postgres_server.url("of_cloud_owner"))
+        with seen.connect() as connection:
+            owners = connection.execute(
+                text("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname IN ('public', 'webhooks')")
+            ).scalars()
+            assert set(owners) == {"cloud_owner"}
+        seen.dispose()
+        service = create_engine(url_as(url, login))
+        with service.connect() as connection:
+            assert connection.execute(text("SELECT hard_cap FROM sap_systems")).scalar() == 2
+        service.dispose()
+    finally:
+        drop_database(postgres_server.url("postgres"), "of_cloud_owner")
+        with admin.connect() as connection:
+            connection.execute(text(f'DROP OWNED BY cloud_owner, migrator, "{login}"'))
+            connection.execute(text(f'DROP ROLE migrator, "{login}", cloud_owner'))
+        admin.dispose()
+
+
+@pytest.mark.parametrize("logins", ["[]", "{", '{"gateway": 1}', '{"gateway": ""}'])
+def test_logins_that_are_none_are_refused(logins):
+    with pytest.raises(SettingsError, match="DATABASE_LOGINS"):
+        Settings.from_environment({"DATABASE_URL": "postgresql+pg8000://u@h/d", "DATABASE_LOGINS": logins})
