@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down demo chaos-smoke exactly-once bench-latency bench-accept status openapi fuzz
+.PHONY: help install lock check format test up down demo chaos-smoke exactly-once bench-latency bench-accept status openapi fuzz \
+	terraform-fetch terraform-check terraform-resources
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
@@ -20,6 +21,7 @@ $(VENV)/.installed: requirements-dev.txt pyproject.toml
 lock: install ## renew the hashed requirements from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+	echo checkov | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header - -o requirements-checkov.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group pyproject.toml:bench -c requirements-dev.txt -o requirements-bench.txt
 
 check: install ## lint, types, architecture contracts
@@ -32,9 +34,27 @@ format: install ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: install ## every test tier that runs on one machine
+# The Terraform tier runs where terraform is, and is reported as skipped elsewhere.
+HAS_TERRAFORM := $(shell command -v terraform)
+
+test: install $(if $(HAS_TERRAFORM),terraform-fetch) ## every test tier that runs on one machine
 	$(BIN)/pytest --numprocesses 4 --dist loadfile tests/unit tests/contract tests/integration tests/conformance
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/terraform
 	$(BIN)/pytest tests/e2e tests/chaos
+
+terraform-fetch: install .terraform-offline/.fetched ## get the providers' schemas and checkov; then no network is needed
+
+.terraform-offline/.fetched: requirements-terraform.txt requirements-checkov.txt
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-terraform.txt -d .terraform-offline/wheels
+	$(PYTHON) -m venv .terraform-offline/checkov
+	.terraform-offline/checkov/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-checkov.txt
+	touch $@
+
+terraform-check: ## check the Terraform configuration: format, schemas, plans, rules, checkov; without a network
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/terraform
+
+terraform-resources: terraform-fetch ## write docs/terraform-resources.md anew from what Terraform makes
+	$(BIN)/python tests/terraform/write_resources.py
 
 openapi: install ## write docs/openapi.json anew from the routes and models
 	$(BIN)/python tests/write_openapi.py

@@ -63,3 +63,22 @@ def test_the_readme_lists_exactly_the_variables_that_are_read():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `([A-Z][A-Z0-9_]+)`", readme, re.MULTILINE))
     assert documented == variables_read()
+
+
+# Of a machine without Google (Cloud Run refuses them, or they mean nothing there), or of the platform.
+NOT_FROM_TERRAFORM = {"DATABASE_URL", "PUSH_AUTHENTICATION", "OPERATOR_AUTHENTICATION", "TRACES_FILE"}
+NOT_FROM_TERRAFORM |= {"WEBHOOK_ALLOW_HTTP_LOOPBACK", "HOST", "PORT"}
+
+
+def test_terraform_gives_every_variable_of_a_service():
+    """Which service gets which is checked where terraform is: tests/terraform."""
+    configuration = "".join(
+        path.read_text(encoding="utf-8") for path in (REPOSITORY / "terraform").glob("*.tf")
+    )
+    of_services = {
+        name
+        for name in variables_read()
+        if not name.startswith("BRIDGE_") and not name.endswith("_EMULATOR_HOST")
+    }
+    given = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*\b", configuration))
+    assert sorted(of_services - NOT_FROM_TERRAFORM - given) == []

@@ -1,0 +1,4 @@
+# `terraform init -backend-config=environments/<environment>.backend.hcl` names the bucket.
+terraform {
+  backend "gcs" {}
+}

@@ -1,0 +1,73 @@
+# Sequences, relays and watches. It polls and speaks no HTTP: a worker pool, which has no endpoint. What Pub/Sub pushes
+# of dead letters therefore goes to a service of its own (services.tf).
+resource "google_cloud_run_v2_worker_pool" "dispatcher" {
+  name                = local.names["dispatcher"]
+  location            = var.region
+  deletion_protection = var.deletion_protection
+
+  scaling {
+    scaling_mode          = "MANUAL"
+    manual_instance_count = var.scaling["dispatcher"].max
+  }
+
+  template {
+    service_account = google_service_account.process["dispatcher"].email
+
+    vpc_access {
+      egress = "PRIVATE_RANGES_ONLY"
+      network_interfaces {
+        subnetwork = google_compute_subnetwork.services.id
+      }
+    }
+
+    containers {
+      image = var.services_image
+      args  = [local.dispatcher.module]
+
+      resources {
+        limits = { cpu = "1", memory = "512Mi" }
+      }
+
+      dynamic "env" {
+        for_each = merge(local.dispatcher_environment, local.database_environment["dispatcher"])
+        content {
+          name  = env.key
+          value = env.value
+        }
+      }
+    }
+  }
+
+  lifecycle {
+    ignore_changes = [client, client_version, template[0].containers[0].image, template[0].revision, instance_splits]
+
+    precondition {
+      condition     = var.scaling["dispatcher"].min == var.scaling["dispatcher"].max
+      error_message = "The dispatcher's worker pool is scaled by hand: min and max are the same number."
+    }
+  }
+
+  depends_on = [
+    google_project_iam_member.process,
+    google_project_service.this,
+    google_pubsub_topic_iam_binding.carrier_publishers,
+    google_sql_user.process,
+  ]
+}
+
+locals {
+  dispatcher = {
+    module      = "dispatcher"
+    connections = 10
+  }
+  dispatcher_environment = merge(local.project_environment, local.tracing_environment, local.settling_environment, {
+    DATABASE_CONNECTIONS       = "10"
+    DELAYED_AFTER_SECONDS      = "900"
+    MAX_BATCH_MESSAGES         = "500"
+    POLL_SECONDS               = "1"
+    PUBLISH_TIMEOUT_SECONDS    = "5"
+    SAP_LATENCY_TARGET_SECONDS = "5"
+    WATCHDOG_FIRST_SECONDS     = "60"
+    WATCHDOG_INTERVAL_SECONDS  = "5"
+  })
+}

@@ -1,0 +1,2 @@
+bucket = "example-bridge-prod-terraform"
+prefix = "bridge"

@@ -1,0 +1,2 @@
+bucket = "example-bridge-staging-terraform"
+prefix = "bridge"

@@ -1,0 +1,46 @@
+environment     = "staging"
+project_id      = "example-bridge-staging"
+billing_account = "000000-000000-000000"
+alert_email     = "payments-team@example.com"
+token_issuer    = "https://api.staging.example.com"
+
+operators    = ["payments-operations@example.com"]
+key_managers = ["group:payments-key-managers@example.com"]
+
+build_repository = "projects/example-bridge-staging/locations/europe-west3/connections/forge/repositories/bridge"
+
+sap_mock = true
+
+sap_systems = {
+  s4-main = 8
+  s4-asia = 4
+}
+
+database = {
+  availability_type    = "ZONAL"
+  backups              = 7
+  disk_size_gb         = 20
+  max_connections      = 300
+  tier                 = "db-custom-2-7680"
+  transaction_log_days = 3
+}
+
+redis = {
+  node_type     = "SHARED_CORE_NANO"
+  replica_count = 0
+}
+
+scaling = {
+  gateway      = { min = 1, max = 4 }
+  sap_adapter  = { min = 0, max = 2 }
+  webhooks     = { min = 1, max = 2 }
+  dead_letters = { min = 0, max = 1 }
+  partners     = { min = 0, max = 1 }
+  backoffice   = { min = 0, max = 1 }
+  dispatcher   = { min = 1, max = 1 }
+}
+
+monthly_budget = {
+  currency = "EUR"
+  units    = 500
+}

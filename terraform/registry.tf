@@ -1,0 +1,30 @@
+resource "google_artifact_registry_repository" "images" {
+  #checkov:skip=CKV_GCP_84:images hold our code and public packages, no data and no secret
+  repository_id = local.prefix
+  location      = var.region
+  format        = "DOCKER"
+  description   = "The services' images, deployed by digest."
+
+  docker_config {
+    immutable_tags = true
+  }
+  vulnerability_scanning_config {
+    enablement_config = "INHERITED"
+  }
+  cleanup_policies {
+    id     = "keep-the-latest"
+    action = "KEEP"
+    most_recent_versions {
+      keep_count = 20
+    }
+  }
+  cleanup_policies {
+    id     = "delete-the-old"
+    action = "DELETE"
+    condition {
+      older_than = "7776000s"
+    }
+  }
+
+  depends_on = [google_project_service.this["artifactregistry.googleapis.com"]]
+}

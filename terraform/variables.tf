@@ -1,0 +1,246 @@
+variable "alert_email" {
+  description = "Who is told when a promise to partners is at risk."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[^@ ]+@[^@ ]+$", var.alert_email))
+    error_message = "alert_email is not an e-mail address."
+  }
+}
+
+variable "api_gateway_region" {
+  description = "Where the API Gateway runs; it is not offered in every region, europe-west3 among them."
+  type        = string
+  default     = "europe-west1"
+
+  validation {
+    condition = contains([
+      "asia-northeast1", "australia-southeast1", "europe-west1", "europe-west2", "us-central1", "us-east1",
+      "us-east4", "us-west2", "us-west3", "us-west4",
+    ], var.api_gateway_region)
+    error_message = "API Gateway is not offered in this region (cloud.google.com/api-gateway/docs/deployment-model)."
+  }
+}
+
+variable "billing_account" {
+  description = "Billing account of the budget, XXXXXX-XXXXXX-XXXXXX."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[0-9A-F]{6}-[0-9A-F]{6}-[0-9A-F]{6}$", var.billing_account))
+    error_message = "billing_account is not of the form XXXXXX-XXXXXX-XXXXXX."
+  }
+}
+
+variable "build_repository" {
+  description = "Cloud Build repository (2nd generation) that deploys on a push to main: projects/…/repositories/…; null for none."
+  type        = string
+  default     = null
+}
+
+variable "database" {
+  description = "Cloud SQL: machine, disk (GB), high availability, days of backups and of point-in-time recovery, connections."
+  type = object({
+    availability_type        = string
+    backups                  = number
+    disk_size_gb             = number
+    max_connections          = number
+    tier                     = string
+    transaction_log_days     = number
+    version                  = optional(string, "POSTGRES_17")
+    maintenance_window_day   = optional(number, 7)
+    maintenance_window_hour  = optional(number, 3)
+    maintenance_update_track = optional(string, "stable")
+  })
+
+  validation {
+    condition     = contains(["REGIONAL", "ZONAL"], var.database.availability_type)
+    error_message = "availability_type is REGIONAL (a standby in another zone) or ZONAL."
+  }
+  validation {
+    condition     = var.environment != "prod" || var.database.availability_type == "REGIONAL"
+    error_message = "production needs a standby in another zone: availability_type = \"REGIONAL\"."
+  }
+  validation {
+    condition     = var.database.transaction_log_days >= 1 && var.database.transaction_log_days <= 7
+    error_message = "transaction_log_days: Cloud SQL's Enterprise edition keeps 1 to 7 days."
+  }
+}
+
+variable "deletion_protection" {
+  description = "Whether what holds data, and the services, refuse to be deleted. False only to tear an environment down."
+  type        = bool
+  default     = true
+
+  validation {
+    condition     = var.deletion_protection || var.environment != "prod"
+    error_message = "production keeps its deletion protection."
+  }
+}
+
+variable "environment" {
+  description = "staging or prod."
+  type        = string
+
+  validation {
+    condition     = contains(["staging", "prod"], var.environment)
+    error_message = "environment is staging or prod."
+  }
+}
+
+variable "key_managers" {
+  description = "IAM members (groups) that add secrets' versions, publish keys and wrap data keys; they read no secret."
+  type        = list(string)
+
+  validation {
+    condition     = alltrue([for member in var.key_managers : can(regex("^(group|user|serviceAccount):", member))])
+    error_message = "key_managers are IAM members: group:…, user:… or serviceAccount:…, and never everybody."
+  }
+}
+
+variable "monthly_budget" {
+  description = "Whole units of `currency` per month; a mail at 50, 90 and 100 percent, and when 100 is forecast."
+  type = object({
+    currency = string
+    units    = number
+  })
+}
+
+variable "operator_audience" {
+  description = "Audience of the operators' ID tokens. gcloud's own, for people have no other (`gcloud auth print-identity-token`)."
+  type        = string
+  default     = "32555940559.apps.googleusercontent.com"
+}
+
+variable "operators" {
+  description = "E-mails of those who may use the operators' services; each service checks their Google ID token."
+  type        = list(string)
+
+  validation {
+    condition     = length(var.operators) > 0 && alltrue([for email in var.operators : can(regex("^[^@, ]+@[^@, ]+$", email))])
+    error_message = "operators are e-mail addresses, at least one."
+  }
+}
+
+variable "project_id" {
+  description = "The project; one per environment."
+  type        = string
+}
+
+variable "public_domain" {
+  description = "Domain of the load balancer with Cloud Armor before the API Gateway; null for the API Gateway's own address."
+  type        = string
+  default     = null
+}
+
+variable "redis" {
+  description = "Memorystore (Valkey) that counts requests for all instances of the gateway."
+  type = object({
+    node_type     = string
+    replica_count = number
+  })
+}
+
+variable "refund_window_days" {
+  description = "How long after its acceptance a payment can be refunded: the gateway refuses, and the erasing job waits."
+  type        = number
+  default     = 400
+
+  validation {
+    condition     = var.refund_window_days >= 1 && var.refund_window_days <= 3650
+    error_message = "refund_window_days is 1 to 3650."
+  }
+}
+
+variable "region" {
+  description = "Where everything but the API Gateway runs."
+  type        = string
+  default     = "europe-west3"
+}
+
+variable "sap_mock" {
+  description = "Whether the SAP mock runs, for environments without a SAP."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = !(var.sap_mock && var.environment == "prod")
+    error_message = "the SAP mock never runs in production."
+  }
+}
+
+variable "sap_mock_image" {
+  description = "Its image, by digest; null where it does not run. Cloud Build replaces it later."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.sap_mock_image == null ? !var.sap_mock : can(regex("@sha256:[0-9a-f]{64}$", var.sap_mock_image))
+    error_message = "sap_mock_image ends in @sha256:<64 hexadecimal digits>, and is needed where the mock runs."
+  }
+}
+
+variable "sap_systems" {
+  description = "SAP systems and how many calls each takes at once: one lane, one topic, one subscription per system."
+  type        = map(number)
+
+  validation {
+    condition     = length(var.sap_systems) > 0 && alltrue([for name in keys(var.sap_systems) : can(regex("^[a-z][a-z0-9-]{0,39}$", name)) && name != "events"])
+    error_message = "SAP systems are named as in [a-z][a-z0-9-]{0,39}, and not \"events\"."
+  }
+  validation {
+    condition     = alltrue([for calls in values(var.sap_systems) : calls >= 1 && calls <= 256])
+    error_message = "a SAP system takes 1 to 256 calls at once."
+  }
+}
+
+variable "sap_timing" {
+  description = "Seconds: connecting to SAP, waiting for its answer, the lease beyond that, how long SAP may still book a lost call, how late its read side is."
+  type = object({
+    connect_timeout_seconds = optional(number, 5)
+    read_timeout_seconds    = optional(number, 60)
+    lease_margin_seconds    = optional(number, 10)
+    settling_seconds        = optional(number, 660)
+    read_lag_seconds        = optional(number, 60)
+  })
+  default = {}
+
+  validation {
+    condition     = var.sap_timing.connect_timeout_seconds + var.sap_timing.read_timeout_seconds + var.sap_timing.lease_margin_seconds < 600
+    error_message = "a SAP call and its lease must end before Pub/Sub's longest ack deadline, 600 s."
+  }
+}
+
+variable "scaling" {
+  description = "Instances of each service, at least and at most."
+  type        = map(object({ min = number, max = number }))
+
+  validation {
+    condition     = alltrue([for bounds in values(var.scaling) : bounds.min >= 0 && bounds.max >= max(1, bounds.min)])
+    error_message = "scaling: min is 0 or more, max at least 1 and at least min."
+  }
+}
+
+variable "services_image" {
+  description = "The services' image, by digest, for what does not exist yet. Cloud Build replaces it later."
+  type        = string
+
+  validation {
+    condition     = can(regex("@sha256:[0-9a-f]{64}$", var.services_image))
+    error_message = "services_image ends in @sha256:<64 hexadecimal digits>: a tag can be moved."
+  }
+}
+
+variable "token_issuer" {
+  description = "Issuer of access tokens and receipts: the API's public address, without a slash at its end."
+  type        = string
+
+  validation {
+    condition     = can(regex("^https://[a-z0-9.-]+$", var.token_issuer))
+    error_message = "token_issuer is https://<host>, without a path or a slash at its end."
+  }
+  validation {
+    condition     = var.public_domain == null || var.token_issuer == "https://${coalesce(var.public_domain, "-")}"
+    error_message = "with a public_domain, the token_issuer is that domain."
+  }
+}

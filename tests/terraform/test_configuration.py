@@ -1,0 +1,80 @@
+"""fmt, validate, plan, and the rules that no provider checks, for staging and production."""
+
+import re
+from collections import Counter
+
+import pytest
+import terraform_rules as rules
+from terraform_stage import IMAGES, REPOSITORY
+
+pytestmark = pytest.mark.terraform
+
+LONGEST_CALL = re.compile(
+    r"(connect_timeout_seconds|read_timeout_seconds|lease_margin_seconds) += optional\(number, (\d+)\)"
+)
+
+
+def longest_handler_seconds():
+    variables = (REPOSITORY / "terraform/variables.tf").read_text(encoding="utf-8")
+    return sum(int(seconds) for _, seconds in LONGEST_CALL.findall(variables))
+
+
+def test_it_is_formatted_and_valid(initialized):
+    initialized.run("fmt", "-check", "-recursive", "-diff")
+    initialized.run("validate")
+
+
+def test_terraform_tests_itself(initialized):
+    variables = [f"-var={name}={value}" for name, value in IMAGES.items()]
+    said = initialized.run("test", "-var-file=environments/prod.tfvars", *variables)
+    assert re.search(r"Success! [1-9]\d* passed, 0 failed", said), said
+
+
+RULES = [
+    rules.public_grants,
+    rules.broad_grants,
+    rules.topics_without_subscription,
+    rules.open_services,
+    rules.shared_accounts,
+    rules.open_networks,
+    rules.unprotected,
+    rules.secrets_in_clear,
+    rules.impossible_queues,
+    rules.images_by_tag,
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_no(rule, applied):
+    assert list(rule(applied)) == []
+
+
+def test_every_push_subscription_is_complete(applied):
+    broken = rules.incomplete_subscriptions(applied, longest_handler_seconds=longest_handler_seconds())
+    assert list(broken) == []
+    assert len(rules.of(applied, "google_pubsub_subscription")) >= 4
+
+
+def test_only_the_api_gateway_and_who_smokes_a_deployment_call_the_gateway_service(applied):
+    callers = [
+        resource.values["members"]
+        for resource in rules.of(applied, "google_cloud_run_v2_service_iam_binding")
+        if resource.values["role"] == "roles/run.invoker"
+    ]
+    assert [sorted(member.split("@")[0] for member in members) for members in callers] == [
+        ["serviceAccount:bridge-api-gateway", "serviceAccount:bridge-deployer"]
+    ]
+
+
+def test_the_sap_mock_runs_in_staging_only(applied, environment):
+    names = {service.values["name"] for service in rules.of(applied, "google_cloud_run_v2_service")}
+    assert ("bridge-sap-mock" in names) == (environment == "staging")
+
+
+def test_the_documented_count_of_resources_is_true(applied_environments):
+    counted = {name: Counter(r.type for r in resources) for name, resources in applied_environments.items()}
+    document = (REPOSITORY / "docs/terraform-resources.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|$", document, re.MULTILINE)
+    documented = {kind: (int(staging), int(prod)) for kind, staging, prod in rows}
+    kinds = sorted(counted["staging"].keys() | counted["prod"].keys())
+    assert documented == {kind: (counted["staging"][kind], counted["prod"][kind]) for kind in kinds}
