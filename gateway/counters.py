@@ -22,8 +22,8 @@ _log = structlog.get_logger(__name__)
 class Counters(Protocol):
     """Counters that end by themselves."""
 
-    def add(self, key: str, amount: int, *, keep_seconds: int) -> int | None:
-        """Add to a counter and return what it is then, None if it can't be told now.
+    def add(self, key: str, amount: int, *, keep_seconds: int) -> int:
+        """Add to a counter and return what it is then.
 
         It may be forgotten `keep_seconds` after its first addition.
         """
@@ -43,7 +43,7 @@ class ProcessCounters:
         self._lock = threading.Lock()
         self._counts: dict[str, tuple[int, float]] = {}
 
-    def add(self, key: str, amount: int, *, keep_seconds: int) -> int | None:
+    def add(self, key: str, amount: int, *, keep_seconds: int) -> int:
         """See Counters."""
         now = self._clock.monotonic()
         with self._lock:
@@ -67,23 +67,26 @@ class ProcessCounters:
 
 
 class SharedCounters:
-    """Counters in a store of the `limits` library. While it is away nothing is counted, nobody refused."""
+    """Counters in a store of the `limits` library. While it is away this process counts for itself.
+
+    That refuses nobody who is within the limit: it counts no more than the store would have.
+    """
 
     def __init__(self, storage: Storage, clock: Clock) -> None:
         self._storage = storage
         self._clock = clock
+        self._own = ProcessCounters(clock)
         self._away_until = float("-inf")
 
-    def add(self, key: str, amount: int, *, keep_seconds: int) -> int | None:
+    def add(self, key: str, amount: int, *, keep_seconds: int) -> int:
         """See Counters."""
-        if self._clock.monotonic() < self._away_until:
-            return None
-        try:
-            return self._storage.incr(PREFIX + key, keep_seconds, amount)
-        except StorageError as error:
-            self._away_until = self._clock.monotonic() + AWAY_SECONDS
-            _log.warning("the counters' store is away", reason=type(error.__cause__).__name__)
-            return None
+        if self._clock.monotonic() >= self._away_until:
+            try:
+                return self._storage.incr(PREFIX + key, keep_seconds, amount)
+            except StorageError as error:
+                self._away_until = self._clock.monotonic() + AWAY_SECONDS
+                _log.warning("the counters' store is away", reason=type(error.__cause__).__name__)
+        return self._own.add(key, amount, keep_seconds=keep_seconds)
 
 
 def make_counters(url: str, clock: Clock) -> Counters:

@@ -54,13 +54,13 @@ class Limits:
         self._clock = clock
 
     def take(self, policy: Policy, who: str, amount: int = 1) -> Reading:
-        """Count `amount` for `who`; 0 only reads. What can't be counted now is allowed."""
+        """Count `amount` for `who`; 0 only reads."""
         window, position = divmod(int(self._clock.now().timestamp()), policy.window_seconds)
         # twice as long as the window: instances' clocks differ a little
         count = self._counters.add(
             f"{policy.name}:{who}:{window}", amount, keep_seconds=2 * policy.window_seconds
         )
-        left = policy.quota - (count or 0)
+        left = policy.quota - count
         return Reading(policy, max(left, 0), left < 0, policy.window_seconds - position)
 
 

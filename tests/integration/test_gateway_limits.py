@@ -299,13 +299,14 @@ def test_counters_of_a_process_end_and_are_bounded():
     assert counters.add("caller 999", 1, keep_seconds=60) == 2
 
 
-def test_a_shared_store_that_is_away_refuses_nobody_and_is_left_alone():
+def test_a_shared_store_that_is_away_is_left_alone_and_each_counts_for_itself():
     clock = ManualClock(NOW)
     counters = make_counters("redis://127.0.0.1:1/0", clock)
-    reading = Limits(counters, clock).take(Policy("requests", 1, 10), "somebody", 5)
-    assert (reading.exceeded, reading.remaining) == (False, 1)
+    limits, policy = Limits(counters, clock), Policy("requests", 2, 10)
+    assert [limits.take(policy, "somebody").exceeded for _ in range(3)] == [False, False, True]
+    assert not limits.take(policy, "somebody else").exceeded
     counters._storage = None  # asking it now would raise
-    assert counters.add("a", 1, keep_seconds=60) is None
+    assert counters.add("a", 1, keep_seconds=60) == 1
     clock.advance(AWAY_SECONDS)
     with pytest.raises(AttributeError):
         counters.add("a", 1, keep_seconds=60)
