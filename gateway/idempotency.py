@@ -45,12 +45,15 @@ class Fingerprints:
     """HMAC-SHA256, so that a stored fingerprint of a guessable body tells nothing without the key."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        # keyed once, and hashed without giving the interpreter lock away, as hmac.digest does
+        self._keyed = hmac.new(key, digestmod=hashlib.sha256)
 
     def of(self, method: str, path: str, document: dict[str, Any]) -> bytes:
         """Return 32 bytes over method, path and the canonical JSON (RFC 8785) of a validated body."""
         message = b"\n".join((method.encode(), path.encode(), canonical_json(document)))
-        return hmac.digest(self._key, message, hashlib.sha256)
+        mac = self._keyed.copy()
+        mac.update(message)
+        return mac.digest()
 
 
 def require_same(taken: TakenKey, fingerprint: bytes) -> None:

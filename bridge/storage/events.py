@@ -27,7 +27,7 @@ PUT_BACK = text("""
     INSERT INTO outbox (lane, partner_id, operation_id, not_before, traceparent, created_at)
     SELECT sap_system, partner_id, operation_id, CAST(:not_before AS timestamptz), traceparent, :now
     FROM operations WHERE operation_id = :operation_id
-    ON CONFLICT (operation_id) DO UPDATE
+    ON CONFLICT (operation_id) WHERE operation_id IS NOT NULL DO UPDATE
     SET not_before = excluded.not_before, claim_id = NULL, lease_until = NULL
 """)
 

@@ -16,7 +16,6 @@ from waiting import wait_until
 from bridge.storage.accept import accept
 from gateway.accept_payment import AcceptPayment, Submission
 from gateway.idempotency import Fingerprints
-from gateway.payment_request import read_payment
 from gateway.receipts import Receipts
 
 pytestmark = pytest.mark.integration
@@ -58,9 +57,7 @@ def prepared(stage, sent, key):
         wake=lambda: None,
     )
     submission = Submission("POST", "/v1/payments", key, json.dumps(sent).encode(), sent, None)
-    fingerprint = use_case.fingerprints.of("POST", "/v1/payments", sent)
-    now = stage.clock.now()
-    return use_case._prepare(stage.partner, submission, read_payment(sent), fingerprint, now, now)
+    return use_case.prepare(stage.partner, submission)
 
 
 @contextmanager

@@ -85,7 +85,8 @@ CREATE TABLE operations (
     status              text NOT NULL CHECK (status IN ('scheduled', 'accepted', 'processing', 'unknown',
                             'succeeded', 'rejected', 'cancelled', 'parked')),
     amount_minor        bigint NOT NULL CHECK (amount_minor > 0),
-    sap_system          text NOT NULL REFERENCES sap_systems,
+    -- its payment's
+    sap_system          text NOT NULL,
     -- what SAP knows the operation by (DocumentReferenceID)
     sap_reference       text NOT NULL UNIQUE CHECK (sap_reference ~ '^[A-Z2-7]{16}$'),
     -- rises after a definite refusal only; part of MessageHeader/UUID
@@ -157,7 +158,6 @@ CREATE TABLE idempotency_keys (
     created_at      timestamptz NOT NULL,
     PRIMARY KEY (partner_id, idempotency_key)
 );
-CREATE INDEX idempotency_keys_payment ON idempotency_keys (payment_id);
 
 -- Append-only: the timeline and the audit of a payment.
 CREATE TABLE events (
@@ -188,13 +188,15 @@ CREATE TABLE feed (
     PRIMARY KEY (partner_id, sequence)
 );
 
--- What still has to be published. A row is a SAP system's operation or a partner's event.
+-- What still has to be published. A row is a SAP system's operation or a partner's event. No foreign keys: every
+-- row is written by a statement that writes or reads what it points at, neither of which is ever deleted, and
+-- accepting a payment would pay for the two looks and locks.
 CREATE TABLE outbox (
     identity     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     lane         text NOT NULL,
     partner_id   text NOT NULL,
-    operation_id text UNIQUE REFERENCES operations,
-    event_id     text UNIQUE REFERENCES events (event_id),
+    operation_id text,
+    event_id     text,
     -- events only: their place in the feed; without one they are not relayed yet
     sequence     bigint,
     -- NULL: a later step of a payment whose turn has not come; last in the index, so nobody walks past it
@@ -208,6 +210,9 @@ CREATE TABLE outbox (
     CHECK (not_before IS NOT NULL OR operation_id IS NOT NULL),
     CHECK ((lane = 'events') = (event_id IS NOT NULL))
 ) WITH (fillfactor = 70);
+-- each row is in one of these two
+CREATE UNIQUE INDEX outbox_operation ON outbox (operation_id) WHERE operation_id IS NOT NULL;
+CREATE UNIQUE INDEX outbox_event ON outbox (event_id) WHERE event_id IS NOT NULL;
 CREATE INDEX outbox_lane ON outbox (lane, partner_id, not_before, identity);
 -- when a lane has something due next, and how old its oldest row is
 CREATE INDEX outbox_due ON outbox (lane, not_before) WHERE not_before IS NOT NULL;
