@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from bridge.journal_mapping import JournalEntryMapping
 from bridge.money import Money
 from bridge.payment import OperationKind
 from bridge.routing import Name, Routing
@@ -138,21 +139,6 @@ class PartnerLimits(_Document):
 
     requests_per_second: Annotated[int, Field(ge=1, le=100_000)] = 100
     payments_per_day: Annotated[int, Field(ge=1, le=1_000_000_000)] = 250_000
-
-
-class JournalEntryMapping(_Document):
-    """How one kind of operation becomes a journal entry (SAP.md, Posting).
-
-    An authorisation is only noted: with the special G/L indicator on the customer's line and the statistical
-    account against it, both of which it needs. A reversal needs the reason that SAP is given.
-    """
-
-    document_type: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{2}$")]
-    customer: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,10}$")]
-    clearing_account: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,10}$")]
-    statistical_account: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,10}$")] | None = None
-    special_gl_code: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]$")] | None = None
-    reversal_reason: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{2}$")] = "01"
 
 
 class SapTarget(_Document):

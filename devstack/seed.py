@@ -8,11 +8,11 @@ from sqlalchemy import Engine
 from bridge.clock import SystemClock
 from bridge.errors import TransientError
 from bridge.gcp.firestore import FirestoreSettings, make_partner_store
+from bridge.journal_mapping import JournalEntryMapping
 from bridge.key_ring_file import KeyRingSettings, open_key_ring
 from bridge.keyring import KeyRing
 from bridge.partner import (
     Client,
-    JournalEntryMapping,
     PartnerConfiguration,
     PartnerLimits,
     PartnerStatus,

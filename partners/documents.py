@@ -7,6 +7,7 @@ the client or endpoint of that id keeps what it has; a new one has to bring its 
 
 import copy
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from joserfc.errors import JoseError
@@ -14,6 +15,7 @@ from joserfc.jwk import ECKey, RSAKey
 from pydantic import ValidationError
 
 from bridge.errors import FieldError, RejectedError
+from bridge.mapping_check import first_mistake
 from bridge.partner import ClientKey, EcClientKey, PartnerConfiguration
 
 # PHC string format of argon2id; other hashes, and a secret pasted in clear, are refused
@@ -70,9 +72,24 @@ def read(
         for number, key in enumerate(client.public_keys)
         if not _is_usable(key)
     ]
-    if unhashed or unusable:
-        raise invalid(*unhashed, *unusable)
+    unmappable = list(_mapping_mistakes(configuration))
+    if unhashed or unusable or unmappable:
+        raise invalid(*unhashed, *unusable, *unmappable)
     return configuration
+
+
+def _mapping_mistakes(configuration: PartnerConfiguration) -> Iterator[FieldError]:
+    """Try each mapping on sample payments, so that a mistake is found here and not by the first payment."""
+    places = {"": configuration.targets}
+    for number, change in enumerate(configuration.dated_changes):
+        places[f"/dated_changes/{number}"] = change.targets or {}
+    for place, targets in places.items():
+        for name, target in targets.items():
+            for kind, mapping in target.mappings.items():
+                mistake = first_mistake(mapping, kind)
+                if mistake is not None:
+                    pointer = f"{place}/targets/{name}/mappings/{kind}/{mistake.member}"
+                    yield FieldError(pointer, mistake.why)
 
 
 def _keep_secrets(document: dict[str, Any], base: dict[str, Any]) -> None:

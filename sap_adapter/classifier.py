@@ -18,6 +18,8 @@ from sap_adapter.connector import LogItem
 # "Error in document": always the first line of a refusal, never the reason.
 HEADLINE = "609(RW)"
 SEVERITY_ERROR = 3
+# the code of what a later posting date may mend, where the mapping allows one
+PERIOD_CLOSED = "sap-period-closed"
 # what of its request a partner can mend
 Pointer = Literal[
     "/amount/currency",

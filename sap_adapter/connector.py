@@ -4,9 +4,10 @@ S/4HANA over SOAP and OData is the first connector (sap_adapter/s4hana.py).
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Protocol
 
+from bridge.mapping_values import JournalValues
 from bridge.money import Money
 from bridge.payment import OperationKind, SapDocument
 
@@ -65,7 +66,7 @@ class FoundDocument:
 class JournalFacts:
     """What an entry is rendered from. Texts are personal data: they go to the target and nowhere else.
 
-    `reverses` is what a reversal takes back.
+    Dates are xsd:date. `values` is what the mapping comes to; `reverses` is what a reversal takes back.
     """
 
     kind: OperationKind
@@ -75,16 +76,25 @@ class JournalFacts:
     company_code: str
     document_date: str
     posting_date: str
-    counterparty_text: str
+    values: JournalValues
     reverses: SapDocument | None = None
 
 
 class Connector(Protocol):
-    """What the adapter needs of an execution target. Both calls are bounded in time by the connector.
+    """What the adapter needs of an execution target (docs/connectors.md), used by many threads at once.
 
-    Errors raised: TransientError if nothing can have been booked (refused connection, 429, 503 with
-    Retry-After), UnknownOutcomeError if it may have been.
+    Rendering is pure. The two calls are bounded in time by the connector; errors they raise: TransientError
+    if nothing can have been booked (refused connection, 429, 503 with Retry-After), UnknownOutcomeError if it
+    may have been.
     """
+
+    def render(self, facts: JournalFacts) -> Entry:
+        """Return the document in the target's own form; ValueError if the facts don't make one."""
+        ...
+
+    def with_posting_date(self, content: bytes, posting_date: date) -> bytes:
+        """Return a rendered document for another posting date, else unchanged: the same bytes for its own."""
+        ...
 
     def post(self, sending: Sending) -> Posted | Refused:
         """Hand the document over once."""

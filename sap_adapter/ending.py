@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import structlog
 from sqlalchemy import Connection
@@ -112,6 +113,26 @@ class HeldClaim:
         not_before = self.now + timedelta(seconds=pause_seconds)
         put_back(self.connection, self.claim.operation_id, not_before=not_before, now=self.now)
 
+    def post_in_the_next_period(self) -> bool:
+        """Move the document to the first day of the next month, where its mapping allows that.
+
+        The month after today's is the last that is tried: what SAP does not take there, an operator has to
+        look at.
+        """
+        posting_date = self.row.posting_date
+        if not self.row.next_open_day or posting_date is None:
+            return False
+        today = self.now.astimezone(ZoneInfo(self.payment.time_zone)).date()
+        moved_to = _first_of_next_month(posting_date)
+        if moved_to > _first_of_next_month(today):
+            return False
+        operation_id = self.claim.operation_id
+        log.info("posting-date-moved", operation_id=operation_id, posting_date=moved_to.isoformat())
+        outcomes.record_not_posted(self.connection, operation_id, refused=True, counted=False, now=self.now)
+        outcomes.move_posting_date(self.connection, operation_id, moved_to, now=self.now)
+        self.return_to_lane(0.0)
+        return True
+
     def refusal_counts(self) -> bool:
         """Whether the attempt counts: only while others in the lane succeed is it the operation's fault."""
         since = self.row.last_attempt_at or self.row.operation.created_at
@@ -211,3 +232,7 @@ def tell_delay(connection: Connection, payment: Payment, row: LockedOperation, n
     """Append `payment.delayed`, once per operation."""
     if row.delayed_at is None:
         tell(connection, payment, row, EventType.DELAYED, now)
+
+
+def _first_of_next_month(day: date) -> date:
+    return date(day.year + day.month // 12, day.month % 12 + 1, 1)

@@ -4,28 +4,33 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from bridge.errors import PermanentError
+from bridge.journal_mapping import JournalEntryMapping
 from bridge.keyring import KeyRing
-from bridge.partner import JournalEntryMapping, PartnerConfiguration
+from bridge.mapping_values import MappingError, evaluate, view
+from bridge.partner import PartnerConfiguration
 from bridge.payment import Operation, OperationKind, OperationStatus, SapDocument
 from bridge.storage.operations import LockedOperation, LockedPayment
-from sap_adapter.connector import JournalFacts
-from sap_adapter.journal_entry import render
+from sap_adapter.connector import Connector, JournalFacts
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenDocument:
-    """What is sent, its type, and how it is stored."""
+    """What is sent, its type and posting date, whether a closed period moves that, and how it is stored."""
 
     content: bytes
     document_type: str
+    posting_date: date
+    next_open_day: bool
     encrypted: str
 
 
 def frozen_document(
     key_ring: KeyRing,
+    connector: Connector,
     payment: LockedPayment,
     row: LockedOperation,
     earlier: Sequence[Operation],
@@ -37,36 +42,60 @@ def frozen_document(
     `earlier` are the steps before it. PermanentError if the partner's mapping does not give one.
     """
     place = {"table": "operations", "column": "encrypted_document", "row": row.operation.operation_id}
-    if row.encrypted_document is not None and row.document_type is not None:
+    if row.encrypted_document is not None and row.document_type is not None and row.posting_date is not None:
         content = key_ring.decrypt(row.encrypted_document, **place)
-        return FrozenDocument(content, row.document_type, row.encrypted_document)
+        sent = connector.with_posting_date(content, row.posting_date)
+        encrypted = row.encrypted_document if sent == content else key_ring.encrypt(sent, **place)
+        return FrozenDocument(sent, row.document_type, row.posting_date, row.next_open_day, encrypted)
     mapping = _mapping(partner, payment, row)
     try:
-        entry = render(_facts(key_ring, payment, row, earlier, now), mapping)
+        zone = ZoneInfo(payment.time_zone)
+        accepted_on = _day(row.operation.created_at, zone)
+        posting_date = accepted_on if mapping.posting_date == "acceptance" else _day(now, zone)
+        values = evaluate(mapping, _view(key_ring, payment, row, accepted_on))
+        entry = connector.render(
+            JournalFacts(
+                kind=row.operation.kind,
+                reference=row.sap_reference,
+                external_id=payment.payment.external_id,
+                amount=row.operation.amount,
+                company_code=payment.company_code,
+                document_date=accepted_on.isoformat(),
+                posting_date=posting_date.isoformat(),
+                values=values,
+                reverses=_authorisation(earlier) if row.operation.kind == OperationKind.REVERSE else None,
+            )
+        )
+    except MappingError as error:
+        raise PermanentError(f"not mappable: {error}") from error
     except (ValueError, KeyError) as error:
         # It would fail in every claim, and each would be undone with all that counts claims.
         raise PermanentError(f"not renderable ({type(error).__name__})") from error
-    return FrozenDocument(entry.content, entry.document_type, key_ring.encrypt(entry.content, **place))
+    encrypted = key_ring.encrypt(entry.content, **place)
+    return FrozenDocument(entry.content, entry.document_type, posting_date, mapping.next_open_day, encrypted)
 
 
-def _facts(
-    key_ring: KeyRing,
-    payment: LockedPayment,
-    row: LockedOperation,
-    earlier: Sequence[Operation],
-    now: datetime,
-) -> JournalFacts:
-    zone = ZoneInfo(payment.time_zone)
-    return JournalFacts(
-        kind=row.operation.kind,
-        reference=row.sap_reference,
-        external_id=payment.payment.external_id,
-        amount=row.operation.amount,
+def _view(
+    key_ring: KeyRing, payment: LockedPayment, row: LockedOperation, accepted_on: date
+) -> dict[str, Any]:
+    """Return what the mapping's expressions see."""
+    parties: dict[str, Any] = {}
+    if payment.encrypted_parties is not None:
+        plain = key_ring.decrypt(
+            payment.encrypted_parties,
+            table="payments",
+            column="encrypted_parties",
+            row=payment.payment.payment_id,
+        )
+        parties = json.loads(plain)
+    return view(
+        payment.payment,
+        row.operation,
+        parties=parties,
+        metadata=payment.metadata,
+        sap_system=row.sap_system,
         company_code=payment.company_code,
-        document_date=_day(row.operation.created_at, zone).isoformat(),
-        posting_date=_day(now, zone).isoformat(),
-        counterparty_text=_counterparty_text(key_ring, payment),
-        reverses=_authorisation(earlier) if row.operation.kind == OperationKind.REVERSE else None,
+        accepted_on=accepted_on,
     )
 
 
@@ -80,21 +109,6 @@ def _authorisation(earlier: Sequence[Operation]) -> SapDocument | None:
         ),
         None,
     )
-
-
-def _counterparty_text(key_ring: KeyRing, payment: LockedPayment) -> str:
-    """Return what the customer's line says: the remittance information, else the debtor's name."""
-    if payment.encrypted_parties is None:
-        return ""
-    plain = key_ring.decrypt(
-        payment.encrypted_parties,
-        table="payments",
-        column="encrypted_parties",
-        row=payment.payment.payment_id,
-    )
-    parties = json.loads(plain)
-    debtor = parties.get("debtor") or {}
-    return str(parties.get("remittance_information") or debtor.get("name") or "")
 
 
 def _mapping(

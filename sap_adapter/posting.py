@@ -192,7 +192,9 @@ class Posting:
             start_question(connection, operation_id, lease_until=lease_until, now=now)
             return QuestionClaim(claim, payment.company_code, row.sap_reference)
         try:
-            document = frozen_document(self._key_ring, payment, row, earlier, partner, now)
+            document = frozen_document(
+                self._key_ring, self._connectors[row.sap_system], payment, row, earlier, partner, now
+            )
         except PermanentError as error:
             log.error("not-mappable", operation_id=operation_id, reason=str(error))  # noqa: TRY400 - no names
             give_back_slot(
@@ -207,6 +209,8 @@ class Posting:
             lease_until=lease_until,
             encrypted_document=document.encrypted,
             document_type=document.document_type,
+            posting_date=document.posting_date,
+            next_open_day=document.next_open_day,
             now=now,
         )
         uuid = str(sap_message_uuid(operation_id, row.generation))

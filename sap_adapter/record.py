@@ -22,7 +22,7 @@ from bridge.payment import ParkReason
 from bridge.storage import decisions, outcomes
 from bridge.storage.guard import keep_settling_slot
 from bridge.storage.operations import lock_operation, lock_payment
-from sap_adapter.classifier import Classifier, Whose
+from sap_adapter.classifier import PERIOD_CLOSED, Classifier, Whose
 from sap_adapter.connector import FoundDocument, Posted, Refused
 from sap_adapter.ending import MAX_ATTEMPTS, Claim, HeldClaim, pause_seconds
 
@@ -170,6 +170,8 @@ class Recorder:
         match reason.whose:
             case Whose.PARTNER:
                 held.reject(reason.failure, outcome.log, self._key_ring)
+            case Whose.OPERATOR if reason.failure.code == PERIOD_CLOSED and held.post_in_the_next_period():
+                pass
             case Whose.OPERATOR:
                 held.park_refused(ParkReason.OPERATOR, reason.failure, outcome.log, self._key_ring)
             case Whose.RETRY if counted and held.row.attempts + 1 >= MAX_ATTEMPTS:

@@ -4,6 +4,7 @@ import http.cookiejar
 import json
 import re
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -16,7 +17,8 @@ from bridge.clock import Clock
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.money import InvalidMoneyError, Money
 from bridge.payment import SapDocument
-from sap_adapter.connector import FoundDocument, Posted, Refused, Sending
+from sap_adapter import journal_entry
+from sap_adapter.connector import Entry, FoundDocument, JournalFacts, Posted, Refused, Sending
 from sap_adapter.soap import SOAP_ACTION, envelope, read_confirmation
 
 SOAP_PATH = "/sap/bc/srt/scs_ext/sap/journalentrycreaterequestconfi"
@@ -77,6 +79,14 @@ class S4HanaConnector:
         adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_calls, max_retries=0)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
+
+    def render(self, facts: JournalFacts) -> Entry:
+        """Return the `JournalEntry` element."""
+        return journal_entry.render(facts)
+
+    def with_posting_date(self, content: bytes, posting_date: date) -> bytes:
+        """Return the `JournalEntry` element for another posting date."""
+        return journal_entry.with_posting_date(content, posting_date)
 
     def post(self, sending: Sending) -> Posted | Refused:
         """Post one journal entry (SAP.md: a refusal comes with HTTP 200)."""

@@ -1,7 +1,9 @@
 """A connector whose calls are spans: how long SAP took, and what it answered, without its words."""
 
+from datetime import date
+
 from bridge.tracing import Tracer
-from sap_adapter.connector import Connector, FoundDocument, Posted, Refused, Sending
+from sap_adapter.connector import Connector, Entry, FoundDocument, JournalFacts, Posted, Refused, Sending
 
 
 class TracedConnector:
@@ -11,6 +13,14 @@ class TracedConnector:
         self._connector = connector
         self._tracer = tracer
         self._attributes = {"rpc.system": "sap", "server.address": sap_system}
+
+    def render(self, facts: JournalFacts) -> Entry:
+        """See Connector."""
+        return self._connector.render(facts)
+
+    def with_posting_date(self, content: bytes, posting_date: date) -> bytes:
+        """See Connector."""
+        return self._connector.with_posting_date(content, posting_date)
 
     def post(self, sending: Sending) -> Posted | Refused:
         """See Connector."""

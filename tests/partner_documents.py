@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 
 from bridge.ids import new_id
-from bridge.partner import Client, JournalEntryMapping, PartnerConfiguration, SapTarget
+from bridge.journal_mapping import JournalEntryMapping
+from bridge.partner import Client, PartnerConfiguration, SapTarget
 from bridge.payment import OperationKind
 from bridge.routing import Routing
 from bridge.webhook_endpoint import SigningSecret, WebhookEndpoint

@@ -3,8 +3,9 @@
 Every function takes a connection inside the caller's transaction. Lock order: payment, operation, lane, slot.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 from sqlalchemy import Connection, Row, text
 
@@ -23,7 +24,7 @@ LOCK_PAYMENT = text("""
     /* the payment, so that its operations are judged one after the other */
     SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
            refunded_minor, capture, requested_execution_date, created_at, updated_at, company_code, time_zone,
-           encrypted_parties
+           encrypted_parties, metadata
     FROM payments WHERE payment_id = :payment_id FOR NO KEY UPDATE
 """)
 
@@ -55,7 +56,8 @@ START_POST = text("""
     UPDATE operations
     SET status = 'processing', lease_until = :lease_until, sent_unresolved = true,
         claims_started = claims_started + 1, encrypted_document = :encrypted_document,
-        document_type = :document_type, updated_at = :now
+        document_type = :document_type, posting_date = :posting_date, next_open_day = :next_open_day,
+        updated_at = :now
     WHERE operation_id = :operation_id
 """)
 
@@ -75,6 +77,7 @@ class LockedPayment:
     company_code: str
     time_zone: str
     encrypted_parties: str | None
+    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class LockedOperation:
     last_attempt_at: datetime | None
     encrypted_document: str | None
     document_type: str | None
+    posting_date: date | None
+    next_open_day: bool
     settled_at: datetime | None
     none_seen_at: datetime | None
     delayed_at: datetime | None
@@ -106,7 +111,9 @@ def lock_payment(connection: Connection, payment_id: str) -> LockedPayment | Non
     row = connection.execute(LOCK_PAYMENT, {"payment_id": payment_id}).one_or_none()
     if row is None:
         return None
-    return LockedPayment(payment_of(row), row.company_code, row.time_zone, row.encrypted_parties)
+    return LockedPayment(
+        payment_of(row), row.company_code, row.time_zone, row.encrypted_parties, row.metadata
+    )
 
 
 def lock_operation(connection: Connection, operation_id: str) -> LockedOperation | None:
@@ -129,6 +136,8 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
         last_attempt_at=row.last_attempt_at,
         encrypted_document=row.encrypted_document,
         document_type=row.document_type,
+        posting_date=row.posting_date,
+        next_open_day=row.next_open_day,
         settled_at=row.settled_at,
         none_seen_at=row.none_seen_at,
         delayed_at=row.delayed_at,
@@ -157,6 +166,8 @@ def start_post(
     lease_until: datetime,
     encrypted_document: str,
     document_type: str,
+    posting_date: date,
+    next_open_day: bool,
     now: datetime,
 ) -> None:
     connection.execute(
@@ -166,6 +177,8 @@ def start_post(
             "lease_until": lease_until,
             "encrypted_document": encrypted_document,
             "document_type": document_type,
+            "posting_date": posting_date,
+            "next_open_day": next_open_day,
             "now": now,
         },
     )

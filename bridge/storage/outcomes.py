@@ -3,7 +3,7 @@
 Every function takes a connection inside the caller's transaction, in which the rows are locked.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
@@ -46,6 +46,12 @@ NOT_POSTED = text("""
     SET status = 'accepted', sent_unresolved = false, settled_at = NULL, none_seen_at = NULL,
         generation = generation + :generations, attempts = attempts + :attempts, last_attempt_at = :now,
         lease_until = NULL, claims_finished = claims_started, updated_at = :now
+    WHERE operation_id = :operation_id
+""")
+
+MOVE_POSTING_DATE = text("""
+    /* the period was closed: the next sending carries a later posting date */
+    UPDATE operations SET posting_date = :posting_date, updated_at = :now
     WHERE operation_id = :operation_id
 """)
 
@@ -155,6 +161,15 @@ def record_not_posted(
             "attempts": int(counted),
             "now": now,
         },
+    )
+
+
+def move_posting_date(
+    connection: Connection, operation_id: str, posting_date: date, *, now: datetime
+) -> None:
+    """Let the frozen document carry another posting date from its next sending on."""
+    connection.execute(
+        MOVE_POSTING_DATE, {"operation_id": operation_id, "posting_date": posting_date, "now": now}
     )
 
 

@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 
 import pytest
 import requests
-from fakes.accepted import MAPPING
 from fakes.in_memory_connector import InMemoryConnector
 from stand_ins import REPOSITORY, free_port
 from waiting import wait_until
@@ -16,16 +15,30 @@ from waiting import wait_until
 from bridge.clock import SystemClock
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.ids import new_id, sap_message_uuid, sap_reference
+from bridge.mapping_values import JournalValues
 from bridge.money import Money
 from bridge.payment import OperationKind
 from sap_adapter.connector import Connector, JournalFacts, Posted, Refused, Sending
-from sap_adapter.journal_entry import render
 from sap_adapter.s4hana import S4HanaConnector, SapConnection, Timeouts
 
 pytestmark = pytest.mark.conformance
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+TODAY = NOW.date()
 TIMEOUTS = Timeouts(1.0, 2.0)
+VALUES = JournalValues(
+    document_type="DZ",
+    customer="10000001",
+    vendor=None,
+    clearing_account="113100",
+    statistical_account="199100",
+    special_gl_code="G",
+    reversal_reason="01",
+    header_text="payment",
+    counterparty_text="Invoice 4711",
+    assignment="A-17",
+    header_reference="ORDER 17",
+)
 
 
 class InMemoryTarget:
@@ -105,21 +118,26 @@ def target(request):
 
 def sending(target, operation_id=None, kind=OperationKind.PAYMENT, reverses=None):
     operation_id = operation_id or new_id("op", NOW)
-    entry = render(
+    entry = rendered(target, operation_id, kind=kind, reverses=reverses)
+    return Sending(operation_id, str(sap_message_uuid(operation_id, 0)), NOW, entry.content)
+
+
+def rendered(
+    target, operation_id, *, kind=OperationKind.PAYMENT, reverses=None, posting_date=TODAY, values=VALUES
+):
+    return target.connector.render(
         JournalFacts(
             kind=kind,
             reference=sap_reference(operation_id),
             external_id=getattr(target, "external_id", "INV-1"),
             amount=Money(125000, "EUR"),
             company_code="1000",
-            document_date="2026-11-21",
-            posting_date="2026-11-21",
-            counterparty_text="Invoice 4711",
+            document_date=TODAY.isoformat(),
+            posting_date=posting_date.isoformat(),
+            values=values,
             reverses=reverses,
-        ),
-        MAPPING,
+        )
     )
-    return Sending(operation_id, str(sap_message_uuid(operation_id, 0)), NOW, entry.content)
 
 
 def found(target, sent):
@@ -136,8 +154,41 @@ def test_what_was_posted_is_found_by_its_reference_with_type_and_amount(target, 
     assert isinstance(outcome, Posted)
     (document,) = found(target, sent)
     assert document.document == outcome.document
-    assert document.document_type == MAPPING.document_type
+    assert document.document_type == VALUES.document_type
     assert document.amount == Money(125000, "EUR")
+
+
+def test_a_vendors_document_is_posted_as_a_customers_is(target):
+    operation_id = new_id("op", NOW)
+    values = replace(VALUES, customer=None, vendor="20000001")
+    entry = rendered(target, operation_id, kind=OperationKind.REFUND, values=values)
+    sent = Sending(operation_id, str(sap_message_uuid(operation_id, 0)), NOW, entry.content)
+    assert isinstance(target.connector.post(sent), Posted)
+    assert [document.amount for document in found(target, sent)] == [Money(125000, "EUR")]
+
+
+def test_rendering_is_pure_and_another_posting_date_is_all_that_changes(target):
+    operation_id = new_id("op", NOW)
+    first = rendered(target, operation_id)
+    later = date(2026, 12, 1)
+    assert rendered(target, operation_id) == first
+    assert target.connector.with_posting_date(first.content, TODAY) == first.content
+    moved = target.connector.with_posting_date(first.content, later)
+    assert moved == rendered(target, operation_id, posting_date=later).content
+    sent = Sending(operation_id, str(sap_message_uuid(operation_id, 1)), NOW, moved)
+    assert isinstance(target.connector.post(sent), Posted)
+
+
+def test_what_the_facts_do_not_make_is_no_document(target):
+    with pytest.raises(ValueError, match="reversal"):
+        rendered(target, new_id("op", NOW), kind=OperationKind.REVERSE)
+    with pytest.raises(ValueError, match="authorisation"):
+        rendered(
+            target,
+            new_id("op", NOW),
+            kind=OperationKind.AUTHORIZE,
+            values=replace(VALUES, special_gl_code=None),
+        )
 
 
 def test_what_was_never_posted_is_not_found(target):
@@ -196,7 +247,7 @@ def test_a_port_on_which_nobody_listens_is_surely_not_posted():
     connection = SapConnection(f"http://127.0.0.1:{free_port()}", "sap", "sap-secret")
     connector = S4HanaConnector(connection, TIMEOUTS, max_calls=1, clock=SystemClock())
     with pytest.raises(TransientError):
-        connector.post(sending(None))
+        connector.post(sending(MockTarget(connector, "")))
 
 
 def test_an_answer_that_never_comes_is_an_unknown_outcome(sap_mock_url):
@@ -206,7 +257,7 @@ def test_an_answer_that_never_comes_is_an_unknown_outcome(sap_mock_url):
     faults = {"latency_ms": 1500}
     requests.put(f"{sap_mock_url}/_control/faults", json=faults, timeout=5).raise_for_status()
     with pytest.raises(UnknownOutcomeError):
-        connector.post(sending(None))
+        connector.post(sending(MockTarget(connector, "")))
 
 
 def test_wrong_credentials_post_nothing_that_could_be_missed(sap_mock_url):
@@ -214,4 +265,4 @@ def test_wrong_credentials_post_nothing_that_could_be_missed(sap_mock_url):
     connection = SapConnection(sap_mock_url, "sap", "wrong")
     connector = S4HanaConnector(connection, TIMEOUTS, max_calls=1, clock=SystemClock())
     with pytest.raises(UnknownOutcomeError, match="401"):
-        connector.post(sending(None))
+        connector.post(sending(MockTarget(connector, "")))

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, text
 
 from bridge.ids import new_id, sap_reference
+from bridge.journal_mapping import JournalEntryMapping
 from bridge.keyring import KeyRing
 from bridge.messages import OperationMessage
-from bridge.partner import JournalEntryMapping, SapTarget
+from bridge.partner import SapTarget
 from bridge.payment import OperationKind
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

@@ -4,13 +4,15 @@ import re
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import date
 
 from lxml import etree
 
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.money import Money
 from bridge.payment import SapDocument
-from sap_adapter.connector import FoundDocument, LogItem, Posted, Refused, Sending
+from sap_adapter import journal_entry
+from sap_adapter.connector import Entry, FoundDocument, JournalFacts, LogItem, Posted, Refused, Sending
 
 
 @dataclass
@@ -31,6 +33,12 @@ class InMemoryConnector:
     gate: threading.Event = field(default_factory=threading.Event)
     _in_flight: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def render(self, facts: JournalFacts) -> Entry:
+        return journal_entry.render(facts)
+
+    def with_posting_date(self, content: bytes, posting_date: date) -> bytes:
+        return journal_entry.with_posting_date(content, posting_date)
 
     def post(self, sending: Sending) -> Posted | Refused:
         with self._lock:

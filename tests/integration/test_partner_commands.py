@@ -275,3 +275,18 @@ def test_rules_are_changed_from_a_terminal_and_mistakes_named(bridge, store, par
     document["routing"]["rules"].pop()
     bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document))
     assert store.get(partner.partner_id).routing.rules[0].target == "us"
+
+
+def test_a_mapping_is_tried_when_it_is_configured(bridge, store, partner):
+    document = json.loads(bridge("show", partner.partner_id))
+    mapping = document["targets"]["main"]["mappings"]["payment"]
+    mapping["customer"] = {"jmespath": "metadata.customer"}
+    refused = bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document), fails=True)
+    assert "/targets/main/mappings/payment/customer gives nothing" in refused
+    mapping["customer"] = {"jmespath": "metadata.customer || '10000001'"}
+    mapping["header_text"] = {"jmespath": "debitor.name"}
+    refused = bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document), fails=True)
+    assert "/targets/main/mappings/payment/header_text names 'debitor', which no payment has" in refused
+    del mapping["header_text"]
+    bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document))
+    assert store.get(partner.partner_id).targets["main"].mappings["payment"].customer.jmespath

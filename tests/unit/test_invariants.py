@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bridge.partner import JournalEntryMapping, PartnerConfiguration, PartnerStatus, SapTarget
+from bridge.journal_mapping import JournalEntryMapping
+from bridge.partner import PartnerConfiguration, PartnerStatus, SapTarget
 from bridge.payment import OperationKind
 from bridge.routing import Routing
 from bridge.webhook_endpoint import SigningSecret, WebhookEndpoint

@@ -109,6 +109,9 @@ CREATE TABLE operations (
     -- the journal entry as first rendered (encrypted), and the clear values the resolver compares with
     encrypted_document  text,
     document_type       text,
+    -- the posting date that the document carries, and whether a closed period moves it to the next month
+    posting_date        date,
+    next_open_day       boolean NOT NULL DEFAULT false,
     -- unknown outcome: no answer counts before settled_at; when SAP first answered "none" after that
     settled_at          timestamptz,
     none_seen_at        timestamptz,
