@@ -5,39 +5,13 @@ import hmac
 import json
 
 import pytest
-from edge_stage import AUDIENCE, ISSUER, Edge, RecordingGateway, from_base64url, new_key, token_by
+from edge_stage import AUDIENCE, ISSUER, from_base64url, new_key, token_by
 
 from devstack.edge.routes import BACKEND_TOKEN
 
 pytestmark = pytest.mark.integration
 
 STRANGER = new_key("2026-01")
-
-
-@pytest.fixture(scope="module")
-def gateway():
-    running = RecordingGateway().start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def edge(gateway, tmp_path_factory):
-    running = Edge(tmp_path_factory.mktemp("edge"), gateway.port)
-    try:
-        yield running.start()
-    finally:
-        running.kill()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_has_arrived(gateway):
-    gateway.arrived.clear()
-
-
-@pytest.fixture
-def token(gateway):
-    return token_by(gateway.keys[0])
 
 
 def encoded(value):

@@ -3,39 +3,13 @@
 import json
 
 import pytest
-from edge_stage import Edge, RecordingGateway, call_on, token_by
+from edge_stage import call_on
 from waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
 MEBIBYTE = 1024 * 1024
 CLIENTS_REQUEST_ID = "11111111-2222-3333-4444-555555555555"
-
-
-@pytest.fixture(scope="module")
-def gateway():
-    running = RecordingGateway().start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def edge(gateway, tmp_path_factory):
-    running = Edge(tmp_path_factory.mktemp("edge"), gateway.port)
-    try:
-        yield running.start()
-    finally:
-        running.kill()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_has_arrived(gateway):
-    gateway.arrived.clear()
-
-
-@pytest.fixture
-def token(gateway):
-    return token_by(gateway.keys[0])
 
 
 def own_answer(answer, status):
