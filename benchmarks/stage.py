@@ -61,6 +61,7 @@ class Stage:
             "PARTY_KEY_RING": str(self.keys.party_data),
             "FINGERPRINT_KEY": str(self.keys.fingerprint),
             "RECEIPT_SIGNING_KEY": str(self.keys.receipt_signing),
+            "WEBHOOK_KEY_RING": str(self.keys.webhook_secrets),
         }
 
     def token(self, port: int) -> str:

@@ -25,7 +25,17 @@ def new_id(prefix: Prefix, now: datetime) -> str:
     Ids made later sort later, down to the millisecond.
     """
     milliseconds = int(now.timestamp() * 1000)
-    number = (milliseconds << (RANDOM_BYTES * 8)) | int.from_bytes(os.urandom(RANDOM_BYTES), "big")
+    return _render(
+        prefix, (milliseconds << (RANDOM_BYTES * 8)) | int.from_bytes(os.urandom(RANDOM_BYTES), "big")
+    )
+
+
+def first_id(prefix: Prefix, moment: datetime) -> str:
+    """Return the lowest id that `new_id` could have made at that moment."""
+    return _render(prefix, int(moment.timestamp() * 1000) << (RANDOM_BYTES * 8))
+
+
+def _render(prefix: Prefix, number: int) -> str:
     body = []
     for _ in range(_BODY_PAIRS):
         body.append(_PAIRS[number & 1023])

@@ -44,6 +44,8 @@ def services(layout: Layout, keys: Keys, postgres: Postgres) -> list[Unit]:
                 "TOKEN_SIGNING_KEYS_DIR": str(keys.token_signing_folder),
                 "RECEIPT_SIGNING_KEY": str(keys.receipt_signing),
                 "FINGERPRINT_KEY": str(keys.fingerprint),
+                "WEBHOOK_KEY_RING": str(keys.webhook_secrets),
+                "WEBHOOK_ALLOW_HTTP_LOOPBACK": "true",
                 # every program on this machine has one address
                 "TOKENS_PER_MINUTE": "100000",
                 "TOKEN_REQUESTS_PER_MINUTE": "100000",

@@ -13,11 +13,13 @@ from flask import Flask
 from bridge.clock import SystemClock
 from bridge.gcp.firestore import make_partner_store
 from bridge.partner_directory import make_directory
+from bridge.partner_mirror import PartnerMirror
 from bridge.storage.accept import make_statement_engine
 from bridge.storage.engine import make_engine
 from bridge.tracing import make_tracer
 from bridge.web.main import run_with_keys
 from gateway.app import Keys, create_app
+from gateway.partner_record import PartnerRecord
 from gateway.settings import Settings
 
 # The mirror of the partner directory is asked at start and while Firestore is away, one partner at a time.
@@ -37,7 +39,8 @@ def _build(settings: Settings, keys: Keys) -> Flask:
     directory = make_directory(store, mirror, clock, settings.directory)
     engine = make_statement_engine(settings.database, pool_size=settings.threads, application_name="gateway")
     tracer = make_tracer("gateway", settings.tracing, settings.firestore.project)
-    return create_app(settings, keys, engine, directory, clock, tracer)
+    record = PartnerRecord(store, PartnerMirror(mirror), clock)
+    return create_app(settings, keys, engine, directory, record, clock, tracer)
 
 
 if __name__ == "__main__":

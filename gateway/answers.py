@@ -16,8 +16,8 @@ Moment = Annotated[
     str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC, with milliseconds.")
 ]
 NextCursor = Annotated[str | None, Field(description="`cursor` of the next page; null on the last one.")]
-_ID = r"^{}_[0-9a-hjkmnp-tv-z]{{26}}$"
-PAYMENT_ID_PATTERN = _ID.format("pay")
+ID_PATTERN = r"^{}_[0-9a-hjkmnp-tv-z]{{26}}$"
+PAYMENT_ID_PATTERN = ID_PATTERN.format("pay")
 EXAMPLE_PAYMENT_ID = "pay_01kaf3nyt8h8w5s2m6r7v9x4cd"
 _EXAMPLE_MOMENT = rfc3339(datetime.fromisoformat("2026-11-20T12:00:00.123Z"))
 
@@ -55,7 +55,7 @@ class FailureAnswer(Answer):
 class OperationAnswer(Answer):
     """One step of a payment that SAP has to book."""
 
-    id: Annotated[str, Field(pattern=_ID.format("op"))]
+    id: Annotated[str, Field(pattern=ID_PATTERN.format("op"))]
     kind: OperationKind
     status: OperationStatus
     amount: AmountAnswer
@@ -117,7 +117,7 @@ class EventData(Answer):
 
 
 class TimelineEventAnswer(Answer):
-    id: Annotated[str, Field(pattern=_ID.format("evt"))]
+    id: Annotated[str, Field(pattern=ID_PATTERN.format("evt"))]
     sequence: Annotated[
         int | None,
         Field(description="Its number in the feed; null while it is not in it: not yet, or no more."),

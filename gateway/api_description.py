@@ -4,19 +4,17 @@ Paths, methods and scopes are read from the routes, bodies from the models that 
 an entry here, or an entry without a route, is an error when the document is built.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from bridge.payment import PaymentStatus
 from bridge.web.problems import PROBLEMS
-from gateway import answers, client_assertions
+from gateway import answers, client_assertions, webhook_api_description
 from gateway.batch_request import BatchModel
+from gateway.described import CURSOR, KEY, KEY_SCHEMA, OPTIONAL_KEY, Described, Parameter, Schema, limit
 from gateway.event_routes import DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS
 from gateway.operation_request import AmountOfStepModel, NothingModel
-from gateway.parameters import MAX_CURSOR_CHARACTERS
 from gateway.payment_request import STORABLE_PATTERN, PaymentModel
 from gateway.payment_routes import (
     DEFAULT_PAGE_PAYMENTS,
@@ -24,8 +22,6 @@ from gateway.payment_routes import (
     MAX_PAGE_PAYMENTS,
     MAX_PAGE_TIMELINE,
 )
-
-Schema = dict[str, Any]
 
 # Served, but no part of the API that partners use.
 NOT_DESCRIBED = {
@@ -47,6 +43,9 @@ PROBLEM_STATUSES = {
     "invalid-state": 409,
     "retention-expired": 409,
     "too-many-operations": 409,
+    "endpoint-disabled": 409,
+    "too-many-endpoints": 409,
+    "too-many-secrets": 409,
     "feed-expired": 410,
     "payload-too-large": 413,
     "unsupported-media-type": 415,
@@ -74,50 +73,12 @@ OF_EVERY_STEP = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    name: str
-    where: str
-    description: str
-    schema: Schema
-    required: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """`success` is the status of the good answer, `answer` its model (None: HTML). `problems` are slugs."""
-
-    tag: str
-    summary: str
-    answer: type[BaseModel] | None
-    success: int = 200
-    description: str = ""
-    body: type[BaseModel] | Schema | None = None
-    parameters: tuple[Parameter, ...] = ()
-    problems: tuple[str, ...] = ()
-    headers: tuple[str, ...] = ()
-    # answers in another form than a problem: status to model
-    errors: Mapping[int, type[BaseModel]] = field(default_factory=dict)
-
-
-KEY_SCHEMA: Schema = {"type": "string", "format": "idempotency-key", "pattern": "^[!-~]{1,255}$"}
-
-
 class BatchItemModel(PaymentModel):
     """A payment in a batch."""
 
     idempotency_key: Annotated[str, Field(json_schema_extra=KEY_SCHEMA)]
 
 
-KEY = Parameter(
-    "Idempotency-Key",
-    "header",
-    "New for each request, the same when a request is repeated: then the answer is the payment as it stands, "
-    "with `Idempotency-Replayed: true`, and nothing is done twice.",
-    KEY_SCHEMA,
-    required=True,
-)
-OPTIONAL_KEY = Parameter(KEY.name, KEY.where, "Optional: nothing could be done twice.", KEY_SCHEMA)
 PATH_PARAMETERS = {
     "payment_id": Parameter(
         "payment_id",
@@ -126,6 +87,7 @@ PATH_PARAMETERS = {
         {"type": "string", "pattern": answers.PAYMENT_ID_PATTERN, "example": answers.EXAMPLE_PAYMENT_ID},
         required=True,
     ),
+    **webhook_api_description.PATH_PARAMETERS,
     "slug": Parameter(
         "slug", "path", "The last part of a problem's `type`.", {"enum": sorted(PROBLEMS)}, required=True
     ),
@@ -133,20 +95,9 @@ PATH_PARAMETERS = {
 _MOMENT: Schema = {"type": "string", "format": "date-time"}
 
 
-def _limit(what: str, default: int, highest: int) -> Parameter:
-    schema = {"type": "integer", "minimum": 1, "maximum": highest, "default": default}
-    return Parameter("limit", "query", f"{what} on a page.", schema)
-
-
-_CURSOR = Parameter(
-    "cursor",
-    "query",
-    "`next_cursor` of the page before; opaque.",
-    {"type": "string", "format": "cursor", "maxLength": MAX_CURSOR_CHARACTERS},
-)
 _LIST_PARAMETERS = (
-    _limit("Payments", DEFAULT_PAGE_PAYMENTS, MAX_PAGE_PAYMENTS),
-    _CURSOR,
+    limit("Payments", DEFAULT_PAGE_PAYMENTS, MAX_PAGE_PAYMENTS),
+    CURSOR,
     Parameter(
         "status", "query", "Only payments in this status.", {"enum": [str(each) for each in PaymentStatus]}
     ),
@@ -166,9 +117,9 @@ _FEED_PARAMETERS = (
         "`last_sequence` of the page before; 0 for the first.",
         {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "default": 0},
     ),
-    _limit("Events", DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS),
+    limit("Events", DEFAULT_PAGE_EVENTS, MAX_PAGE_EVENTS),
 )
-_TIMELINE_PARAMETERS = (_limit("Events", DEFAULT_PAGE_TIMELINE, MAX_PAGE_TIMELINE), _CURSOR)
+_TIMELINE_PARAMETERS = (limit("Events", DEFAULT_PAGE_TIMELINE, MAX_PAGE_TIMELINE), CURSOR)
 
 _TOKEN_FORM: Schema = {
     "type": "object",
@@ -268,6 +219,7 @@ ENDPOINTS: dict[str, Described] = {
         parameters=_FEED_PARAMETERS,
         problems=("feed-expired",),
     ),
+    **webhook_api_description.ENDPOINTS,
     "token": Described(
         "Tokens",
         "Get an access token",

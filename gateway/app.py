@@ -14,8 +14,9 @@ from bridge.keyring import KeyRing
 from bridge.ports import PartnerDirectory
 from bridge.storage.accept import find_key
 from bridge.storage.engine import ping
-from bridge.storage.wake import Waker
+from bridge.storage.wake import WEBHOOKS_CHANNEL, Waker
 from bridge.tracing import UNTRACED, Tracer
+from bridge.web.addresses import Resolver, resolve
 from bridge.web.health import register_health
 from bridge.web.logs import register_request_log
 from bridge.web.problems import register_problems
@@ -38,6 +39,7 @@ from gateway.limits import Limits, PartnerRequests, TokenLimits
 from gateway.openapi_routes import register_openapi
 from gateway.operate_payment import OncePerKey, OperatePayment
 from gateway.operation_routes import OperationRoutes
+from gateway.partner_record import PartnerRecord
 from gateway.payment_routes import PaymentRoutes
 from gateway.payment_view import PaymentView
 from gateway.receipts import Receipts
@@ -46,6 +48,11 @@ from gateway.signing_keys import TOKEN_LIFETIME_SECONDS, TokenKeys
 from gateway.token_endpoint import PATH as TOKEN_PATH
 from gateway.token_endpoint import TokenEndpoint
 from gateway.tokens import AccessTokens
+from gateway.webhook_deliveries import WebhookDeliveries
+from gateway.webhook_endpoints import WebhookEndpoints
+from gateway.webhook_routes import WebhookRoutes
+from gateway.webhook_secrets import SecretMaker
+from gateway.webhook_target import WebhookTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,7 @@ class Keys:
     receipt: OKPKey
     fingerprint: bytes
     parties: KeyRing
+    webhooks: KeyRing
 
     @classmethod
     def read(cls, settings: Settings) -> "Keys":
@@ -64,6 +72,7 @@ class Keys:
             receipt=read_receipt_key(settings.receipt_signing_key),
             fingerprint=read_fingerprint_key(settings.fingerprint_key),
             parties=open_key_ring(settings.party_key_ring),
+            webhooks=open_key_ring(settings.webhook_key_ring),
         )
 
 
@@ -72,8 +81,10 @@ def create_app(
     keys: Keys,
     engine: Engine,
     directory: PartnerDirectory,
+    record: PartnerRecord,
     clock: Clock,
     tracer: Tracer = UNTRACED,
+    resolver: Resolver = resolve,
 ) -> Flask:
     """Wire the service. Call it in the process that serves: nothing it makes may cross a fork.
 
@@ -136,6 +147,17 @@ def create_app(
     BatchRoutes(AcceptBatch(accept_payment), view, issuer).register(app)
     OperationRoutes(operate_payment, cancel_payment, view).register(app)
     EventRoutes(engine).register(app)
+    ring_webhooks = Waker(engine, WEBHOOKS_CHANNEL).wake
+    endpoints = WebhookEndpoints(
+        record=record,
+        engine=engine,
+        clock=clock,
+        secrets=SecretMaker(keys.webhooks),
+        target=WebhookTarget(resolver, allow_http_loopback=settings.allow_http_loopback),
+        wake=ring_webhooks,
+    )
+    deliveries = WebhookDeliveries(endpoints, engine, clock, ring_webhooks)
+    WebhookRoutes(endpoints, deliveries, fingerprints, clock).register(app)
     register_openapi(app, issuer)
     app.after_request(_harden)
     require_declared_routes(app)

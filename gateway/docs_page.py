@@ -82,7 +82,7 @@ _TEMPLATE = """\
 {% for status, given in operation.responses.items() %}
 {% set response = components.responses[given["$ref"].split("/")[-1]] if "$ref" in given else given %}
 <tr><td><code>{{ status }}</code></td>
-<td>{% for media_type, body in response.content.items() -%}
+<td>{% for media_type, body in (response.content or {}).items() -%}
 {{ ", " if not loop.first }}{{ kind(body["schema"]) if body["schema"] else media_type }}{% endfor %}</td>
 <td>{{ response.description }}</td></tr>
 {% endfor %}

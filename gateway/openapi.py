@@ -22,11 +22,10 @@ from gateway.api_description import (
     PATH_PARAMETERS,
     PROBLEM_STATUSES,
     BatchItemModel,
-    Described,
-    Parameter,
 )
 from gateway.authorization import required_scope
 from gateway.batch_request import BatchModel
+from gateway.described import Described, Parameter
 
 VERSION = "1"
 JSON = "application/json"
@@ -59,7 +58,11 @@ _HEADERS: dict[str, tuple[bool, str, dict[str, Any]]] = {
         "Names this request in our logs.",
         {"type": "string", "pattern": "^[!-~]{1,128}$"},
     ),
-    "Location": (True, "The payment's path.", {"type": "string", "pattern": "^/v1/payments/pay_"}),
+    "Location": (
+        True,
+        "The path of what was made.",
+        {"type": "string", "pattern": "^/v1/(payments/pay|webhook-endpoints/whe)_"},
+    ),
     "Idempotency-Replayed": (False, "The key was known: nothing was done now.", {"const": "true"}),
     "Retry-After": (True, "Seconds.", {"type": "integer", "minimum": 1}),
     "WWW-Authenticate": (True, "RFC 6750 section 3, RFC 7617.", {"type": "string"}),
@@ -88,7 +91,7 @@ _WITHOUT_LIMITS = {401, 403}
 _PERHAPS_WITH_LIMITS = {*_EDGE_ALWAYS, *_EDGE_WITH_TOKEN, 503}
 
 
-_GOOD = {200: "As asked.", 202: "Accepted, durably.", 207: "A result for each."}
+_GOOD = {200: "As asked.", 201: "Made.", 204: "Done.", 202: "Accepted, durably.", 207: "A result for each."}
 
 
 def build(app: Flask, issuer: str) -> dict[str, Any]:
@@ -140,7 +143,10 @@ def _operation(app: Flask, rule: Rule, errors: dict[str, Any]) -> dict[str, Any]
     if parameters:
         operation["parameters"] = [_parameter(parameter) for parameter in parameters]
     if described.body is not None:
-        operation["requestBody"] = {"required": True, "content": _body(described.body)}
+        operation["requestBody"] = {
+            "required": described.body_required,
+            "content": _body(described.body),
+        }
     operation["responses"] = {str(described.success): _good(described, scope)}
     for status, slugs in _problems(rule, described, scope).items():
         forms = _forms(status, described, scope)
@@ -169,11 +175,13 @@ def _body(body: type[BaseModel] | dict[str, Any]) -> dict[str, Any]:
 
 def _good(described: Described, scope: Scope | None) -> dict[str, Any]:
     answer = described.answer
-    return {
+    good: dict[str, Any] = {
         "description": _GOOD[described.success],
         "headers": _headers("X-Request-ID", *described.headers) | _limit_headers(described.success, scope),
-        "content": {HTML: {}} if answer is None else {JSON: {"schema": _reference(answer)}},
     }
+    if described.success != 204:
+        good["content"] = {HTML: {}} if answer is None else {JSON: {"schema": _reference(answer)}}
+    return good
 
 
 def _problems(rule: Rule, described: Described, scope: Scope | None) -> dict[int, list[str]]:

@@ -55,8 +55,12 @@ def payment_filter(arguments: Mapping[str, str]) -> PaymentFilter:
 
 def cursor_after(payment: Payment) -> str:
     """Return the opaque cursor of the page that starts after `payment`."""
-    position = [payment.created_at.isoformat(), payment.payment_id]
-    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+    return cursor_at(payment.created_at, payment.payment_id)
+
+
+def cursor_at(created_at: datetime, identity: str) -> str:
+    """Return the opaque cursor of the page that starts after what was made then and has that id."""
+    return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), identity]).encode()).decode()
 
 
 def position_parameter(arguments: Mapping[str, str]) -> Position | None:

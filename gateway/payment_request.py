@@ -63,7 +63,7 @@ def _is_plain(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be blank")
     if not _is_plain(value) and any(
@@ -163,7 +163,7 @@ class PartyModel(RequestModel):
     name: Annotated[
         str,
         Field(max_length=MAX_NAME_CHARACTERS),
-        AfterValidator(_text),
+        AfterValidator(text),
         published(pattern=TEXT_PATTERN),
     ]
     account: AccountModel
@@ -190,7 +190,7 @@ class PaymentModel(RequestModel):
         Annotated[
             str,
             Field(max_length=MAX_REMITTANCE_CHARACTERS),
-            AfterValidator(_text),
+            AfterValidator(text),
             published(pattern=TEXT_PATTERN),
         ]
         | None

@@ -11,6 +11,7 @@ from bridge.key_ring_file import KeyRingSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.tracing import NO_TRACES, TracingSettings
+from bridge.web.addresses import http_loopback
 from gateway.counters import MEMORY
 
 
@@ -30,12 +31,14 @@ class Settings:
     party_key_ring: KeyRingSettings
     fingerprint_key: str
     receipt_signing_key: str
+    webhook_key_ring: KeyRingSettings
     counters_url: str = MEMORY
     tokens_per_minute: int = 120
     token_requests_per_minute: int = 600
     forwarded_hops: int = 1
     refund_window_days: int = 400
     tracing: TracingSettings = NO_TRACES
+    allow_http_loopback: bool = False
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -54,6 +57,8 @@ class Settings:
             party_key_ring=KeyRingSettings.from_environment(environ, "PARTY_KEY_RING", "party-data"),
             fingerprint_key=required(environ, "FINGERPRINT_KEY"),
             receipt_signing_key=required(environ, "RECEIPT_SIGNING_KEY"),
+            webhook_key_ring=KeyRingSettings.from_environment(environ, "WEBHOOK_KEY_RING", "webhook-secrets"),
+            allow_http_loopback=http_loopback(environ),
             counters_url=_counters_url(environ, "RATE_LIMIT_STORAGE_URL"),
             tokens_per_minute=whole(environ, "TOKENS_PER_MINUTE", 120, at_most=1_000_000),
             token_requests_per_minute=whole(environ, "TOKEN_REQUESTS_PER_MINUTE", 600, at_most=1_000_000),

@@ -20,6 +20,8 @@ from bridge.money import Money
 from gateway.parameters import cursor_after
 
 PAY = "POST /v1/payments"
+# They follow one id from its creation to its end; which one a case has is ours to say (_give_meaning).
+NOT_WITH_OUR_IDS = ("ensure_resource_availability", "use_after_free")
 LIMIT_HEADERS = ("RateLimit-Policy", "RateLimit")
 # Digits after the decimal point: two, none, three.
 CURRENCIES = ("EUR", "USD", "GBP", "CHF", "PLN", "JPY", "KWD")
@@ -35,8 +37,11 @@ OTHER_IBANS = (
 )
 
 
-def register_formats(today):
-    """Register what the formats of our document mean. `today` is the day of the gateway's clock."""
+def register_formats(today, webhook_url):
+    """Register what the formats of our document mean. `today` is the day of the gateway's clock.
+
+    `webhook_url` may be registered.
+    """
     # the decimals that every currency has: none; the hook below gives those that have some theirs
     amounts = st.integers(1, 10**13 - 1) | st.integers(1, 10_000)
     moments = st.datetimes(timezones=st.just(UTC))
@@ -45,6 +50,7 @@ def register_formats(today):
         "iso-4217": st.sampled_from(CURRENCIES),
         "amount": amounts.map(str),
         "external-id": st.uuids().map(lambda number: f"INV-{number.hex[:28]}"),
+        "webhook-url": st.just(webhook_url),
         "idempotency-key": st.uuids().map(str),
         "date": st.integers(1, 360).map(lambda days: (today + timedelta(days=days)).isoformat()),
         "date-time": moments.map(datetime.isoformat),
@@ -90,13 +96,14 @@ class Report:
         return "\n".join([*rows, f"{self.cases:6} cases; {accepted}", *self.failures])
 
 
-def fuzz(schema, payment_ids, token):
+def fuzz(schema, ids_of, token):
     """Send everything that Schemathesis thinks of and return the report.
 
-    `payment_ids` exist and are the partner's, in several states. `token()` is a valid access token.
+    `ids_of`: for each path parameter, ids that exist and are the partner's, in several states. `token()` is a
+    valid access token.
     """
     report = Report()
-    ids = itertools.cycle(payment_ids)
+    ids = {name: itertools.cycle(known) for name, known in ids_of.items()}
 
     @schema.auth()
     class Token:
@@ -150,13 +157,15 @@ def _failures(event):
             raise event.exception
 
 
-def _give_meaning(case, payment_ids):
+def _give_meaning(case, ids):
     """Give valid cases what no single value's shape can say; what is wrong on purpose stays wrong."""
     valid = {place for place in ParameterLocation if not (case.meta and case.meta.is_negative_at(place))}
     if ParameterLocation.HEADER in valid and "Idempotency-Key" in (case.headers or {}):
         case.headers["Idempotency-Key"] = str(uuid.uuid4())
-    if ParameterLocation.PATH in valid and "payment_id" in (case.path_parameters or {}):
-        case.path_parameters["payment_id"] = next(payment_ids)
+    # what is deleted would be missed by the others: a deletion finds its own by what was created before
+    if ParameterLocation.PATH in valid and case.method != "DELETE":
+        for name in ids.keys() & (case.path_parameters or {}).keys():
+            case.path_parameters[name] = next(ids[name])
     if ParameterLocation.QUERY in valid and "payment_id" in (case.path_parameters or {}):
         # a cursor of a timeline is one of its events
         (case.query or {}).pop("cursor", None)
@@ -175,6 +184,10 @@ def _mend(payment, *, of_a_payment):
             digits = re.sub("[^0-9]", "", value).lstrip("0")[:13] or "1"
             amount["currency"] = currency if currency in CURRENCIES and not of_a_payment else "EUR"
             amount["value"] = Money(int(digits), amount["currency"]).value
+    match payment:
+        case {"since": str(), "only": str()}:
+            payment["since"] = "2026-01-01T00:00:00Z"
+            payment.pop("until", None)
     match payment:
         case {"external_id": str()}:
             payment["external_id"] = f"INV-{uuid.uuid4().hex[:28]}"
@@ -195,6 +208,6 @@ def configuration(examples, payment_examples, *, seed, without=()):
             "seed": seed,
             "generation": {"max-examples": examples},
             "operations": [{"include-name": PAY, "generation": {"max-examples": payment_examples}}],
-            "checks": {name: {"enabled": False} for name in without},
+            "checks": {name: {"enabled": False} for name in (*NOT_WITH_OUR_IDS, *without)},
         }
     )

@@ -1,6 +1,8 @@
 """The gateway's real app on made-up keys and partners, for tests with and without a database."""
 
 import base64
+import contextlib
+import ipaddress
 import itertools
 import os
 import tempfile
@@ -21,11 +23,14 @@ from bridge.key_ring_file import KeyRingSettings
 from bridge.keyring import KeyRing
 from bridge.partner import Client, PartnerLimits
 from bridge.partner_directory import PartnerDirectorySettings, make_directory
+from bridge.partner_mirror import PartnerMirror
 from bridge.storage.accept import LOCK_TIMEOUT_MILLISECONDS, make_statement_engine
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.migrate import add_sap_systems
+from bridge.web.addresses import UnresolvableHostError
 from gateway.app import Keys, create_app
 from gateway.keys import read_receipt_key
+from gateway.partner_record import PartnerRecord
 from gateway.settings import Settings
 from gateway.signing_keys import TokenKeys
 from gateway.tokens import AccessTokens
@@ -66,6 +71,7 @@ def keys():
             receipt=read_receipt_key(str(receipt)),
             fingerprint=os.urandom(32),
             parties=KeyRing("k1", {"k1": os.urandom(32)}),
+            webhooks=KeyRing("k1", {"k1": os.urandom(32)}),
         )
 
 
@@ -96,6 +102,7 @@ def settings(database_url="postgresql+pg8000://nobody@127.0.0.1:1/nothing"):
         party_key_ring=KeyRingSettings("", "party-data"),
         fingerprint_key="",
         receipt_signing_key="",
+        webhook_key_ring=KeyRingSettings("", "webhook-secrets"),
         tokens_per_minute=100_000,
         token_requests_per_minute=100_000,
     )
@@ -126,8 +133,30 @@ class GatewayStage:
         )
         self.mirror = make_engine(self.settings.database, pool_size=2, application_name="gateway-mirror")
         self.directory = make_directory(self.store, self.mirror, self.clock, self.settings.directory)
-        self.app = create_app(self.settings, keys(), self.engine, self.directory, self.clock)
+        self.record = PartnerRecord(self.store, PartnerMirror(self.mirror), self.clock)
+        # names that partners have: what they resolve to
+        self.addresses = {"partner.example": ["93.184.215.14"]}
+        self.app = self.new_app()
         self.tokens = AccessTokens(keys().token, issuer=ISSUER, audience=AUDIENCE, lifetime_seconds=900)
+
+    def new_app(self, engine=None):
+        return create_app(
+            self.settings,
+            keys(),
+            engine or self.engine,
+            self.directory,
+            self.record,
+            self.clock,
+            resolver=self.resolve,
+        )
+
+    def resolve(self, host, _port):
+        """What the name server of the stage answers; addresses are themselves, as everywhere."""
+        if host in self.addresses:
+            return self.addresses[host]
+        with contextlib.suppress(ValueError):
+            return [str(ipaddress.ip_address(host))]
+        raise UnresolvableHostError("the stage knows no such name")
 
     def close(self):
         self.engine.dispose()

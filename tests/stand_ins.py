@@ -127,6 +127,7 @@ class Worker:
     answer_headers: dict = field(default_factory=dict)
     gate: threading.Event = field(default_factory=threading.Event)
     max_together: int = 0
+    answer_body: bytes = b""
     GATE_SECONDS = 20.0
 
     def __post_init__(self):
@@ -178,7 +179,8 @@ class Worker:
             handler.send_response(status)
             for name, value in self.answer_headers.items():
                 handler.send_header(name, value)
-            handler.send_header("Content-Length", "0")
+            handler.send_header("Content-Length", str(len(self.answer_body)))
             handler.end_headers()
+            handler.wfile.write(self.answer_body)
         except OSError:
             return  # the caller is gone, as some tests want it

@@ -97,9 +97,10 @@ class FanOut:
                 return _Page([], is_last=True)
             deliveries = []
             previous_sequence = cursor.previous_sequence
-            for entry in entries:
+            # in the order of the feed also where they are listed by id
+            delivery_ids = sorted(new_id("dlv", now) for _ in entries)
+            for delivery_id, entry in zip(delivery_ids, entries, strict=True):
                 if endpoint.wants(entry.event_type):
-                    delivery_id = new_id("dlv", now)
                     deliveries.append(
                         NewDelivery(delivery_id, entry.event_id, entry.sequence, previous_sequence)
                     )

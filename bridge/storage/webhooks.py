@@ -33,8 +33,8 @@ INSERT_CURSOR = text("""
 INSERT_DELIVERIES = text("""
     /* one delivery per matching event; an event that the endpoint has already is left as it is */
     INSERT INTO webhooks.deliveries (delivery_id, endpoint_id, partner_id, event_id, sequence,
-                                     previous_sequence, status, next_attempt_at, created_at)
-    SELECT delivery_id, :endpoint_id, :partner_id, event_id, sequence, previous_sequence, :status,
+                                     previous_sequence, status, task, next_attempt_at, created_at)
+    SELECT delivery_id, :endpoint_id, :partner_id, event_id, sequence, previous_sequence, :status, :task,
            CAST(:next_attempt_at AS timestamptz), :now
     FROM unnest(CAST(:delivery_ids AS text[]), CAST(:event_ids AS text[]), CAST(:sequences AS bigint[]),
                 CAST(:previous_sequences AS bigint[]))
@@ -123,8 +123,12 @@ def insert_deliveries(
     partner_id: str,
     held: bool,
     now: datetime,
+    task: str = "made",
 ) -> set[str]:
-    """Write deliveries that are due now, or held; return the ids of those that were not there before."""
+    """Write deliveries that are due now, or held; return the ids of those that were not there before.
+
+    `task`: made, by the caller once this is committed, or wanted.
+    """
     if not deliveries:
         return set()
     rows = connection.execute(
@@ -133,6 +137,7 @@ def insert_deliveries(
             "endpoint_id": endpoint_id,
             "partner_id": partner_id,
             "status": "held" if held else "pending",
+            "task": task,
             "next_attempt_at": None if held else now,
             "now": now,
             "delivery_ids": [delivery.delivery_id for delivery in deliveries],

@@ -71,6 +71,18 @@ PROBLEMS: dict[str, tuple[str, str]] = {
         "Too many operations",
         "Too many operations of this payment wait already. Repeat the request when one of them has ended.",
     ),
+    "endpoint-disabled": (
+        "Endpoint disabled",
+        "Nothing is sent to the endpoint: its events are held. Enable it first; they are sent then.",
+    ),
+    "too-many-endpoints": (
+        "Too many endpoints",
+        "The partner has as many webhook endpoints as there may be. Delete one first.",
+    ),
+    "too-many-secrets": (
+        "Too many secrets",
+        "The endpoint's secret was rotated too often within a day: the earlier ones still sign.",
+    ),
     "feed-expired": (
         "Feed expired",
         "Events that old are not in the feed any more; a payment's own are in its timeline.",

@@ -47,6 +47,7 @@ WITH_TOKEN = {
     ("POST", "/v1/webhook-endpoints/{endpoint_id}/test"),
     ("GET", "/v1/webhook-endpoints/{endpoint_id}/deliveries"),
     ("POST", "/v1/webhook-endpoints/{endpoint_id}/replay"),
+    ("GET", "/v1/webhook-deliveries/{delivery_id}"),
     ("POST", "/v1/webhook-deliveries/{delivery_id}/redeliver"),
 }
 

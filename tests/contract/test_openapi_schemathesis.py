@@ -11,6 +11,7 @@ pytestmark = pytest.mark.contract
 EXAMPLES = 12
 PAYMENT_EXAMPLES = 120
 SEED = 7
+WEBHOOK_URL = "https://partner.example/hooks"
 STATES = ("accepted", "paid", "authorized")
 
 
@@ -22,14 +23,28 @@ def payment_in(stage, state):
     return payment_id
 
 
+def webhooks_of(stage):
+    """Endpoints to work on, and their deliveries."""
+    call = stage.call
+    endpoints = [
+        call("POST", "/v1/webhook-endpoints", json={"url": WEBHOOK_URL}).json["id"] for _ in range(10)
+    ]
+    deliveries = [call("POST", f"/v1/webhook-endpoints/{each}/test").json["id"] for each in endpoints]
+    return {"endpoint_id": endpoints, "delivery_id": deliveries}
+
+
 def test_whatever_is_sent_it_answers_as_described(database):
     stage = GatewayStage(database)
-    register_formats(NOW.date())
+    register_formats(NOW.date(), WEBHOOK_URL)
     document = strict(stage.app.test_client().get("/openapi.json").json)
     settings = configuration(EXAMPLES, PAYMENT_EXAMPLES, seed=SEED)
     schema = schemathesis.openapi.from_dict(document, config=settings)
     schema.app = stage.app
-    report = fuzz(schema, [payment_in(stage, state) for _ in range(10) for state in STATES], stage.token)
+    ids = {
+        "payment_id": [payment_in(stage, state) for _ in range(10) for state in STATES],
+        **webhooks_of(stage),
+    }
+    report = fuzz(schema, ids, stage.token)
     stage.close()
     print(report)  # noqa: T201 - what was tried
     assert report.failures == []

@@ -4,14 +4,13 @@ import threading
 from dataclasses import replace
 
 import pytest
-from gateway_stage import NOW, SECRET, GatewayStage, basic, keys, new_payment
+from gateway_stage import NOW, SECRET, GatewayStage, basic, new_payment
 from limits.storage import storage_from_string
 from partner_documents import changed
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError
 from bridge.partner import PartnerLimits
-from gateway.app import create_app
 from gateway.client_secrets import MAX_AT_ONCE, MAX_WAITING, SecretVerifier
 from gateway.counters import AWAY_SECONDS, ProcessCounters, SharedCounters, make_counters
 from gateway.limits import Limits, Policy, caller_address
@@ -154,7 +153,7 @@ def few_tokens(**settings):
     """A door whose token endpoint has small limits."""
     stage = GatewayStage()
     stage.settings = replace(stage.settings, **settings)
-    stage.app = create_app(stage.settings, keys(), stage.engine, stage.directory, stage.clock)
+    stage.app = stage.new_app()
     return stage
 
 

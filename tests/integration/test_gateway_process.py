@@ -60,6 +60,7 @@ def environment(database, tmp_path):
         "PARTY_KEY_RING": str(tmp_path / "parties.json"),
         "FINGERPRINT_KEY": str(tmp_path / "fingerprint.key"),
         "RECEIPT_SIGNING_KEY": str(tmp_path / "receipt.pem"),
+        "WEBHOOK_KEY_RING": str(tmp_path / "parties.json"),
     }
 
 

@@ -42,7 +42,7 @@ class Fleet:
     def _app(self):
         own = replace(keys(), token=TokenKeys.from_folder(str(self.folder)))
         stage = self.stage
-        return create_app(stage.settings, own, stage.engine, stage.directory, stage.clock)
+        return create_app(stage.settings, own, stage.engine, stage.directory, stage.record, stage.clock)
 
     def rotate(self):
         done = CliRunner().invoke(main, ["keys", "rotate", "--dir", str(self.folder)])

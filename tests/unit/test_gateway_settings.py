@@ -24,6 +24,7 @@ GOOD = {
     "PARTY_KEY_RING": "/keys/party-data.json",
     "FINGERPRINT_KEY": "/keys/fingerprint.key",
     "RECEIPT_SIGNING_KEY": "/keys/receipt.pem",
+    "WEBHOOK_KEY_RING": "/keys/webhooks.json",
 }
 
 

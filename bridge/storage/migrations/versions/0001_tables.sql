@@ -314,6 +314,7 @@ CREATE INDEX deliveries_due ON webhooks.deliveries (next_attempt_at) WHERE statu
 CREATE INDEX deliveries_wanted ON webhooks.deliveries (next_attempt_at) WHERE task = 'wanted';
 CREATE INDEX deliveries_waiting ON webhooks.deliveries (endpoint_id, next_attempt_at) WHERE task = 'waiting';
 CREATE INDEX deliveries_held ON webhooks.deliveries (endpoint_id, sequence) WHERE status = 'held';
+CREATE INDEX deliveries_sequence ON webhooks.deliveries (endpoint_id, sequence);
 CREATE INDEX deliveries_newest ON webhooks.deliveries (endpoint_id, created_at DESC, delivery_id DESC);
 
 CREATE TABLE webhooks.attempts (
