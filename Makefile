@@ -37,7 +37,12 @@ format: install ## rewrite the code in the project's format
 # The Terraform tier runs where terraform is, and is reported as skipped elsewhere.
 HAS_TERRAFORM := $(shell command -v terraform)
 
-test: install $(if $(HAS_TERRAFORM),terraform-fetch) ## every test tier that runs on one machine
+
+# what a partner's Node service verifies webhooks with; without npm the tests that use it are skipped by name
+tests/node/node_modules: tests/node/package-lock.json
+	if command -v npm > /dev/null; then cd tests/node && npm ci --ignore-scripts --no-audit --no-fund --silent; fi
+
+test: install tests/node/node_modules $(if $(HAS_TERRAFORM),terraform-fetch) ## every test tier that runs on one machine
 	$(BIN)/pytest --numprocesses 4 --dist loadfile tests/unit tests/contract tests/integration tests/conformance
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/terraform
 	$(BIN)/pytest tests/e2e tests/chaos
