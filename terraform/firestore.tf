@@ -34,7 +34,8 @@ resource "google_project_iam_member" "firestore" {
 
 locals {
   firestore_roles = {
-    gateway     = "roles/datastore.viewer"
+    # partners change their webhook endpoints themselves
+    gateway     = "roles/datastore.user"
     sap_adapter = "roles/datastore.viewer"
     webhooks    = "roles/datastore.viewer"
     partners    = "roles/datastore.user"

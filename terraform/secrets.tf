@@ -10,7 +10,7 @@ locals {
       sap-connections     = { file = "sap-connections.json", variable = "SAP_CONNECTIONS_FILE", is_folder = false, readers = ["sap_adapter"] }
       # the name is what the gateway looks for in its folder (`bridge keys bundle`)
       token-signing-keys = { file = "signing-keys.json", variable = "TOKEN_SIGNING_KEYS_DIR", is_folder = true, readers = ["gateway"] }
-      webhook-key-ring   = { file = "webhook-key-ring.json", variable = "WEBHOOK_KEY_RING", is_folder = false, readers = ["webhooks"] }
+      webhook-key-ring   = { file = "webhook-key-ring.json", variable = "WEBHOOK_KEY_RING", is_folder = false, readers = ["gateway", "webhooks"] }
     },
   )
   secret_files = {

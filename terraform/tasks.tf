@@ -52,6 +52,6 @@ resource "google_cloud_tasks_queue_iam_binding" "webhook_deliveries" {
 
 locals {
   dispatches_per_second = 500
-  # each waits for a partner up to 15 s: no more than the instances have threads for
-  concurrent_dispatches = min(5000, local.services.webhooks.threads * var.scaling["webhooks"].max)
+  # each waits for a partner up to 15 s: fewer than the instances have threads, so that pushes find one free
+  concurrent_dispatches = min(5000, floor(local.services.webhooks.threads * 3 / 4) * var.scaling["webhooks"].max)
 }
