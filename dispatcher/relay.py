@@ -102,6 +102,8 @@ class OperationsRelay:
             new_claim(now, self._settings),
             limit=min(room, self._settings.max_batch),
             after_partner=self._last_partner,
+            # a probe that is to be a posting is none of the questions that have come back
+            returned_first=not lane.is_half_open,
             unknown_first=lane.is_probed_by_question(),
             now=now,
         )

@@ -24,11 +24,11 @@ APPEND_EVENT = text("""
 
 PUT_BACK = text("""
     /* queue an operation in its lane again; a row that is just being published loses its claim and stays */
-    INSERT INTO outbox (lane, partner_id, operation_id, not_before, traceparent, created_at)
-    SELECT sap_system, partner_id, operation_id, CAST(:not_before AS timestamptz), traceparent, :now
+    INSERT INTO outbox (lane, partner_id, operation_id, not_before, is_returned, traceparent, created_at)
+    SELECT sap_system, partner_id, operation_id, CAST(:not_before AS timestamptz), true, traceparent, :now
     FROM operations WHERE operation_id = :operation_id
     ON CONFLICT (operation_id) WHERE operation_id IS NOT NULL DO UPDATE
-    SET not_before = excluded.not_before, claim_id = NULL, lease_until = NULL
+    SET not_before = excluded.not_before, is_returned = true, claim_id = NULL, lease_until = NULL
 """)
 
 

@@ -54,13 +54,15 @@ QUEUE_OPERATION = text("""
 """)
 
 LET_NEXT_GO = text("""
-    /* the first step that is not at its end, if it waits for the one before it: its turn has come */
-    UPDATE outbox SET not_before = :now
-    WHERE not_before IS NULL AND operation_id = (
-        SELECT operation_id FROM operations
+    /* the first step that is not at its end, if it waits for the one before it: its turn has come. It takes
+       the place in its lane that it would have had if it had not had to wait */
+    UPDATE outbox SET not_before = least(:now, next.waits_since)
+    FROM (
+        SELECT operation_id, greatest(created_at, due_at) AS waits_since FROM operations
         WHERE payment_id = :payment_id AND status NOT IN ('succeeded', 'rejected', 'cancelled')
         ORDER BY position LIMIT 1
-    )
+    ) AS next
+    WHERE outbox.operation_id = next.operation_id AND not_before IS NULL
 """)
 
 

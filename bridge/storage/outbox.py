@@ -23,9 +23,10 @@ Message = TypeVar("Message", OperationMessage, EventMessage)
 DISPATCHABLE = frozenset({OperationStatus.ACCEPTED, OperationStatus.SCHEDULED, OperationStatus.UNKNOWN})
 
 FAIR_ROWS = text("""
-    /* rows of the lane that are due: those of a partner in order, one of each partner in turn, beginning
-       after the partner served last. It jumps from partner to partner by the index, no further than needed,
-       and reads of each as many as its share; what is left over then is for the next round */
+    /* rows of the lane that are due: first some of those that have been out before, then those of a partner
+       in order, one of each partner in turn, beginning after the partner served last. It jumps from partner
+       to partner by the index, no further than needed, and reads of each as many as its share; what is left
+       over then is for the next round */
     WITH RECURSIVE later AS (
         (SELECT partner_id FROM outbox WHERE lane = :lane AND partner_id > :after_partner
          ORDER BY partner_id LIMIT 1)
@@ -57,8 +58,16 @@ FAIR_ROWS = text("""
             ) AS has_due_rows
             LIMIT :limit
         ) AS walk
+    ), returned AS MATERIALIZED (
+        SELECT identity, partner_id, row_number() OVER (ORDER BY not_before, identity) AS place
+        FROM outbox
+        WHERE lane = :lane AND is_returned AND not_before <= :now
+          AND (claim_id IS NULL OR lease_until < :now)
+        ORDER BY not_before, identity LIMIT :returned
     )
-    SELECT due.identity, partners.partner_id, due.turn
+    SELECT identity, partner_id, 0 AS turn, place FROM returned
+    UNION ALL
+    SELECT due.identity, partners.partner_id, due.turn, partners.place
     FROM partners CROSS JOIN LATERAL (
         SELECT identity, row_number() OVER (ORDER BY not_before, identity) AS turn
         FROM (
@@ -69,7 +78,8 @@ FAIR_ROWS = text("""
             LIMIT (SELECT ceil(CAST(:limit AS numeric) / count(*)) FROM partners)
         ) AS first_rows
     ) AS due
-    ORDER BY due.turn, partners.place
+    WHERE due.identity NOT IN (SELECT identity FROM returned)
+    ORDER BY turn, place
     LIMIT :limit
 """)
 
@@ -180,17 +190,23 @@ def claim_operations(
     *,
     limit: int,
     after_partner: str,
+    returned_first: bool,
     unknown_first: bool,
     now: datetime,
 ) -> Batch[OperationMessage]:
     """Claim up to `limit` due rows of a SAP lane and raise their operations' dispatch numbers.
 
+    `returned_first` gives up to half of the room to what has been out before: else it would wait behind a
+    backlog that was accepted after it. Only half, so that what comes back again and again stops nobody.
     `unknown_first` prefers an operation whose outcome is unknown: asking about it is the gentlest probe.
     The caller holds the lane's row, which keeps other relays away. Lock order: see the module.
     """
     candidates = _unknown_row(connection, lane, now) if unknown_first else []
     if not candidates:
-        candidates = _fair_rows(connection, lane, limit=limit, after_partner=after_partner, now=now)
+        returned = math.ceil(limit / 2) if returned_first else 0
+        candidates = _fair_rows(
+            connection, lane, limit=limit, returned=returned, after_partner=after_partner, now=now
+        )
     identities = [identity for identity, _ in candidates]
     parameters = {"identities": identities, "now": now}
     rows = connection.execute(LOCK_ROWS, parameters).all() if identities else []
@@ -215,7 +231,9 @@ def claim_events(
     connection: Connection, claim: Claim, *, limit: int, after_partner: str, now: datetime
 ) -> Batch[EventMessage]:
     """Claim up to `limit` sequenced rows of the events lane."""
-    candidates = _fair_rows(connection, EVENTS_LANE, limit=limit, after_partner=after_partner, now=now)
+    candidates = _fair_rows(
+        connection, EVENTS_LANE, limit=limit, returned=0, after_partner=after_partner, now=now
+    )
     parameters = {
         "identities": [identity for identity, _ in candidates],
         "claim_id": claim.claim_id,
@@ -261,9 +279,15 @@ def release(
 
 
 def _fair_rows(
-    connection: Connection, lane: str, *, limit: int, after_partner: str, now: datetime
+    connection: Connection, lane: str, *, limit: int, returned: int, after_partner: str, now: datetime
 ) -> list[tuple[int, str]]:
-    parameters = {"lane": lane, "limit": limit, "after_partner": after_partner, "now": now}
+    parameters = {
+        "lane": lane,
+        "limit": limit,
+        "returned": returned,
+        "after_partner": after_partner,
+        "now": now,
+    }
     return [(row.identity, row.partner_id) for row in connection.execute(FAIR_ROWS, parameters)]
 
 

@@ -101,6 +101,16 @@ def test_a_step_whose_answer_was_lost_lets_the_next_go_once_it_is_found(bridge):
     assert len(bridge.sap.booked) == 2
 
 
+def test_a_later_step_takes_the_place_in_its_lane_that_it_was_accepted_for(bridge):
+    """It was dated with the end of the step before it, behind the whole backlog of an outage."""
+    first = bridge.accept()
+    refund = bridge.queue(first, "refund")
+    accepted_at = bridge.clock.now()
+    bridge.clock.advance(3600)
+    bridge.step(first)
+    assert bridge.row(refund).not_before == accepted_at
+
+
 def test_a_refused_capture_takes_what_waits_behind_it_along(bridge):
     first = bridge.accept("authorize")
     capture, refund = bridge.queue(first, "capture"), bridge.queue(first, "refund")

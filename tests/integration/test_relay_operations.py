@@ -244,6 +244,38 @@ def test_a_partners_order_of_acceptance_is_kept(owner, relay, publisher):
     assert [i for i in publisher.operation_ids() if i in b] == b
 
 
+def test_what_came_back_had_to_wait_behind_all_that_was_accepted_after_it(owner, relay, publisher, clock):
+    """A question about an unknown outcome was asked when the backlog of the outage had been drained."""
+    ids = add_payments(owner, 20)
+    drain(relay)
+    assert publisher.operation_ids() == ids[:8]
+    with owner.begin() as connection:
+        for operation_id in ids[:8]:
+            connection.execute(
+                text("UPDATE operations SET dispatched_at = NULL WHERE operation_id = :id"),
+                {"id": operation_id},
+            )
+            put_back(connection, operation_id, not_before=NOW + timedelta(seconds=1), now=NOW)
+    clock.advance(1)
+    drain(relay)
+    assert publisher.operation_ids()[8:] == [*ids[:4], *ids[8:12]], "half of the room is for the others"
+
+
+def test_a_probe_that_is_to_be_a_posting_is_not_what_has_come_back(owner, relay, publisher):
+    """While SAP answers no questions those come back all the time, and would keep the lane closed."""
+    unknown, other = add_payments(owner, 2)
+    change(owner, unknown, status="unknown")
+    with owner.begin() as connection:
+        put_back(connection, unknown, not_before=NOW, now=NOW)
+        connection.execute(
+            text("UPDATE outbox SET not_before = :before WHERE operation_id = :id"),
+            {"before": NOW - timedelta(minutes=1), "id": other},
+        )
+    set_lane(owner, LANE, call_window=1, failed_probes=2)
+    drain(relay)
+    assert publisher.operation_ids() == [other]
+
+
 @pytest.mark.parametrize(
     "closed",
     [

@@ -1,10 +1,13 @@
 """What the relay's statements read: as much as they need, however many partners, lanes and rows there are."""
 
+from datetime import timedelta
+
 import pytest
 from accepted import LANE, NOW, OTHER_LANE, add_lanes, add_payments, change
 from sqlalchemy import create_engine, text
 
 from bridge.messages import EVENTS_LANE
+from bridge.storage.events import put_back
 from bridge.storage.lanes import NEXT_DUE
 from bridge.storage.outbox import FAIR_ROWS, UNKNOWN_ROW
 
@@ -60,7 +63,7 @@ def scans_of(node):
 
 
 def fair_rows(engine, *, limit, after=""):
-    parameters = {"lane": LANE, "limit": limit, "after_partner": after, "now": NOW}
+    parameters = {"lane": LANE, "limit": limit, "returned": limit // 2, "after_partner": after, "now": NOW}
     with engine.begin() as connection:
         partners = [row.partner_id for row in connection.execute(FAIR_ROWS, parameters)]
     return partners, rows_read(engine, FAIR_ROWS, **parameters)
@@ -92,6 +95,19 @@ def test_the_claim_never_walks_past_another_lanes_rows(owner, engine):
     partners, read = fair_rows(engine, limit=8)
     assert partners == ["par_a"] * 3
     assert read < 20, read
+
+
+def test_the_claim_finds_what_has_come_back_behind_a_backlog(owner, engine):
+    ids = add_payments(owner, 2000, event=False)
+    with owner.begin() as connection:
+        for operation_id in ids[:5]:
+            put_back(connection, operation_id, not_before=NOW, now=NOW)
+        for operation_id in ids[5:500]:
+            put_back(connection, operation_id, not_before=NOW + timedelta(minutes=1), now=NOW)
+    analyze(owner)
+    partners, read = fair_rows(engine, limit=8)
+    assert len(partners) == 8
+    assert read <= 8 * 4, read
 
 
 def test_knowing_what_is_due_next_reads_one_row_of_each_lane(engine, many_partners):

@@ -204,6 +204,8 @@ CREATE TABLE outbox (
     sequence     bigint,
     -- NULL: a later step of a payment whose turn has not come; last in the index, so nobody walks past it
     not_before   timestamptz,
+    -- it has been out before: when it is due again it goes before those that have not
+    is_returned  boolean NOT NULL DEFAULT false,
     -- the relay's claim; a row that is put back while it is being published loses its claim and so survives
     claim_id     uuid,
     lease_until  timestamptz,
@@ -219,6 +221,7 @@ CREATE UNIQUE INDEX outbox_event ON outbox (event_id) WHERE event_id IS NOT NULL
 CREATE INDEX outbox_lane ON outbox (lane, partner_id, not_before, identity);
 -- when a lane has something due next, and how old its oldest row is
 CREATE INDEX outbox_due ON outbox (lane, not_before) WHERE not_before IS NOT NULL;
+CREATE INDEX outbox_returned ON outbox (lane, not_before, identity) WHERE is_returned;
 CREATE INDEX outbox_unsequenced ON outbox (partner_id, identity) WHERE lane = 'events' AND sequence IS NULL;
 
 CREATE TABLE dead_letters (
