@@ -203,6 +203,7 @@ def _operation(row: Row[tuple[object, ...]]) -> dict[str, Any]:
         "failure": row.failure_code and {"code": row.failure_code, "message": row.failure_message},
         "sent_unresolved": row.sent_unresolved,
         "has_document": row.encrypted_document is not None,
+        "posting_date": row.posting_date.isoformat() if row.posting_date else None,
         "generation": row.generation,
         "attempts": row.attempts,
         "claims_started": row.claims_started,

@@ -250,6 +250,62 @@ def test_a_port_on_which_nobody_listens_is_surely_not_posted():
         connector.post(sending(MockTarget(connector, "")))
 
 
+@pytest.fixture
+def s4hana(sap_mock_url):
+    """S/4HANA's connector on a mock that was reset."""
+    requests.post(f"{sap_mock_url}/_control/reset", timeout=5).raise_for_status()
+    connector = S4HanaConnector(
+        SapConnection(sap_mock_url, "sap", "sap-secret"), TIMEOUTS, max_calls=4, clock=SystemClock()
+    )
+    return MockTarget(connector, sap_mock_url)
+
+
+@pytest.mark.parametrize(
+    ("word", "raised"),
+    [
+        ("UNAVAILABLE", TransientError),
+        ("TOO-MANY-CALLS", TransientError),
+        ("TIMEOUT", UnknownOutcomeError),
+        ("DROPPED", UnknownOutcomeError),
+        ("ERROR-PAGE", UnknownOutcomeError),
+        ("LOGON-PAGE", UnknownOutcomeError),
+    ],
+)
+def test_an_answer_that_is_none_is_told_apart_by_whether_sap_can_have_booked_it(s4hana, word, raised):
+    s4hana.external_id = f"SBX-{word}-1"
+    with pytest.raises(raised):
+        s4hana.connector.post(sending(s4hana))
+
+
+def test_calls_that_api_management_throttles_have_posted_nothing(s4hana):
+    s4hana.faults(calls_per_second=1)
+
+    def post_until_throttled():
+        for _ in range(10):
+            s4hana.connector.post(sending(s4hana))
+
+    with pytest.raises(TransientError) as throttled:
+        post_until_throttled()
+    assert throttled.value.retry_after_seconds >= 1
+
+
+def test_a_message_that_sap_has_processed_and_forgotten_is_an_unknown_outcome_and_is_found(s4hana):
+    """Taken for a refusal, it would have been posted again under a new generation."""
+    s4hana.faults(idempotency_window_s=0, idempotency_id_window_s=3600)
+    sent = sending(s4hana)
+    posted = s4hana.connector.post(sent)
+    assert isinstance(posted, Posted)
+
+    def repeat_until_forgotten():
+        """Within the same millisecond SAP still has its answer."""
+        for _ in range(100):
+            assert s4hana.connector.post(sent) == posted
+
+    with pytest.raises(UnknownOutcomeError, match="forgotten"):
+        repeat_until_forgotten()
+    assert len(found(s4hana, sent)) == 1
+
+
 def test_an_answer_that_never_comes_is_an_unknown_outcome(sap_mock_url):
     connector = S4HanaConnector(
         SapConnection(sap_mock_url, "sap", "sap-secret"), Timeouts(1.0, 0.2), max_calls=1, clock=SystemClock()

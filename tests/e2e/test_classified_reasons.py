@@ -7,6 +7,7 @@ import json
 import secrets
 
 import pytest
+import requests
 from sqlalchemy import text
 from waiting import wait_until
 
@@ -31,21 +32,32 @@ def words_of(whose):
     return [word for word in REASONS if reason_of(word).whose == whose]
 
 
-@pytest.fixture(scope="module")
-def payments(stack):
+def pay_for_each(stack, words, text):
     """One payment per word, all at once; its id by word."""
-    token, mark = stack.token(), secrets.token_hex(4)
+    token = stack.token()
     ids = {}
-    for word in REASONS:
+    for word in words:
         body = {
-            "external_id": f"SBX-{word}-{mark}"[:35],
+            "external_id": f"RSN-{secrets.token_hex(8)}",
             "amount": {"value": "12.50", "currency": "EUR"},
             "capture": "automatic",
+            "remittance_information": text.format(word),
         }
         answer = stack.pay(token, secrets.token_hex(8), body)
         assert answer.status_code == 202, answer.text
         ids[word] = answer.json()["id"]
     return ids
+
+
+@pytest.fixture(scope="module")
+def payments(stack):
+    return pay_for_each(stack, REASONS, "SBX-{}-17")
+
+
+@pytest.fixture(scope="module")
+def mendable(stack):
+    """Payments that are refused once for an operator's reason: as if somebody had mended it since."""
+    return pay_for_each(stack, words_of(Whose.OPERATOR), "SBX-{}-ONCE-17")
 
 
 def told(stack, payment_id, event_type):
@@ -108,3 +120,20 @@ def test_what_an_operator_has_to_mend_is_parked_and_told_as_a_delay(stack, payme
 def test_what_passes_is_posted_once_without_anybody_mending_it(stack, payments, word):
     wait_to_be_told(stack, payments[word], "payment.paid")
     assert len(documents_of(stack, payments[word])) == 1
+
+
+@pytest.mark.parametrize("word", words_of(Whose.OPERATOR))
+def test_what_an_operator_has_mended_is_redriven_and_posted_once(stack, mendable, word):
+    payment_id = mendable[word]
+    wait_to_be_told(stack, payment_id, "payment.delayed")
+    assert documents_of(stack, payment_id) == []
+    for _ in range(2):  # repeating it changes nothing
+        answer = requests.post(
+            f"{stack.layout.url('backoffice')}/admin/payments/{payment_id}/redrive",
+            headers={"X-Operator": "olga", "X-Reason": "mended"},
+            json={},
+            timeout=20,
+        )
+        assert answer.status_code == 200, answer.text
+    wait_to_be_told(stack, payment_id, "payment.paid")
+    assert len(documents_of(stack, payment_id)) == 1
