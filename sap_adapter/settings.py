@@ -99,5 +99,7 @@ def _connections(path: str) -> dict[str, SapConnection]:
         ) from error
     for system, connection in connections.items():
         if not connection.base_url.startswith(("http://", "https://")) or connection.base_url.endswith("/"):
-            raise SettingsError(f"SAP_CONNECTIONS_FILE {path}: base_url of {system} is not a URL's origin")
+            raise SettingsError(
+                f"SAP_CONNECTIONS_FILE {path}: base_url of {system} is no URL, or ends in a slash"
+            )
     return connections

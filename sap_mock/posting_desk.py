@@ -60,7 +60,8 @@ class PostingDesk:
     def take_manner(self, requests: Sequence[PostingRequest]) -> Manner | None:
         """Return what the first request with a magic text asks for this time, and count it."""
         for entry in (request.entry for request in requests if not request.simulate):
-            asked = asked_manner(entry)
+            # a reversal has no texts of its own: its original's speak for it
+            asked = asked_manner(self._with_the_originals_items(entry) if entry.reversal_reason else entry)
             if asked is None:
                 continue
             with self._ledger.posting() as posting:
@@ -68,6 +69,13 @@ class PostingDesk:
                     posting.count_refusal(entry.reference, asked.manner.value)
                     return asked.manner
         return None
+
+    def _with_the_originals_items(self, entry: JournalEntry) -> JournalEntry:
+        key = DocumentKey.from_object_key(entry.reversal_reference or entry.original_reference)
+        if key is None:
+            return entry
+        with self._ledger.posting() as posting:
+            return replace(entry, items=posting.items(key))
 
     def _one(self, posting: Posting, request: PostingRequest, now: float, memory: Memory) -> str:
         now_ms = int(now * 1000)

@@ -277,6 +277,17 @@ def test_an_answer_that_is_none_is_told_apart_by_whether_sap_can_have_booked_it(
         s4hana.connector.post(sending(s4hana))
 
 
+def test_what_a_closed_period_refuses_is_posted_in_the_next_month(s4hana):
+    s4hana.external_id = "SBX-PERIOD-CLOSED-1"
+    operation_id = new_id("op", NOW)
+    first = sending(s4hana, operation_id)
+    refused = s4hana.connector.post(first)
+    assert [item.type_id for item in refused.log] == ["609(RW)", "201(F5)"]
+    moved = s4hana.connector.with_posting_date(first.content, date(2026, 12, 1))
+    again = Sending(operation_id, str(sap_message_uuid(operation_id, 1)), NOW, moved)
+    assert isinstance(s4hana.connector.post(again), Posted)
+
+
 def test_calls_that_api_management_throttles_have_posted_nothing(s4hana):
     s4hana.faults(calls_per_second=1)
 

@@ -81,7 +81,8 @@ class Adapter:
                 return None
             start_post(
                 connection, message.operation_id, lease_until=until,
-                encrypted_document="sealed", document_type="DZ", now=moment,
+                encrypted_document="sealed", document_type="DZ", posting_date=moment.date(),
+                next_open_day=False, now=moment,
             )  # fmt: skip
         return number, slot
 

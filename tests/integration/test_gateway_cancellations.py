@@ -196,7 +196,8 @@ def test_the_claim_comes_first(stage, database):
         now = stage.clock.now()
         start_post(
             claiming, message.operation_id,
-            lease_until=now, encrypted_document="x", document_type="DZ", now=now,
+            lease_until=now, encrypted_document="x", document_type="DZ", posting_date=now.date(),
+            next_open_day=False, now=now,
         )  # fmt: skip
         cancelling = InBackground(stage.owner, partial(stage.operate, payment_id, "cancellations"))
         cancelling.wait_until_blocked()

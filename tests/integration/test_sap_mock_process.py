@@ -288,6 +288,15 @@ def test_a_slow_posting_takes_its_time_and_posts(mock):
     assert len(mock.documents()) == 1
 
 
+def test_a_reversal_asks_by_the_texts_of_what_it_takes_back(mock):
+    original = sap.entry(text="SBX-REVERSE-ERROR-PAGE-1", kind="authorize", reference="A")
+    (posted,) = sap.confirmations(mock.soap(sap.request(original)).content)
+    reversal = sap.entry(reference="B", kind="reverse", reverses=posted.object_key)
+    assert mock.soap(sap.request(reversal)).status_code == 500
+    assert mock.documents("B") == []
+    assert mock.soap(sap.request(reversal)).status_code == 200
+
+
 def test_a_simulation_uses_up_no_asked_manner(mock):
     simulated = sap.request(sap.entry(text="SBX-ERROR-PAGE-1"), test_data=True)
     assert sap.confirmations(mock.soap(simulated).content)[0].types == ["614(RW)"]
