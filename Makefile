@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down demo chaos-smoke exactly-once bench-latency bench-accept status openapi fuzz \
+.PHONY: help install lock check format test up down demo chaos-smoke exactly-once bench-latency bench-accept bench-sap status openapi fuzz \
 	terraform-fetch terraform-check terraform-resources
 
 help: ## list the targets
@@ -94,3 +94,6 @@ $(VENV)/.installed-bench: requirements-bench.txt $(VENV)/.installed
 
 bench-accept: $(VENV)/.installed-bench ## measure accepting beside a bare Flask route, pgbench and PgQueuer
 	$(BIN)/python -m benchmarks.accept
+
+bench-sap: $(VENV)/.installed-bench ## measure the relay, and draining a backlog after an outage of SAP; draws docs/outage.svg
+	$(BIN)/python -m benchmarks.sap

@@ -27,6 +27,7 @@ from devstack.preflight import StartError
 from devstack.seed import SAP_SYSTEM, demo_document
 
 ISSUER = "http://bench.invalid"
+PROJECT = "bench"
 HARD_CAP_CALLS = 8
 PEER_DATABASE = "peer"
 # counted as ever, never reached
@@ -53,7 +54,7 @@ class Stage:
             "PATH": os.environ["PATH"],
             "DATABASE_URL": url_as(self.postgres.url(), login_of("gateway")),
             "PEER_DATABASE": f"host={peer.host} port={peer.port} user={peer.username} dbname={peer.database}",
-            "GOOGLE_CLOUD_PROJECT": "bench",
+            "GOOGLE_CLOUD_PROJECT": PROJECT,
             "FIRESTORE_EMULATOR_HOST": f"127.0.0.1:{free_port()}",
             "TOKEN_ISSUER": ISSUER,
             "TOKEN_AUDIENCE": ISSUER,
@@ -94,7 +95,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged() -> Iterator[Stage]:
+def staged(*, with_peer: bool = True) -> Iterator[Stage]:
     """Set the stage up in a temporary folder, and take it down again."""
     folder = Path(tempfile.mkdtemp(prefix="bench-accept-"))
     folder.chmod(0o711)  # as root PostgreSQL runs as another account that has to get in
@@ -104,7 +105,11 @@ def staged() -> Iterator[Stage]:
             upgrade(server.url(), {SAP_SYSTEM: HARD_CAP_CALLS})
             create_logins(server.url())
             keys = load_or_create(folder / "keys")
-            yield Stage(folder, server, keys, _seed(server, keys))
+            settings = _seed(server, keys)
+            if with_peer:
+                create_database(server.url("postgres"), PEER_DATABASE)
+                asyncio.run(_install_peer(server))
+            yield Stage(folder, server, keys, settings)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -121,8 +126,6 @@ def _seed(server: Postgres, keys: Keys) -> dict[str, str]:
             for name in ("fsync", "synchronous_commit", "full_page_writes", "server_version")
         }
     engine.dispose()
-    create_database(server.url("postgres"), PEER_DATABASE)
-    asyncio.run(_install_peer(server))
     return settings
 
 

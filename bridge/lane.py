@@ -3,14 +3,16 @@
 The window grows by single steps and shrinks by half, as TCP's does (RFC 5681): what was refused (429, 503)
 or took too long says that it was too large. After an outage it starts with one call and doubles up to what
 last worked. Pure: the adapter that sees a failure and the relay that sees the rest decide by the same rules.
-docs/decisions/0013-the-law-of-the-window.md
+docs/decisions/0015-the-law-of-the-window.md
 """
 
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-# How much more than the calls allowed at once may be on its way: it hides the way through the broker.
-ROOM_FACTOR = 2
+# The way through the broker and back: what SAP can begin meanwhile may be on its way beyond the calls allowed
+# at once, as many again at most. More would only find no permit and come back.
+WAY_SECONDS = 0.2
 # From the last refusal to the first step above what worked; each further step waits half as long.
 GROWTH_PAUSE_SECONDS = 5.0
 MIN_GROWTH_PAUSE_SECONDS = 0.5
@@ -139,8 +141,13 @@ class Lane:
         if self.held:
             return 0
         usable = self.call_window - settling
-        wanted = usable if self.is_half_open else ROOM_FACTOR * usable
+        wanted = usable if self.is_half_open else usable + self._ahead(usable)
         return max(0, wanted - out - calls)
+
+    def _ahead(self, usable: int) -> int:
+        if self.latency_ms is None:
+            return usable
+        return min(usable, math.ceil(usable * WAY_SECONDS * 1000 / max(self.latency_ms, 1.0)))
 
     def after_failure(self, failure: FailedCall, settings: GuardSettings, now: datetime) -> "Lane":
         """Return the guard after a call that SAP did not answer.

@@ -17,6 +17,7 @@ from bridge.web.health import register_health
 from bridge.web.push import PushedMessage, register_push
 from sap_adapter.classifier import Classifier
 from sap_adapter.connector import Connector
+from sap_adapter.permits import PermitQueue
 from sap_adapter.posting import Posting
 from sap_adapter.record import Recorder
 from sap_adapter.s4hana import S4HanaConnector
@@ -24,6 +25,8 @@ from sap_adapter.settings import Settings
 from sap_adapter.traced import TracedConnector
 
 PUSH_PATH = "/pubsub/operations"
+# Of the threads, so many may wait for a permit of one SAP system: one in this.
+WAITING_SHARE = 8
 
 
 def create_app(
@@ -45,6 +48,10 @@ def create_app(
         recorder,
         clock,
         settings.posting,
+        {
+            sap_system: PermitQueue(max(1, settings.threads // WAITING_SHARE))
+            for sap_system in settings.sap_connections
+        },
     )
 
     def handle(message: PushedMessage) -> None:

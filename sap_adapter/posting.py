@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -38,6 +39,7 @@ from bridge.storage.outcomes import record_parked
 from sap_adapter.connector import Connector, Sending
 from sap_adapter.ending import Claim, tell_delay
 from sap_adapter.frozen_document import frozen_document
+from sap_adapter.permits import PermitQueue
 from sap_adapter.record import Recorder
 
 log = structlog.get_logger()
@@ -46,6 +48,7 @@ log = structlog.get_logger()
 NO_PERMIT_PAUSE_SECONDS = 0.25
 NO_CONFIGURATION_PAUSE_SECONDS = 30.0
 MAX_UNFINISHED_CLAIMS = 3
+NOBODY_WAITS: Mapping[str, PermitQueue] = MappingProxyType({})
 OWN_DELAY = TransientError("too much of the lease had passed before the call")
 
 
@@ -78,8 +81,12 @@ class QuestionClaim:
     reference: str
 
 
+class NoPermitError(Exception):
+    """Every permit within the lane's window is taken; nothing has been changed."""
+
+
 class Posting:
-    """The adapter's use case."""
+    """The adapter's use case. SAP systems without a queue in `permits` are not waited for."""
 
     def __init__(
         self,
@@ -90,6 +97,7 @@ class Posting:
         recorder: Recorder,
         clock: Clock,
         settings: PostingSettings,
+        permits: Mapping[str, PermitQueue] = NOBODY_WAITS,
     ) -> None:
         self._engine = engine
         self._directory = directory
@@ -98,15 +106,27 @@ class Posting:
         self._recorder = recorder
         self._clock = clock
         self._settings = settings
+        self._permits = permits
 
     def handle(self, message: OperationMessage) -> None:
         """Take the operation's next step. Returns once something is recorded; raises only if nothing was."""
         partner = self._partner(message.partner_id)
-        claimed = self._claim(message, partner)
-        if isinstance(claimed, PostClaim):
-            self._post(claimed)
-        elif isinstance(claimed, QuestionClaim):
-            self._ask(claimed)
+        try:
+            claimed = self._claim(message, partner, may_wait=message.sap_system in self._permits)
+        except NoPermitError:
+            # Nothing is claimed, and no transaction is open. One more try, whoever has given a permit back.
+            self._permits[message.sap_system].wait()
+            claimed = self._claim(message, partner, may_wait=False)
+        if claimed is None:
+            return
+        try:
+            if isinstance(claimed, PostClaim):
+                self._post(claimed)
+            else:
+                self._ask(claimed)
+        finally:
+            if message.sap_system in self._permits:
+                self._permits[message.sap_system].freed()
 
     def _partner(self, partner_id: str) -> PartnerConfiguration | None:
         # Read before the transaction: the directory may go to Firestore.
@@ -116,8 +136,9 @@ class Posting:
             return None
 
     def _claim(
-        self, message: OperationMessage, partner: PartnerConfiguration | None
+        self, message: OperationMessage, partner: PartnerConfiguration | None, *, may_wait: bool
     ) -> PostClaim | QuestionClaim | None:
+        """Return the claim; None if there is nothing to do now, NoPermitError if waiting might help."""
         started = self._clock.monotonic()
         now = self._clock.now()
         with self._engine.begin() as connection:
@@ -141,7 +162,7 @@ class Posting:
             sends = status != OperationStatus.UNKNOWN
             if sends and not self._is_next(connection, payment, row, earlier, now):
                 return None
-            return self._start(connection, payment, row, earlier, number, partner, started, now)
+            return self._start(connection, payment, row, earlier, number, partner, started, now, may_wait)
 
     def _is_next(
         self,
@@ -176,6 +197,7 @@ class Posting:
         partner: PartnerConfiguration | None,
         started: float,
         now: datetime,
+        may_wait: bool,
     ) -> PostClaim | QuestionClaim | None:
         operation_id = row.operation.operation_id
         question = row.operation.status == OperationStatus.UNKNOWN
@@ -184,6 +206,8 @@ class Posting:
             return None
         lease_until = now + timedelta(seconds=self._settings.lease_seconds)
         slot = take_slot(connection, row.sap_system, operation_id, lease_until=lease_until, now=now)
+        if slot is None and may_wait:
+            raise NoPermitError  # which undoes the claim
         if slot is None:
             self._put_back(connection, row, NO_PERMIT_PAUSE_SECONDS, now)
             return None

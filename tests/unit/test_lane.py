@@ -46,10 +46,13 @@ def look(lane, answers, *, now=NOW, latency_ms=100, is_behind=True, target=5.0):
         (Lane(4, 0, failed_probes=1), 0, 0, 0, 0),
         (Lane(4, 4, held=True), 0, 0, 0, 0),
         (Lane(4, 4), 0, 0, 3, 2),
+        (Lane(4, 4, latency_ms=50.0), 0, 0, 0, 8),
+        (Lane(4, 4, latency_ms=400.0), 0, 0, 0, 6),
+        (Lane(4, 4, latency_ms=30_000.0), 0, 0, 0, 5),
         (Lane(4, 4), 0, 0, 4, 0),
     ],
 )
-def test_room_is_twice_what_can_call_less_what_is_out_and_one_while_half_open(
+def test_room_is_what_can_call_and_can_call_soon_less_what_is_out_and_one_while_half_open(
     lane, out, calls, settling, room
 ):
     assert lane.room(out=out, calls=calls, settling=settling) == room

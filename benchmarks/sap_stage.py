@@ -1,0 +1,298 @@
+"""The SAP side on a private stage: broker, mock, adapters, dispatchers as processes, and our own pusher."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import requests
+from google.api_core import exceptions
+from google.pubsub_v1 import PublisherClient, SubscriberClient
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+from google.pubsub_v1.types import PubsubMessage
+from sqlalchemy import Engine, create_engine, text
+
+from benchmarks.payments import new_payment
+from benchmarks.pusher import Pusher
+from benchmarks.servers import Server, running
+from benchmarks.stage import PROJECT, Stage
+from bridge.clock import SystemClock
+from bridge.key_ring_file import KeyRingSettings, open_key_ring
+from bridge.messages import EVENTS_TOPIC, operations_topic
+from bridge.partner_mirror import PartnerMirror
+from bridge.storage.accept import accept, make_statement_engine
+from bridge.storage.engine import DatabaseSettings
+from bridge.storage.lane_control import set_cap
+from bridge.storage.migrate import add_sap_systems
+from bridge.storage.wake import Waker
+from devstack.emulators import find_emulators
+from devstack.keys import SAP_USER, write_sap_connections
+from devstack.logins import login_of, url_as
+from devstack.postgres import free_port
+from devstack.preflight import StartError
+from devstack.seed import SAP_SYSTEM, demo_document
+
+READY_SECONDS = 40.0
+STOP_SECONDS = 15.0
+POLL_SECONDS = 0.05
+PULL_SECONDS = 2.0
+ADAPTER_THREADS = 48
+# a second subscription of the operations, to see when each message was published
+WATCH = "watch"
+# short, as in the local stack: the mock's faults are scripted in seconds
+SAP_TIMES = {
+    "SAP_CONNECT_TIMEOUT_SECONDS": "2",
+    "SAP_READ_TIMEOUT_SECONDS": "8",
+    "SAP_LEASE_MARGIN_SECONDS": "2",
+    "SAP_SETTLING_SECONDS": "4",
+    "SAP_READ_LAG_SECONDS": "1",
+}
+
+
+@dataclass(frozen=True)
+class SapStage:
+    """What runs, and how to look at it. `owner` is the database's owner."""
+
+    stage: Stage
+    owner: Engine
+    broker: str
+    mocks: dict[str, Server]
+    adapters: list[Server]
+    pushers: list[Pusher]
+
+    def sap_url(self, sap_system: str = SAP_SYSTEM) -> str:
+        return f"http://127.0.0.1:{self.mocks[sap_system].port}"
+
+    def faults(self, sap_system: str = SAP_SYSTEM, **faults: Any) -> None:
+        """Replace the mock's faults."""
+        url = f"{self.sap_url(sap_system)}/_control/faults"
+        requests.put(url, json=faults, timeout=10).raise_for_status()
+
+    def count_anew(self, **faults: Any) -> None:
+        """Forget the mock's counts, its documents too, and set its faults."""
+        requests.post(f"{self.sap_url()}/_control/reset", timeout=10).raise_for_status()
+        self.faults(**faults)
+
+    def stats(self, sap_system: str = SAP_SYSTEM) -> dict[str, int]:
+        answer = requests.get(f"{self.sap_url(sap_system)}/_control/stats", timeout=10)
+        found: dict[str, int] = answer.json()
+        return found
+
+    def scalar(self, statement: str, **parameters: Any) -> Any:
+        with self.owner.connect() as connection:
+            return connection.execute(text(statement), parameters).scalar()
+
+    def hand_over(self, run: str, count: int, *, partner: int = 0, sap_system: str = SAP_SYSTEM) -> list[str]:
+        """Accept payments by the gateway's own statement; return their ids."""
+        settings = DatabaseSettings(url_as(self.stage.postgres.url(), login_of("gateway")), None, None, None)
+        engine = make_statement_engine(settings, pool_size=1, application_name="bench")
+        partner_id = self.stage.keys.partners[partner].partner_id
+        made = []
+        with engine.connect() as connection:
+            for number in range(count):
+                new = replace(new_payment(f"{run}-{partner}", number), encrypted_parties=None)
+                payment = replace(new.payment, partner_id=partner_id)
+                new = replace(new, payment=payment, sap_system=sap_system)
+                if not accept(connection, new):
+                    raise RuntimeError("a new payment was taken for an old one")
+                made.append(new.payment.payment_id)
+        engine.dispose()
+        return made
+
+    def published_after_ms(self, count: int, pause_seconds: float) -> list[float]:
+        """Accept payments one by one on an idle stage; return how long after its commit each was published.
+
+        Both by this machine's clock; Pub/Sub tells its publish time to the millisecond.
+        """
+        settings = DatabaseSettings(url_as(self.stage.postgres.url(), login_of("gateway")), None, None, None)
+        engine = make_statement_engine(settings, pool_size=2, application_name="bench")
+        waker, committed = Waker(engine), {}
+        for number in range(count):
+            new = replace(new_payment("latency", number), encrypted_parties=None)
+            with engine.connect() as connection:
+                accept(connection, new)
+            committed[new.operation.operation_id] = time.time()
+            waker.wake()
+            time.sleep(pause_seconds)
+        waker.close()
+        engine.dispose()
+        first: dict[str, float] = {}
+        for message in _pull(self.broker, WATCH):
+            operation_id = json.loads(message.data)["operation_id"]
+            published = message.publish_time.timestamp()
+            first[operation_id] = min(published, first.get(operation_id, published))
+        return [(first[operation_id] - at) * 1000 for operation_id, at in committed.items()]
+
+
+def _pull(broker: str, subscription: str) -> "Iterator[PubsubMessage]":
+    """Take everything that a subscription has by now."""
+    name = f"projects/{PROJECT}/subscriptions/{subscription}"
+    with grpc.insecure_channel(broker) as channel:
+        client = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
+        while True:
+            try:
+                answer = client.pull(subscription=name, max_messages=1000, timeout=PULL_SECONDS, retry=None)
+            except exceptions.DeadlineExceeded:
+                return
+            if not answer.received_messages:
+                return
+            yield from (received.message for received in answer.received_messages)
+            ids = [received.ack_id for received in answer.received_messages]
+            client.acknowledge(subscription=name, ack_ids=ids)
+
+
+@contextlib.contextmanager
+def sap_staged(
+    stage: Stage,
+    *,
+    hard_cap: int,
+    adapters: int = 1,
+    dispatchers: int = 1,
+    in_flight: int = 32,
+    sap_systems: Sequence[str] = (SAP_SYSTEM,),
+) -> Iterator[SapStage]:
+    """Start everything behind the gateway; each SAP system's pusher has `in_flight` requests open."""
+    owner = create_engine(stage.postgres.url(), pool_size=5)
+    with contextlib.ExitStack() as stack:
+        stack.callback(owner.dispose)
+        broker = stack.enter_context(_broker(stage))
+        _create_topic(broker, EVENTS_TOPIC, subscribed=False)
+        for sap_system in sap_systems:
+            _create_topic(broker, operations_topic(sap_system))
+        _subscribe(broker, operations_topic(SAP_SYSTEM), WATCH)
+        _set_up_lanes(stage, owner, sap_systems, hard_cap)
+        mocks = {name: stack.enter_context(_mock(stage, name)) for name in sap_systems}
+        connections = stage.folder / "sap-connections.json"
+        addresses = {name: f"http://127.0.0.1:{mock.port}" for name, mock in mocks.items()}
+        write_sap_connections(connections, addresses, stage.keys.sap_password)
+        servers = [stack.enter_context(_adapter(stage, connections, number)) for number in range(adapters)]
+        for number in range(dispatchers):
+            stack.enter_context(_dispatcher(stage, broker, number))
+        urls = [f"http://127.0.0.1:{server.port}/pubsub/operations" for server in servers]
+        pushers = []
+        for sap_system in sap_systems:
+            subscription = f"projects/{PROJECT}/subscriptions/{operations_topic(sap_system)}"
+            pushers.append(Pusher(broker, subscription, urls, in_flight=in_flight).start())
+            stack.callback(pushers[-1].close)
+        yield SapStage(stage, owner, broker, mocks, servers, pushers)
+
+
+def _set_up_lanes(stage: Stage, owner: Engine, sap_systems: Sequence[str], hard_cap: int) -> None:
+    """Lanes with that cap, and two partners in the mirror; Firestore is away on this stage."""
+    with owner.begin() as connection:
+        add_sap_systems(connection, dict.fromkeys(sap_systems, hard_cap))
+        for sap_system in sap_systems:
+            set_cap(connection, sap_system, hard_cap)
+    webhook_keys = open_key_ring(KeyRingSettings(str(stage.keys.webhook_secrets), "webhook-secrets"))
+    for number, partner in enumerate(stage.keys.partners, 1):
+        document = demo_document("http://127.0.0.1:1", partner, number, webhook_keys)
+        main = document.targets["main"]
+        targets = {name: main.model_copy(update={"sap_system": name}) for name in sap_systems}
+        routing = document.routing.model_copy(update={"default": sap_systems[0]})
+        document = document.model_copy(update={"targets": targets, "routing": routing})
+        PartnerMirror(owner).remember(document, SystemClock().now())
+
+
+@contextlib.contextmanager
+def bare_broker(stage: Stage) -> Iterator[str]:
+    """A broker with the events topic and nobody who takes its messages."""
+    with _broker(stage) as broker:
+        _create_topic(broker, EVENTS_TOPIC, subscribed=False)
+        yield broker
+
+
+@contextlib.contextmanager
+def _broker(stage: Stage) -> Iterator[str]:
+    port = free_port()
+    command = find_emulators(os.environ).pubsub_command(port)
+    with _process(command, dict(os.environ), stage.folder / "pubsub.log"):
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"http://127.0.0.1:{port}/", timeout=1).status_code == 200:
+                    break
+            if time.monotonic() > deadline:
+                raise StartError("the Pub/Sub emulator did not start")
+            time.sleep(POLL_SECONDS)
+        yield f"127.0.0.1:{port}"
+
+
+def _create_topic(broker: str, topic: str, *, subscribed: bool = True) -> None:
+    name = f"projects/{PROJECT}/topics/{topic}"
+    with grpc.insecure_channel(broker) as channel:
+        PublisherClient(transport=PublisherGrpcTransport(channel=channel)).create_topic(name=name)
+    if subscribed:
+        _subscribe(broker, topic, topic)
+
+
+def _subscribe(broker: str, topic: str, subscription: str) -> None:
+    with grpc.insecure_channel(broker) as channel:
+        SubscriberClient(transport=SubscriberGrpcTransport(channel=channel)).create_subscription(
+            {
+                "name": f"projects/{PROJECT}/subscriptions/{subscription}",
+                "topic": f"projects/{PROJECT}/topics/{topic}",
+                "ack_deadline_seconds": 120,
+            }
+        )
+
+
+def _mock(stage: Stage, sap_system: str) -> contextlib.AbstractContextManager[Server]:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "SAP_MOCK_DATA": str(stage.folder / f"{sap_system}.sqlite"),
+        "SAP_MOCK_USER": SAP_USER,
+        "SAP_MOCK_PASSWORD": stage.keys.sap_password,
+        "SAP_MOCK_SEED": "1",
+    }
+    return running(
+        "sap_mock", ["sap_mock"], environment, "/_control/stats", stage.folder / f"{sap_system}.log"
+    )
+
+
+def _adapter(stage: Stage, connections: Path, number: int) -> contextlib.AbstractContextManager[Server]:
+    environment = {
+        **stage.environment(),
+        **SAP_TIMES,
+        "DATABASE_URL": url_as(stage.postgres.url(), login_of("sap_adapter")),
+        "PUSH_AUTHENTICATION": "emulator",
+        "SAP_CONNECTIONS_FILE": str(connections),
+        "THREADS": str(ADAPTER_THREADS),
+    }
+    log = stage.folder / f"sap_adapter-{number}.log"
+    return running("sap_adapter", ["sap_adapter"], environment, "/readyz", log)
+
+
+def _dispatcher(stage: Stage, broker: str, number: int) -> contextlib.AbstractContextManager[Any]:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": url_as(stage.postgres.url(), login_of("dispatcher")),
+        "GOOGLE_CLOUD_PROJECT": PROJECT,
+        "PUBSUB_EMULATOR_HOST": broker,
+        "SAP_SETTLING_SECONDS": SAP_TIMES["SAP_SETTLING_SECONDS"],
+        "SAP_READ_LAG_SECONDS": SAP_TIMES["SAP_READ_LAG_SECONDS"],
+    }
+    log = stage.folder / f"dispatcher-{number}.log"
+    return _process([sys.executable, "-m", "dispatcher"], environment, log)
+
+
+@contextlib.contextmanager
+def _process(command: Any, environment: dict[str, str], log: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603 - ours
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,105 @@
+"""A message that finds no permit waits a moment, holding nothing, and takes the next that comes free."""
+
+import threading
+
+import pytest
+from posting_stage import make_bridge
+from sqlalchemy import text
+from waiting import wait_until
+
+from sap_adapter.permits import PermitQueue
+
+pytestmark = pytest.mark.integration
+
+LANE = "s4-main"
+
+
+class WaitingPermits(PermitQueue):
+    """Tells when somebody waits, and waits for as long as the test likes."""
+
+    def __init__(self, max_waiting=1):
+        super().__init__(max_waiting)
+        self.waiting = threading.Event()
+        self.go_on = threading.Event()
+
+    def wait(self):
+        self.waiting.set()
+        assert self.go_on.wait(20)
+        return True
+
+    def freed(self):
+        super().freed()
+        self.go_on.set()
+
+
+@pytest.fixture
+def bridge(database):
+    made = make_bridge(database.engine)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE sap_systems SET call_window = 1"))
+    return made
+
+
+def handle(bridge, operation_id):
+    thread = threading.Thread(target=bridge.posting.handle, args=(bridge.dispatch(operation_id),))
+    thread.start()
+    return thread
+
+
+def test_the_next_message_takes_the_permit_as_soon_as_it_is_free_and_never_beside_the_first(bridge):
+    permits = bridge.posting._permits = {LANE: WaitingPermits()}
+    first, second = bridge.accept(), bridge.accept()
+    bridge.sap.script.append("wait")
+    calls = [handle(bridge, first)]
+    wait_until(lambda: bridge.busy_slots() == 1, what="the first call")
+    calls.append(handle(bridge, second))
+    assert permits[LANE].waiting.wait(20)
+    assert bridge.row(second).dispatch_number == 1, "nothing is claimed while it waits"
+    bridge.sap.gate.set()
+    for call in calls:
+        call.join(20)
+    assert [bridge.row(each).status for each in (first, second)] == ["succeeded"] * 2
+    assert bridge.sap.max_in_flight == 1
+
+
+def test_who_waited_in_vain_goes_back_to_the_lane(bridge):
+    permits = bridge.posting._permits = {LANE: WaitingPermits()}
+    permits[LANE].go_on.set()
+    first, second = bridge.accept(), bridge.accept()
+    bridge.sap.script.append("wait")
+    call = handle(bridge, first)
+    wait_until(lambda: bridge.busy_slots() == 1, what="the first call")
+    bridge.step(second)
+    assert bridge.row(second).status == "accepted"
+    assert bridge.row(second).not_before is not None
+    bridge.sap.gate.set()
+    call.join(20)
+
+
+def test_what_was_dispatched_anew_during_the_wait_is_left_to_the_newer_message(bridge):
+    permits = bridge.posting._permits = {LANE: WaitingPermits()}
+    first, second = bridge.accept(), bridge.accept()
+    bridge.sap.script.append("wait")
+    calls = [handle(bridge, first)]
+    wait_until(lambda: bridge.busy_slots() == 1, what="the first call")
+    calls.append(handle(bridge, second))
+    assert permits[LANE].waiting.wait(20)
+    newer = bridge.dispatch(second)
+    bridge.sap.gate.set()
+    for call in calls:
+        call.join(20)
+    assert bridge.row(second).status == "accepted"
+    bridge.posting.handle(newer)
+    assert bridge.row(second).status == "succeeded"
+    assert len(bridge.sap.sendings) == 2
+
+
+def test_no_more_wait_than_there_are_places_for():
+    permits = PermitQueue(1)
+    inside = threading.Thread(target=permits.wait)
+    with permits._freed:
+        inside.start()
+        wait_until(lambda: permits._places._value == 0, what="one who waits")
+        assert permits.wait() is False
+    permits.freed()
+    inside.join(10)
