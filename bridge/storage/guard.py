@@ -22,10 +22,10 @@ TAKE_SLOT = text("""
         SELECT slot.sap_system, slot.slot_number
         FROM sap_slots AS slot JOIN sap_systems AS lane USING (sap_system)
         WHERE slot.sap_system = :sap_system AND NOT lane.held AND slot.slot_number <= lane.call_window
-          AND (slot.lease_until IS NULL OR slot.lease_until <= :now)
-          AND NOT EXISTS (
-              SELECT FROM operations AS dead WHERE dead.operation_id = slot.operation_id
-                AND dead.status = 'processing' AND dead.lease_until = slot.lease_until)
+          AND (slot.lease_until IS NULL OR (
+              slot.lease_until <= :now AND slot.lease_until IS DISTINCT FROM (
+                  SELECT dead.lease_until FROM operations AS dead
+                  WHERE dead.operation_id = slot.operation_id AND dead.status = 'processing')))
         ORDER BY slot.slot_number LIMIT 1
         FOR UPDATE OF slot SKIP LOCKED
     )
@@ -50,10 +50,10 @@ KEEP_SETTLING_SLOT = text("""
         SELECT slot.sap_system, slot.slot_number
         FROM sap_slots AS slot JOIN sap_systems AS lane USING (sap_system)
         WHERE slot.sap_system = :sap_system AND slot.slot_number <= lane.hard_cap
-          AND (slot.lease_until IS NULL OR slot.lease_until <= :now)
-          AND NOT EXISTS (
-              SELECT FROM operations AS dead WHERE dead.operation_id = slot.operation_id
-                AND dead.status = 'processing' AND dead.lease_until = slot.lease_until)
+          AND (slot.lease_until IS NULL OR (
+              slot.lease_until <= :now AND slot.lease_until IS DISTINCT FROM (
+                  SELECT dead.lease_until FROM operations AS dead
+                  WHERE dead.operation_id = slot.operation_id AND dead.status = 'processing')))
         ORDER BY slot.slot_number DESC LIMIT 1 FOR UPDATE OF slot SKIP LOCKED
     )
 """)
