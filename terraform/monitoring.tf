@@ -1,7 +1,228 @@
+# What is watched stands in alerts.yaml, and what our metrics are called in bridge/metrics.json: the telemetry of the
+# services and these policies have no other place to agree in.
+
 resource "google_monitoring_notification_channel" "email" {
   display_name = "Partner Payments Bridge, on call"
   type         = "email"
   labels       = { email_address = var.alert_email }
 
   depends_on = [google_project_service.this["monitoring.googleapis.com"]]
+}
+
+resource "google_logging_metric" "of_lines" {
+  for_each = { for name, alert in local.alerts : alert.metric => alert.log if can(alert.log) }
+
+  name        = each.key
+  description = "Log lines \"${each.value.message}\" of severity ${each.value.severity} or above."
+  filter      = "jsonPayload.message=\"${each.value.message}\" AND severity>=${each.value.severity} AND resource.type=(\"cloud_run_revision\" OR \"cloud_run_worker_pool\")"
+
+  metric_descriptor {
+    metric_kind = "DELTA"
+    value_type  = "INT64"
+    unit        = "1"
+  }
+}
+
+resource "google_monitoring_alert_policy" "this" {
+  for_each = local.alerts
+
+  display_name          = "${var.environment}: ${each.key}"
+  combiner              = "OR"
+  severity              = each.value.severity
+  notification_channels = [google_monitoring_notification_channel.email.id]
+
+  conditions {
+    display_name = each.value.says
+
+    condition_prometheus_query_language {
+      query    = "${local.alert_values[each.key]} > ${each.value.above}"
+      duration = "${each.value.for_seconds}s"
+      # ours exist only once a service has told them
+      disable_metric_validation = true
+      evaluation_interval       = "30s"
+    }
+  }
+  documentation {
+    subject   = each.value.says
+    mime_type = "text/markdown"
+    content   = "${each.value.says}\n\nWhat to do: [docs/runbooks/${each.value.runbook}.md](${var.repository_url}/docs/runbooks/${each.value.runbook}.md)"
+    links {
+      display_name = "Runbook"
+      url          = "${var.repository_url}/docs/runbooks/${each.value.runbook}.md"
+    }
+  }
+  alert_strategy {
+    auto_close = "86400s"
+  }
+
+  depends_on = [google_logging_metric.of_lines]
+}
+
+# --- objectives -------------------------------------------------------------------------------------------------------
+
+resource "google_monitoring_custom_service" "api" {
+  service_id   = "${local.prefix}-api"
+  display_name = "Partner Payments Bridge, API"
+
+  depends_on = [google_project_service.this["monitoring.googleapis.com"]]
+}
+
+resource "google_monitoring_slo" "availability" {
+  service             = google_monitoring_custom_service.api.service_id
+  slo_id              = "availability"
+  display_name        = "999 of 1000 requests do not fail by our fault"
+  goal                = 0.999
+  rolling_period_days = 28
+
+  request_based_sli {
+    good_total_ratio {
+      total_service_filter = local.gateway_requests
+      bad_service_filter   = "${local.gateway_requests} AND metric.labels.response_code_class=\"5xx\""
+    }
+  }
+}
+
+resource "google_monitoring_slo" "latency" {
+  service             = google_monitoring_custom_service.api.service_id
+  slo_id              = "latency"
+  display_name        = "99 of 100 requests take less than half a second"
+  goal                = 0.99
+  rolling_period_days = 28
+
+  request_based_sli {
+    distribution_cut {
+      distribution_filter = "metric.type=\"run.googleapis.com/request_latencies\" AND ${local.gateway_revisions}"
+      range {
+        max = 500
+      }
+    }
+  }
+}
+
+# At 14.4 times the bearable rate a month's allowance is gone in two days: over an hour, and still in these five minutes.
+resource "google_monitoring_alert_policy" "burn_rate" {
+  for_each = {
+    availability = google_monitoring_slo.availability.name
+    latency      = google_monitoring_slo.latency.name
+  }
+
+  display_name          = "${var.environment}: burn rate of ${each.key}"
+  combiner              = "AND"
+  severity              = "CRITICAL"
+  notification_channels = [google_monitoring_notification_channel.email.id]
+
+  dynamic "conditions" {
+    for_each = toset(["3600s", "300s"])
+    content {
+      display_name = "over ${conditions.value}"
+      condition_threshold {
+        filter          = "select_slo_burn_rate(\"${each.value}\", \"${conditions.value}\")"
+        comparison      = "COMPARISON_GT"
+        threshold_value = 14.4
+        duration        = "0s"
+      }
+    }
+  }
+  documentation {
+    mime_type = "text/markdown"
+    content   = "The API's ${each.key} burns its allowance of 28 days.\n\nWhat to do: [docs/runbooks/gateway-errors.md](${var.repository_url}/docs/runbooks/gateway-errors.md)"
+    links {
+      display_name = "Runbook"
+      url          = "${var.repository_url}/docs/runbooks/gateway-errors.md"
+    }
+  }
+}
+
+resource "google_monitoring_uptime_check_config" "api" {
+  display_name = "${var.environment}: the API's public keys"
+  timeout      = "10s"
+  period       = "60s"
+
+  http_check {
+    path         = "/.well-known/jwks.json"
+    port         = 443
+    use_ssl      = true
+    validate_ssl = true
+
+    accepted_response_status_codes {
+      status_class = "STATUS_CLASS_2XX"
+    }
+  }
+  monitored_resource {
+    type = "uptime_url"
+    labels = {
+      project_id = var.project_id
+      host       = trimprefix(var.token_issuer, "https://")
+    }
+  }
+}
+
+# --- one screen -------------------------------------------------------------------------------------------------------
+
+resource "google_monitoring_dashboard" "this" {
+  dashboard_json = jsonencode({
+    displayName = "Partner Payments Bridge, ${var.environment}"
+    mosaicLayout = {
+      columns = 48
+      tiles = [
+        for index, name in keys(local.charts) : {
+          xPos   = 16 * (index % 3)
+          yPos   = 12 * floor(index / 3)
+          width  = 16
+          height = 12
+          widget = {
+            title = name
+            xyChart = {
+              dataSets = [{
+                plotType        = "LINE"
+                timeSeriesQuery = { prometheusQuery = local.charts[name] }
+              }]
+            }
+          }
+        }
+      ]
+    }
+  })
+
+  depends_on = [google_project_service.this["monitoring.googleapis.com"]]
+}
+
+locals {
+  alerts = yamldecode(file("${path.module}/alerts.yaml"))
+  # name: instrument, unit, attributes
+  our_metrics = jsondecode(file("${path.module}/../bridge/metrics.json"))
+
+  # how Cloud Monitoring's PromQL names a metric: domain, colon, path, and no other signs than underscores
+  series = {
+    for name, alert in local.alerts : name => (
+      contains(keys(local.our_metrics), alert.metric) ? "workload_googleapis_com:${replace(alert.metric, ".", "_")}"
+      : can(alert.log) ? "logging_googleapis_com:user_${alert.metric}"
+      : "${replace(split("/", alert.metric)[0], ".", "_")}:${join("_", slice(split("/", alert.metric), 1, length(split("/", alert.metric))))}"
+    )
+  }
+  alert_values = {
+    for name, alert in local.alerts : name => (
+      can(alert.query) ? replace(alert.query, "MAX_CONNECTIONS", tostring(var.database.max_connections))
+      : alert.judge == "increase" ? "sum(increase(${local.series[name]}{${try(alert.where, "")}}[5m]))"
+      : "max(${local.series[name]}{${try(alert.where, "")}})"
+    )
+  }
+
+  # attributes are labels, with underscores for their dots
+  charts = merge(
+    {
+      for name, metric in local.our_metrics : name => (
+        metric.instrument == "histogram" ? "histogram_quantile(0.99, sum by (${join(", ", [for label in concat(["le"], metric.attributes) : replace(label, ".", "_")])}) (rate(workload_googleapis_com:${replace(name, ".", "_")}_bucket[5m])))"
+        : metric.instrument == "counter" ? "sum by (${join(", ", [for label in metric.attributes : replace(label, ".", "_")])}) (rate(workload_googleapis_com:${replace(name, ".", "_")}[5m]))"
+        : "max by (${join(", ", [for label in metric.attributes : replace(label, ".", "_")])}) (workload_googleapis_com:${replace(name, ".", "_")})"
+      )
+    },
+    {
+      for name in ["database-connections", "database-disk", "database-processor", "gateway-errors", "gateway-slow", "pushes-not-taken", "tasks-waiting"] :
+      name => local.alert_values[name]
+    },
+  )
+
+  gateway_revisions = "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"${local.names["gateway"]}\""
+  gateway_requests  = "metric.type=\"run.googleapis.com/request_count\" AND ${local.gateway_revisions}"
 }

@@ -158,6 +158,11 @@ variable "region" {
   default     = "europe-west3"
 }
 
+variable "repository_url" {
+  description = "Where the repository's files can be read, without a slash at its end: alerts link their runbooks there."
+  type        = string
+}
+
 variable "sap_mock" {
   description = "Whether the SAP mock runs, for environments without a SAP."
   type        = bool

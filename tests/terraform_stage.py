@@ -86,6 +86,7 @@ def copy_configuration(folder):
     ignored = shutil.ignore_patterns(".terraform*", "*.tfstate*")
     shutil.copytree(REPOSITORY / "terraform", folder / "terraform", ignore=ignored)
     # read by the configuration
-    shutil.copytree(REPOSITORY / "docs", folder / "docs")
+    (folder / "bridge").mkdir()
+    shutil.copy(REPOSITORY / "bridge/metrics.json", folder / "bridge")
     (folder / "terraform/backend_override.tf").write_text('terraform {\n  backend "local" {}\n}\n')
     return folder / "terraform"

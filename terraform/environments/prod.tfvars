@@ -5,6 +5,8 @@ alert_email     = "payments-oncall@example.com"
 token_issuer    = "https://api.example.com"
 public_domain   = "api.example.com"
 
+repository_url = "https://forge.example.com/payments/bridge/blob/main"
+
 operators    = ["payments-operations@example.com"]
 key_managers = ["group:payments-key-managers@example.com"]
 

@@ -4,6 +4,8 @@ billing_account = "000000-000000-000000"
 alert_email     = "payments-team@example.com"
 token_issuer    = "https://api.staging.example.com"
 
+repository_url = "https://forge.example.com/payments/bridge/blob/main"
+
 operators    = ["payments-operations@example.com"]
 key_managers = ["group:payments-key-managers@example.com"]
 

@@ -1,10 +1,12 @@
 """fmt, validate, plan, and the rules that no provider checks, for staging and production."""
 
+import json
 import re
 from collections import Counter
 
 import pytest
 import terraform_rules as rules
+import yaml
 from terraform_stage import IMAGES, REPOSITORY
 
 pytestmark = pytest.mark.terraform
@@ -69,6 +71,34 @@ def test_only_the_api_gateway_and_who_smokes_a_deployment_call_the_gateway_servi
 def test_the_sap_mock_runs_in_staging_only(applied, environment):
     names = {service.values["name"] for service in rules.of(applied, "google_cloud_run_v2_service")}
     assert ("bridge-sap-mock" in names) == (environment == "staging")
+
+
+def test_each_alert_tells_somebody_and_what_to_do(applied):
+    alerts = yaml.safe_load((REPOSITORY / "terraform/alerts.yaml").read_text(encoding="utf-8"))
+    policies = rules.of(applied, "google_monitoring_alert_policy")
+    assert {policy.key for policy in policies} == alerts.keys() | {"availability", "latency"}
+    for policy in policies:
+        assert policy.values["notification_channels"], policy.address
+        [documentation] = policy.values["documentation"]
+        runbook = re.search(r"/docs/runbooks/([\w-]+)\.md$", documentation["links"][0]["url"])[1]
+        assert (REPOSITORY / f"docs/runbooks/{runbook}.md").exists(), policy.address
+
+
+def test_what_our_metrics_are_called_in_alerts_is_what_the_code_calls_them(applied):
+    metrics = json.loads((REPOSITORY / "bridge/metrics.json").read_text(encoding="utf-8"))
+    names = {name.replace(".", "_") for name in metrics}
+    queries = [
+        policy.values["conditions"][0]["condition_prometheus_query_language"][0]["query"]
+        for policy in rules.of(applied, "google_monitoring_alert_policy")
+        if policy.values["conditions"][0]["condition_prometheus_query_language"]
+    ]
+    [dashboard] = rules.of(applied, "google_monitoring_dashboard")
+    text = "\n".join(queries) + dashboard.values["dashboard_json"]
+    used = set(re.findall(r"workload_googleapis_com:(bridge_\w+?)(?:_bucket)?\b", text))
+    # each has its chart
+    assert used == names
+    lines = set(re.findall(r"logging_googleapis_com:user_(\w+)", text))
+    assert lines == {metric.values["name"] for metric in rules.of(applied, "google_logging_metric")}
 
 
 def test_the_documented_count_of_resources_is_true(applied_environments):

@@ -1,0 +1,119 @@
+"""Alerts name metrics that exist, lines that are logged, and runbooks that can be read."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.contract
+
+REPOSITORY = Path(__file__).parents[2]
+RUNBOOKS = REPOSITORY / "docs/runbooks"
+# https://cloud.google.com/monitoring/api/metrics_gcp: those of its list that we rely on
+GOOGLES = {
+    "cloudsql.googleapis.com/database/cpu/utilization",
+    "cloudsql.googleapis.com/database/disk/utilization",
+    "cloudsql.googleapis.com/database/postgresql/num_backends",
+    "cloudtasks.googleapis.com/queue/depth",
+    "monitoring.googleapis.com/uptime_check/check_passed",
+    "pubsub.googleapis.com/subscription/dead_letter_message_count",
+    "pubsub.googleapis.com/subscription/oldest_unacked_message_age",
+    "run.googleapis.com/job/completed_execution_count",
+    "run.googleapis.com/request_count",
+    "run.googleapis.com/request_latencies",
+}
+FIELDS = {"says", "metric", "above", "for_seconds", "severity", "runbook"}
+OPTIONAL = {"log", "where", "judge", "query"}
+# https://opentelemetry.io/docs/specs/semconv/general/metrics/: dots between names, underscores in them, units
+# of UCUM with what is counted in braces
+NAME = re.compile(r"bridge(\.[a-z]+(_[a-z]+)*)+")
+UNIT = re.compile(r"s|\{[a-z]+\}")
+# what has to be watched, whatever it is called
+PROMISES = {
+    *("outbox-age", "lane-closed", "dead-letters", "pushes-not-taken", "parked", "unknown-outcomes"),
+    *("webhook-exhausted", "gateway-errors", "gateway-slow", "database-connections", "database-disk"),
+}
+
+
+@pytest.fixture(scope="module")
+def alerts():
+    return yaml.safe_load((REPOSITORY / "terraform/alerts.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return json.loads((REPOSITORY / "bridge/metrics.json").read_text(encoding="utf-8"))
+
+
+def test_what_was_promised_is_watched(alerts):
+    assert set(alerts) >= PROMISES
+    for name, alert in alerts.items():
+        assert alert.keys() >= FIELDS, name
+        assert alert.keys() <= FIELDS | OPTIONAL, name
+        assert ("query" in alert) != ("judge" in alert), name
+        assert alert.get("judge", "max") in ("max", "increase"), name
+        assert alert["severity"] in ("CRITICAL", "ERROR", "WARNING"), name
+
+
+def test_each_metric_is_ours_or_googles_or_made_of_lines(alerts, metrics):
+    for name, alert in alerts.items():
+        if "log" in alert:
+            assert re.fullmatch(r"bridge(_[a-z]+)+", alert["metric"]), name
+        else:
+            assert alert["metric"] in metrics.keys() | GOOGLES, name
+    assert {alert["metric"] for alert in alerts.values()} >= GOOGLES
+
+
+def test_each_line_that_is_waited_for_is_written_by_the_code(alerts):
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for package in ("bridge", "gateway", "dispatcher", "sap_adapter", "webhooks", "partners")
+        for path in (REPOSITORY / package).rglob("*.py")
+    )
+    logged = [alert["log"] for alert in alerts.values() if "log" in alert]
+    assert logged
+    for log in logged:
+        level, message = log["severity"], re.escape(log["message"])
+        # as a call of that level, or of the level that was just chosen
+        written = rf'(\b{level.lower()}\(|logging\.{level}\b[^"]{{0,200}})\s*"{message}"'
+        assert re.search(written, source), log
+
+
+def test_names_and_units_are_those_of_opentelemetry(metrics):
+    for name, metric in metrics.items():
+        assert NAME.fullmatch(name), name
+        assert UNIT.fullmatch(metric["unit"]), name
+        assert metric["instrument"] in ("counter", "gauge", "histogram"), name
+        assert all(NAME.fullmatch(attribute) for attribute in metric["attributes"]), name
+        assert metric["description"].endswith("."), name
+
+
+def test_each_alert_has_its_runbook_and_each_runbook_an_alert(alerts):
+    named = {alert["runbook"] for alert in alerts.values()}
+    written = {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"}
+    assert named == written
+    index = (RUNBOOKS / "README.md").read_text(encoding="utf-8")
+    for name, alert in alerts.items():
+        runbook = (RUNBOOKS / f"{alert['runbook']}.md").read_text(encoding="utf-8")
+        assert f"`{name}`" in runbook, name
+        assert f"({alert['runbook']}.md)" in index
+
+
+def test_runbooks_link_what_exists():
+    for path in RUNBOOKS.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), (path.name, target)
+
+
+def test_runbooks_name_commands_that_exist():
+    from click.testing import CliRunner  # noqa: PLC0415
+
+    from cli.main import main  # noqa: PLC0415
+
+    for path in RUNBOOKS.glob("*.md"):
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        for command in re.findall(r"`bridge ([a-z-]+ [a-z-]+)", text):
+            done = CliRunner().invoke(main, [*command.split(), "--help"])
+            assert done.exit_code == 0, (path.name, command)
