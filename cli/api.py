@@ -79,7 +79,7 @@ class Api:
         except requests.RequestException as error:
             raise ApiError(f"{self.base_url} does not answer ({type(error).__name__})") from error
         if not answer.ok or answer.is_redirect:
-            raise ApiError(_what_went_wrong(answer), answer.status_code)
+            raise ApiError(what_went_wrong(answer), answer.status_code)
         etag = answer.headers.get("ETag", "").strip('"')
         return Answer(answer.json() if answer.content else None, int(etag) if etag.isdigit() else None)
 
@@ -95,10 +95,13 @@ class Api:
         )
 
 
-def _what_went_wrong(answer: requests.Response) -> str:
-    """Return a problem document (RFC 9457) as lines: the detail, then each field's mistake."""
+def what_went_wrong(answer: requests.Response) -> str:
+    """Return what was answered in words: a problem (RFC 9457) with each field's mistake, an OAuth error."""
     try:
         problem = answer.json()
+        if "error" in problem:
+            said = problem.get("error_description") or "refused"
+            return f"{said} ({answer.status_code} {problem['error']})"
         lines = [f"{problem['detail']} ({answer.status_code} {problem['type'].rpartition('/')[2]})"]
         lines += [f"  {error['pointer'] or '/'} {error['detail']}" for error in problem.get("errors", [])]
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -9,7 +9,6 @@ LOCAL_URL = "http://127.0.0.1:8089"
 backoffice_url = click.option(
     "--url", envvar="BRIDGE_BACKOFFICE_URL", default=LOCAL_URL, show_default=True, help="The backoffice."
 )
-reason = click.option("--reason", required=True, help="Why; it is kept in the audit trail. No names.")
 
 
 def connected(context: click.Context, url: str) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from cli.api import Api
-from cli.backoffice import backoffice_url, connected, reason
+from cli.backoffice import backoffice_url, connected
+from cli.options import reason
 from cli.screen import as_json, print_json, print_table
 
 STATUSES = ("open", "redriven", "discarded", "returned")

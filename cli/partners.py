@@ -1,22 +1,21 @@
 """`bridge partners`: bring a partner in, change it, take its access away."""
 
-import json
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
 
 from bridge.ids import new_id
 from cli.api import Api
+from cli.clients import clients
+from cli.documents import read_document
+from cli.endpoints import endpoints
+from cli.options import partner_id_argument, reason
 from cli.screen import as_json, print_json, print_table
 
 LOCAL_URL = "http://127.0.0.1:8084"
 
-_reason = click.option("--reason", required=True, help="Why; it is kept in the audit trail.")
-_partner_id = click.argument("partner_id")
 _from = click.option("--from", "effective_from", help="A date and time with its offset; at once if left out.")
 
 
@@ -26,6 +25,10 @@ _from = click.option("--from", "effective_from", help="A date and time with its 
 def partners(context: click.Context, url: str) -> None:
     """Partners and their configuration."""
     context.obj = Api(url)
+
+
+partners.add_command(clients)
+partners.add_command(endpoints)
 
 
 @partners.command("list")
@@ -42,7 +45,7 @@ def list_partners(api: Api, as_json: bool) -> None:
 
 
 @partners.command()
-@_partner_id
+@partner_id_argument
 @click.pass_obj
 def show(api: Api, partner_id: str) -> None:
     """Print the partner's document as JSON, without its secrets."""
@@ -57,7 +60,7 @@ def schema(api: Api) -> None:
 
 
 @partners.command("explain-route")
-@_partner_id
+@partner_id_argument
 @click.argument("amount")
 @click.argument("currency")
 @as_json
@@ -86,7 +89,7 @@ def explain_route(api: Api, partner_id: str, amount: str, currency: str, as_json
 @partners.command()
 @click.argument("document", type=click.File("rb"), default="-")
 @click.option("--name", help="In place of the document's name.")
-@_reason
+@reason
 @click.pass_obj
 def create(api: Api, document: Any, name: str | None, reason: str) -> None:
     """Make a partner of a DOCUMENT (a JSON file, or - for standard input) and print its id.
@@ -94,7 +97,7 @@ def create(api: Api, document: Any, name: str | None, reason: str) -> None:
     The document is as `show` prints it; `partner_id`, `version`, `status` and `clients` may be left out.
     Access comes with `bridge partners clients add`.
     """
-    body = {"status": "active", "clients": [], **_read(document), **({"name": name} if name else {})}
+    body = {"status": "active", "clients": [], **read_document(document), **({"name": name} if name else {})}
     partner_id = body.get("partner_id") or new_id("par", datetime.now(UTC))
     # the id is ours, so that a creation whose answer was lost is not made twice
     made = api.send(
@@ -104,9 +107,9 @@ def create(api: Api, document: Any, name: str | None, reason: str) -> None:
 
 
 @partners.command()
-@_partner_id
+@partner_id_argument
 @click.argument("document", type=click.File("rb"), default="-")
-@_reason
+@reason
 @click.pass_obj
 def update(api: Api, partner_id: str, document: Any, reason: str) -> None:
     """Replace the partner's document by an edited one (a JSON file, or - for standard input).
@@ -114,7 +117,7 @@ def update(api: Api, partner_id: str, document: Any, reason: str) -> None:
     It is the one that `show` has printed, edited: its `version` says what it replaces, and a change that
     somebody else has made since is not overwritten.
     """
-    body = _read(document)
+    body = read_document(document)
     version = body.get("version")
     if not isinstance(version, int):
         raise click.ClickException("the document has no version: edit what `bridge partners show` prints")
@@ -125,9 +128,9 @@ def update(api: Api, partner_id: str, document: Any, reason: str) -> None:
 
 
 @partners.command()
-@_partner_id
+@partner_id_argument
 @_from
-@_reason
+@reason
 @click.pass_obj
 def suspend(api: Api, partner_id: str, effective_from: str | None, reason: str) -> None:
     """Refuse the partner's requests. What was accepted goes on and is told."""
@@ -135,79 +138,13 @@ def suspend(api: Api, partner_id: str, effective_from: str | None, reason: str) 
 
 
 @partners.command()
-@_partner_id
+@partner_id_argument
 @_from
-@_reason
+@reason
 @click.pass_obj
 def resume(api: Api, partner_id: str, effective_from: str | None, reason: str) -> None:
     """Take the partner's requests again."""
     _change_status(api, partner_id, "active", effective_from, reason)
-
-
-@partners.group()
-def clients() -> None:
-    """A partner's OAuth2 clients. To rotate a secret, add a client and revoke the old one."""
-
-
-@clients.command("list")
-@_partner_id
-@as_json
-@click.pass_obj
-def list_clients(api: Api, partner_id: str, as_json: bool) -> None:
-    """Show the partner's clients."""
-    found = api.get(f"/admin/partners/{partner_id}").body["clients"]
-    if as_json:
-        print_json(found)
-    else:
-        print_table(
-            ("client_id", "status", "keys", "scopes"),
-            (
-                (each["client_id"], each["status"], len(each["public_keys"]), " ".join(each["scopes"]))
-                for each in found
-            ),
-        )
-
-
-@clients.command("add")
-@_partner_id
-@click.option("--client-id", help="Letters, digits, . _ and -; made up if left out.")
-@click.option("--scope", "scopes", multiple=True, help="May be repeated; all scopes if left out.")
-@click.option(
-    "--public-keys",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A JWK set: the client signs (private_key_jwt) and has no secret.",
-)
-@_reason
-@click.pass_obj
-def add_client(
-    api: Api,
-    partner_id: str,
-    client_id: str | None,
-    scopes: tuple[str, ...],
-    public_keys: Path | None,
-    reason: str,
-) -> None:
-    """Add a client and print it as JSON, with its secret: this once."""
-    wanted: dict[str, Any] = {}
-    if client_id:
-        wanted["client_id"] = client_id
-    if scopes:
-        wanted["scopes"] = list(scopes)
-    if public_keys:
-        with public_keys.open("rb") as file:
-            wanted["public_keys"] = _read(file).get("keys")
-    print_json(api.send("POST", f"/admin/partners/{partner_id}/clients", wanted, reason=reason).body)
-
-
-@clients.command("revoke")
-@_partner_id
-@click.argument("client_id")
-@_reason
-@click.pass_obj
-def revoke_client(api: Api, partner_id: str, client_id: str, reason: str) -> None:
-    """Take the client's access away, for good. Its tokens are refused within 30 seconds."""
-    api.send("POST", f"/admin/partners/{partner_id}/clients/{client_id}/revocation", reason=reason)
-    click.echo(f"{client_id} is revoked")
 
 
 def _change_status(api: Api, partner_id: str, status: str, effective_from: str | None, reason: str) -> None:
@@ -225,15 +162,3 @@ def _all(api: Api) -> Iterator[dict[str, Any]]:
         after = page["next_after"]
         if after is None:
             return
-
-
-def _read(file: Any) -> dict[str, Any]:
-    if file is sys.stdin.buffer and sys.stdin.isatty():
-        click.echo("reading the document from the terminal; end with Ctrl-D", err=True)
-    try:
-        document = json.load(file)
-    except ValueError as error:
-        raise click.ClickException(f"the document is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise click.ClickException("the document is not a JSON object")
-    return document

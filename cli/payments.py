@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from cli.api import Api
-from cli.backoffice import backoffice_url, connected, duration, reason
+from cli.backoffice import backoffice_url, connected, duration
+from cli.options import reason
 from cli.screen import as_json, print_json, print_table
 
 STATUSES = ("scheduled", "accepted", "processing", "unknown", "parked")

@@ -1,7 +1,8 @@
 """How the commands show things: a table for people, `--json` for programs."""
 
 import json
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,6 +13,15 @@ from rich.table import Table
 PIPE_COLUMNS = 10_000
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+as_shell = click.option("--shell", "as_shell", is_flag=True, help="Print lines for `eval` in a shell.")
+
+
+def print_shell(variables: Mapping[str, str]) -> None:
+    """Print what sets the variables in the shell that evaluates it."""
+    for name, value in variables.items():
+        click.echo(f"export {name}={shlex.quote(value)}")
 
 
 def print_json(document: Any) -> None:

@@ -1,0 +1,152 @@
+"""`bridge partners endpoints`: a partner's webhook endpoints, by the public API with the partner's client.
+
+Only who has the partner's credentials registers where it is told, and sees the secret: no operator has to.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import requests
+
+from cli.api import ApiError, what_went_wrong
+from cli.screen import as_json, as_shell, print_json, print_shell, print_table
+
+LOCAL_URL = "http://127.0.0.1:8080"
+TIMEOUT_SECONDS = 30.0
+SCOPES = "webhooks:read webhooks:write"
+ENDPOINTS = "/v1/webhook-endpoints"
+
+
+class PublicApi:
+    """The public API with a token of the partner's client."""
+
+    def __init__(self, base_url: str, client_id: str, client_secret: str) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._credentials = (client_id, client_secret)
+        self._token = ""
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the answer's JSON; ApiError for anything but a 2xx."""
+        if not self._token:
+            form = {"grant_type": "client_credentials", "scope": SCOPES}
+            asked = self._request("POST", "/oauth2/token", auth=self._credentials, data=form)
+            self._token = asked["access_token"]
+        headers = {"Authorization": f"Bearer {self._token}"}
+        return self._request(method, path, json=body, headers=headers)
+
+    def _request(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            answer = requests.request(
+                method, self._base_url + path, timeout=TIMEOUT_SECONDS, allow_redirects=False, **options
+            )
+        except requests.RequestException as error:
+            raise ApiError(f"{self._base_url} does not answer ({type(error).__name__})") from error
+        if not answer.ok or answer.is_redirect:
+            raise ApiError(what_went_wrong(answer), answer.status_code)
+        return answer.json() if answer.content else None
+
+
+@click.group()
+@click.option("--api", "base_url", envvar="BRIDGE_API_URL", default=LOCAL_URL, show_default=True)
+@click.option("--client-id", envvar="BRIDGE_CLIENT_ID", required=True, help="Or BRIDGE_CLIENT_ID.")
+@click.option(
+    "--client-secret",
+    envvar="BRIDGE_CLIENT_SECRET",
+    required=True,
+    help="Better in BRIDGE_CLIENT_SECRET, where no history keeps it.",
+)
+@click.pass_context
+def endpoints(context: click.Context, base_url: str, client_id: str, client_secret: str) -> None:
+    """A partner's webhook endpoints, with the partner's own client."""
+    if urlsplit(base_url).scheme not in ("http", "https"):
+        raise click.UsageError("--api is not an http or https address")
+    context.obj = PublicApi(base_url, client_id, client_secret)
+
+
+@endpoints.command("list")
+@as_json
+@click.pass_obj
+def list_endpoints(api: PublicApi, as_json: bool) -> None:
+    """Show the endpoints and how they stand."""
+    found = api.call("GET", ENDPOINTS)["data"]
+    if as_json:
+        print_json(found)
+    else:
+        columns = ("id", "status", "disabled_reason", "failing_since", "url")
+        print_table(columns, ([each[column] for column in columns] for each in found))
+
+
+@endpoints.command()
+@click.argument("url")
+@click.option("--event-type", "event_types", multiple=True, help="May be repeated; all types if left out.")
+@click.option("--description")
+@as_shell
+@click.pass_obj
+def add(
+    api: PublicApi, url: str, event_types: tuple[str, ...], description: str | None, as_shell: bool
+) -> None:
+    """Register URL and print the endpoint as JSON, with its secret: this once."""
+    wanted: dict[str, Any] = {"url": url}
+    if event_types:
+        wanted["event_types"] = list(event_types)
+    if description is not None:
+        wanted["description"] = description
+    made = api.call("POST", ENDPOINTS, wanted)
+    if as_shell:
+        print_shell({"BRIDGE_WEBHOOK_ENDPOINT": made["id"], "BRIDGE_WEBHOOK_SECRET": made["secret"]})
+    else:
+        print_json(made)
+
+
+@endpoints.command()
+@click.argument("endpoint_id")
+@click.pass_obj
+def test(api: PublicApi, endpoint_id: str) -> None:
+    """Have a delivery of the type webhook.test sent to the endpoint."""
+    delivery = api.call("POST", f"{ENDPOINTS}/{endpoint_id}/test")
+    click.echo(f"{delivery['id']} is on its way")
+
+
+@endpoints.command()
+@click.argument("endpoint_id")
+@click.pass_obj
+def enable(api: PublicApi, endpoint_id: str) -> None:
+    """Send to the endpoint again; what was held comes now."""
+    click.echo(f"{_change(api, endpoint_id, 'enabled')} is enabled")
+
+
+@endpoints.command()
+@click.argument("endpoint_id")
+@click.pass_obj
+def disable(api: PublicApi, endpoint_id: str) -> None:
+    """Hold the endpoint's events until it is enabled."""
+    click.echo(f"{_change(api, endpoint_id, 'disabled')} is disabled")
+
+
+@endpoints.command()
+@click.argument("endpoint_id")
+@click.pass_obj
+def delete(api: PublicApi, endpoint_id: str) -> None:
+    """End the endpoint, for good."""
+    api.call("DELETE", f"{ENDPOINTS}/{endpoint_id}")
+    click.echo(f"{endpoint_id} is deleted")
+
+
+@endpoints.command()
+@click.argument("endpoint_id")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@as_json
+@click.pass_obj
+def deliveries(api: PublicApi, endpoint_id: str, limit: int, as_json: bool) -> None:
+    """Show the endpoint's newest deliveries."""
+    found = api.call("GET", f"{ENDPOINTS}/{endpoint_id}/deliveries?limit={limit}")["data"]
+    if as_json:
+        print_json(found)
+    else:
+        columns = ("id", "sequence", "event_type", "status", "attempt_count", "next_attempt_at")
+        print_table(columns, ([each[column] for column in columns] for each in found))
+
+
+def _change(api: PublicApi, endpoint_id: str, status: str) -> str:
+    return str(api.call("PATCH", f"{ENDPOINTS}/{endpoint_id}", {"status": status})["id"])
