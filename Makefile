@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down demo chaos-smoke exactly-once bench-latency bench-accept bench-sap status openapi fuzz \
+.PHONY: help install lock check format test up down top demo chaos-smoke exactly-once bench-latency bench-accept bench-sap status openapi fuzz \
 	terraform-fetch terraform-check terraform-resources
 
 help: ## list the targets
@@ -75,6 +75,9 @@ down: install ## stop the local stack
 
 status: install ## tell what runs of the local stack
 	@$(BIN)/python -m devstack status
+
+top: install ## watch the live state of the local stack on one screen
+	$(BIN)/bridge status --watch
 
 demo: install ## take payments through the whole stack: SAP well, overloaded, down; check the invariants
 	$(BIN)/python -m devstack.demo

@@ -10,6 +10,7 @@ from backoffice.lane_routes import register_lanes
 from backoffice.lanes import Lanes
 from backoffice.payment_routes import register_payments
 from backoffice.settings import Settings
+from backoffice.status import register_status
 from bridge.clock import Clock
 from bridge.gcp.operators import make_operator_authenticator
 from bridge.storage.engine import ping
@@ -31,7 +32,9 @@ def create_app(settings: Settings, engine: Engine, clock: Clock) -> Flask:
     operations = Operations(engine, clock, wake, settling_seconds=settings.settling_seconds)
     admin = Blueprint("admin", __name__, url_prefix="/admin")
     register_payments(admin, engine, clock, operations, authenticate)
-    register_lanes(admin, Lanes(engine, clock, wake), authenticate)
+    lanes = Lanes(engine, clock, wake)
+    register_lanes(admin, lanes, authenticate)
+    register_status(admin, engine, clock, lanes, authenticate)
     register_dead_letters(admin, DeadLetters(engine, clock, wake, operations), authenticate)
     app.register_blueprint(admin)
     register_health(app, {"database": lambda: ping(engine)})

@@ -7,6 +7,7 @@ from cli.keys import keys
 from cli.partners import partners
 from cli.payments import payments
 from cli.sap import sap
+from cli.status import status
 from cli.webhooks import webhooks
 
 
@@ -15,7 +16,7 @@ def main() -> None:
     """Operate the Partner Payments Bridge."""
 
 
-for command in (dead_letters, keys, partners, payments, sap, webhooks):
+for command in (dead_letters, keys, partners, payments, sap, status, webhooks):
     main.add_command(command)
 
 if __name__ == "__main__":

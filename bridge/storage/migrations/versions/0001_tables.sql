@@ -146,6 +146,8 @@ CREATE INDEX operations_dispatched ON operations (sap_system, dispatched_at) WHE
 CREATE INDEX operations_leased ON operations (lease_until) WHERE lease_until IS NOT NULL;
 -- for a probe; a plan that looked for them among all that waits would read the backlog
 CREATE INDEX operations_unknown ON operations (sap_system) WHERE status = 'unknown';
+-- what operators have to look at: how many, and since when
+CREATE INDEX operations_parked ON operations (updated_at) WHERE status = 'parked';
 
 -- everything without an end by since when it waits, for the watchdog to walk through page by page
 CREATE INDEX operations_waiting ON operations (greatest(created_at, due_at), operation_id)
@@ -236,6 +238,7 @@ CREATE TABLE dead_letters (
     received_at   timestamptz NOT NULL,
     UNIQUE (subscription, message_id)
 );
+CREATE INDEX dead_letters_open ON dead_letters (received_at) WHERE status = 'open';
 
 -- Who did what, when and why, by hand.
 CREATE TABLE audit (

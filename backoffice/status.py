@@ -1,0 +1,46 @@
+"""`/admin/status`: the live state of the bridge in one answer."""
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+from sqlalchemy import Engine
+
+from backoffice.lanes import Lanes
+from backoffice.order import require_operator
+from bridge.clock import Clock, rfc3339
+from bridge.gcp.operators import OperatorAuthenticator
+from bridge.storage.state_figures import Waiting, state_figures, totals
+
+
+def register_status(
+    admin: Blueprint, engine: Engine, clock: Clock, lanes: Lanes, authenticate: OperatorAuthenticator
+) -> None:
+    """Add the route."""
+
+    @admin.get("/status")
+    def status() -> Response:
+        require_operator(authenticate)
+        now = clock.now()
+
+        def waiting(figure: Waiting) -> dict[str, Any]:
+            return {"count": figure.count, "oldest_age_seconds": figure.age_seconds(now)}
+
+        with engine.connect() as connection:
+            state, written = state_figures(connection, now), totals(connection)
+        return jsonify(
+            at=rfc3339(now),
+            lanes=lanes.status(),
+            operations={"unknown": waiting(state.unknown), "parked": waiting(state.parked)},
+            feed={"unsequenced": waiting(state.unsequenced), "unpublished": waiting(state.unpublished)},
+            webhooks={
+                "overdue": waiting(state.overdue),
+                "held": {"count": state.held_deliveries},
+                "disabled_endpoints": {"count": state.disabled_endpoints},
+            },
+            dead_letters=waiting(state.dead_letters),
+            written={
+                "payments": written.payments,
+                "events": written.events,
+                "webhook_attempts": written.webhook_attempts,
+            },
+        )

@@ -1,0 +1,110 @@
+"""The live state of the whole bridge in a few cheap statements: for operators' screens, metrics and alerts.
+
+Every count stops at MAX_COUNTED_ROWS and runs by a small index: it costs the same in an outage of days.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, text
+
+MAX_COUNTED_ROWS = 100_000
+# A delivery is late when its attempt has been due for longer than tasks and sweeper need.
+OVERDUE = timedelta(seconds=60)
+
+SELECT_STATE = text("""
+    /* what waits outside the lanes, how much of it and since when */
+    SELECT unknown.count AS unknown, unknown.since AS unknown_since,
+           parked.count AS parked, parked.since AS parked_since,
+           unsequenced.count AS unsequenced, unsequenced.since AS unsequenced_since,
+           unpublished.count AS unpublished, unpublished.since AS unpublished_since,
+           overdue.count AS overdue, overdue.since AS overdue_since,
+           held.count AS held_deliveries, disabled.count AS disabled_endpoints,
+           dead.count AS dead_letters, dead.since AS dead_letters_since
+    FROM (SELECT count(*), min(updated_at) AS since FROM (
+              SELECT updated_at FROM operations WHERE status = 'unknown' LIMIT :max_rows) AS bounded) AS unknown
+    CROSS JOIN (SELECT count(*), min(updated_at) AS since FROM (
+              SELECT updated_at FROM operations WHERE status = 'parked'
+              ORDER BY updated_at LIMIT :max_rows) AS bounded) AS parked
+    CROSS JOIN (SELECT count(*), min(created_at) AS since FROM (
+              SELECT created_at FROM outbox WHERE lane = 'events' AND sequence IS NULL
+              LIMIT :max_rows) AS bounded) AS unsequenced
+    CROSS JOIN (SELECT count(*), min(not_before) AS since FROM (
+              SELECT not_before FROM outbox WHERE lane = 'events' AND not_before IS NOT NULL
+              ORDER BY not_before LIMIT :max_rows) AS bounded) AS unpublished
+    CROSS JOIN (SELECT count(*), min(next_attempt_at) AS since FROM (
+              SELECT next_attempt_at FROM webhooks.deliveries
+              WHERE status = 'pending' AND task = 'made' AND next_attempt_at < :overdue_at
+              ORDER BY next_attempt_at LIMIT :max_rows) AS bounded) AS overdue
+    CROSS JOIN (SELECT count(*) FROM (
+              SELECT FROM webhooks.deliveries WHERE status = 'held' LIMIT :max_rows) AS bounded) AS held
+    CROSS JOIN (SELECT count(*) FROM webhooks.cursors
+                WHERE status = 'disabled' AND disabled_reason <> 'partner') AS disabled
+    CROSS JOIN (SELECT count(*), min(received_at) AS since FROM (
+              SELECT received_at FROM dead_letters WHERE status = 'open'
+              ORDER BY received_at LIMIT :max_rows) AS bounded) AS dead
+""")
+
+SELECT_TOTALS = text("""
+    /* rows ever written, by the statistics of the server: what they grow by is a rate. Not for money */
+    SELECT relname, n_tup_ins FROM pg_stat_user_tables
+    WHERE (schemaname, relname) IN (('public', 'payments'), ('public', 'events'), ('webhooks', 'attempts'))
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many of something wait, up to MAX_COUNTED_ROWS, and since when the first one does."""
+
+    count: int
+    since: datetime | None
+
+    def age_seconds(self, now: datetime) -> float:
+        """0 when nothing waits."""
+        return max((now - self.since).total_seconds(), 0.0) if self.since is not None else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StateFigures:
+    """`unknown`, `parked`: operations. `unsequenced`: events without a place in the feed yet, `unpublished`:
+    all that have not gone out. `overdue`: webhook attempts. `disabled_endpoints`: not by their partners.
+    """
+
+    unknown: Waiting
+    parked: Waiting
+    unsequenced: Waiting
+    unpublished: Waiting
+    overdue: Waiting
+    dead_letters: Waiting
+    held_deliveries: int
+    disabled_endpoints: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Rows written since the server's statistics began; they may begin anew after a crash of the server."""
+
+    payments: int
+    events: int
+    webhook_attempts: int
+
+
+def state_figures(connection: Connection, now: datetime) -> StateFigures:
+    """Return what waits outside the lanes (those are in lane_figures)."""
+    parameters = {"max_rows": MAX_COUNTED_ROWS, "overdue_at": now - OVERDUE}
+    row = connection.execute(SELECT_STATE, parameters).one()
+    return StateFigures(
+        unknown=Waiting(row.unknown, row.unknown_since),
+        parked=Waiting(row.parked, row.parked_since),
+        unsequenced=Waiting(row.unsequenced, row.unsequenced_since),
+        unpublished=Waiting(row.unpublished, row.unpublished_since),
+        overdue=Waiting(row.overdue, row.overdue_since),
+        dead_letters=Waiting(row.dead_letters, row.dead_letters_since),
+        held_deliveries=row.held_deliveries,
+        disabled_endpoints=row.disabled_endpoints,
+    )
+
+
+def totals(connection: Connection) -> Totals:
+    rows = {row.relname: row.n_tup_ins for row in connection.execute(SELECT_TOTALS)}
+    return Totals(rows.get("payments", 0), rows.get("events", 0), rows.get("attempts", 0))
