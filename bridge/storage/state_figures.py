@@ -22,7 +22,8 @@ SELECT_STATE = text("""
            held.count AS held_deliveries, disabled.count AS disabled_endpoints,
            dead.count AS dead_letters, dead.since AS dead_letters_since
     FROM (SELECT count(*), min(updated_at) AS since FROM (
-              SELECT updated_at FROM operations WHERE status = 'unknown' LIMIT :max_rows) AS bounded) AS unknown
+              SELECT updated_at FROM operations WHERE status = 'unknown'
+              LIMIT :max_rows) AS bounded) AS unknown
     CROSS JOIN (SELECT count(*), min(updated_at) AS since FROM (
               SELECT updated_at FROM operations WHERE status = 'parked'
               ORDER BY updated_at LIMIT :max_rows) AS bounded) AS parked
