@@ -6,7 +6,10 @@ from datetime import timedelta
 
 import pytest
 from partner_documents import changed
+from pg8000 import InterfaceError
+from pg8000.exceptions import Error as DriverError
 from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 from standardwebhooks import Webhook, WebhookVerificationError
 from waiting import wait_until
 from webhook_stage import OLD_SECRET, SECRET, Stage, endpoint, environment
@@ -475,3 +478,88 @@ def test_a_task_carries_ids_only(stage, delivery_due):
 
 def test_ready_means_that_the_database_answers(stage):
     assert stage.client.get("/readyz").status_code == 200
+
+
+def lost_connection():
+    return DBAPIError.instance(
+        "statement", None, InterfaceError("network error"), DriverError, connection_invalidated=True
+    )
+
+
+def test_a_record_that_the_database_did_not_take_waited_out_its_lease(stage, delivery_due):
+    """The database was away for a moment when the answer had come."""
+    failures = []
+
+    def fail(_connection, _cursor, statement, *_rest):
+        if "the attempt is over" in statement and len(failures) < 3:
+            failures.append(1)
+            raise lost_connection()
+
+    event.listen(stage.engine, "before_cursor_execute", fail)
+    assert stage.run_tasks() == 1
+    assert len(failures) == 3
+    assert only(stage.deliveries()).status == "delivered"
+    assert len(stage.receiver.requests) == 1
+    assert len(stage.attempts()) == 1
+
+
+def test_a_record_whose_commit_was_not_answered_is_not_made_twice(stage, delivery_due):
+    stage.receiver.statuses[:] = [500]
+    lost = []
+
+    stage.attempts_of_open_transaction = False
+
+    def notice(_connection, _cursor, statement, *_rest):
+        if "what the attempt came to" in statement:
+            stage.attempts_of_open_transaction = True
+
+    event.listen(stage.engine, "after_cursor_execute", notice)
+    commit = stage.engine.dialect.do_commit
+
+    def commit_and_lose(connection):
+        commit(connection)
+        if stage.attempts_of_open_transaction and not lost:
+            lost.append(1)
+            raise InterfaceError("network error")
+
+    stage.engine.dialect.do_commit = commit_and_lose
+    assert stage.run_tasks() == 1
+    stage.engine.dialect.do_commit = commit
+    assert lost
+    assert len(stage.attempts()) == 1
+    delivery = only(stage.deliveries())
+    assert (delivery.status, delivery.attempts) == ("pending", 1)
+    assert len(stage.queue.waiting) == 1, "its next attempt has its task"
+
+
+def test_an_endpoint_without_room_lets_its_attempts_wait_and_goes_on_by_itself(stage):
+    stage.set_endpoints(endpoint(stage.receiver.url))
+    stage.publish(*[PAID] * 4)
+    stage.ring()
+    stage.receiver.gate.clear()
+    first, *others = list(stage.queue.waiting)
+    thread = threading.Thread(target=lambda: stage.take(first))
+    thread.start()
+    wait_until(lambda: stage.receiver.requests)
+    for task in others:
+        assert stage.take(task) == 204
+    stage.queue.waiting.clear()
+    assert len(stage.receiver.requests) == 1
+    assert [row.task for row in stage.deliveries()] == ["made", "waiting", "waiting", "waiting"]
+    stage.receiver.gate.set()
+    thread.join(20)
+    while stage.run_tasks():
+        pass
+    assert {row.status for row in stage.deliveries()} == {"delivered"}
+    assert len(stage.receiver.requests) == 4
+
+
+def test_attempts_that_wait_for_a_process_that_died_are_taken_up_by_the_sweeper(stage, delivery_due):
+    late = only(stage.deliveries())
+    with stage.engine.begin() as connection:
+        assert webhook_attempts.let_wait(connection, late.delivery_id, 1, now=stage.now(), due_by=stage.now())
+    stage.queue.waiting.clear()
+    stage.outlive_the_grace()
+    stage.instance.sweeper.sweep()
+    assert stage.run_tasks() == 1
+    assert only(stage.deliveries()).status == "delivered"
