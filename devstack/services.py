@@ -16,6 +16,8 @@ from devstack.units import Unit, answers_http
 AFTER = ("prepare-database", "prepare-partners", "prepare-topics", "cloud_tasks", "sap_mock", "receiver")
 # gunicorn lets running requests end (bridge.web.serve)
 STOP_TIMEOUT_SECONDS = 8.0
+WEBHOOK_THREADS = 32
+WEBHOOK_DISPATCHES = 24
 # quick at first, so that a receiver that was away is told soon after it is back
 WEBHOOK_SCHEDULE_SECONDS = "1,2,3,5,10,30,60,300,1800,7200"
 SAP_CALL_TIMES = {
@@ -69,6 +71,7 @@ def services(layout: Layout, keys: Keys, postgres: Postgres) -> list[Unit]:
             {
                 "WEBHOOK_KEY_RING": str(keys.webhook_secrets),
                 "WEBHOOK_SCHEDULE_SECONDS": WEBHOOK_SCHEDULE_SECONDS,
+                "THREADS": str(WEBHOOK_THREADS),
                 "WEBHOOK_ALLOW_HTTP_LOOPBACK": "true",
                 "TASK_TARGET_URL": layout.url("webhooks") + "/tasks/deliveries",
                 "TASK_LOCATION": QUEUE_LOCATION,

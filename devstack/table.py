@@ -9,7 +9,7 @@ from devstack.keys import SAP_USER, Keys
 from devstack.layout import PROJECT_ID, QUEUE_LOCATION, REPOSITORY, SAP_SYSTEMS, Layout
 from devstack.postgres import Postgres
 from devstack.programs import base_environment, python
-from devstack.services import services
+from devstack.services import WEBHOOK_DISPATCHES, services
 from devstack.units import Unit, accepts_connections, answers_http
 
 
@@ -56,6 +56,8 @@ def _infrastructure(layout: Layout, emulators: Emulators, postgres: Postgres) ->
             f"--port={ports['cloud_tasks']}",
             f"--data={layout.data('cloud_tasks')}.sqlite",
             f"--queue={queue}",
+            # fewer than the webhooks service has threads: pushes find one free while receivers hang
+            f"--max-concurrent-dispatches={WEBHOOK_DISPATCHES}",
             ready=accepts_connections(ports["cloud_tasks"]),
         ),
     ]

@@ -47,7 +47,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         store = _open_store(arguments.data, arguments.dedupe_seconds)
         dispatcher = Dispatcher(store)
         calls = CloudTasks(store, dispatcher)
-        _create_queues(calls, arguments.queue)
+        _create_queues(calls, arguments.queue, arguments.max_concurrent_dispatches)
         server = grpc.server(
             futures.ThreadPoolExecutor(CALL_THREADS),
             handlers=[handler_of(calls)],
@@ -74,9 +74,11 @@ def _open_store(path: Path, dedupe_seconds: float) -> Store:
         raise StartError(f"can't use {path}: {error}") from error
 
 
-def _create_queues(calls: CloudTasks, queue_names: list[str]) -> None:
+def _create_queues(calls: CloudTasks, queue_names: list[str], max_concurrent_dispatches: int | None) -> None:
     for name in queue_names:
         queue = protos.Queue(name=name)
+        if max_concurrent_dispatches is not None:
+            queue.rate_limits.max_concurrent_dispatches = max_concurrent_dispatches
         try:
             calls.create_queue(protos.CreateQueueRequest(parent=location_of(name), queue=queue))
         except AlreadyExistsError:
@@ -94,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--queue", action="append", default=[], metavar="NAME", help="full name of a queue to make if missing"
+    )
+    parser.add_argument(
+        "--max-concurrent-dispatches",
+        type=int,
+        metavar="N",
+        help="of each --queue that is made; without it as many as Google allows by default",
     )
     parser.add_argument(
         "--dedupe-seconds", type=float, default=DEDUPE_SECONDS, help="how long a gone task's name stays taken"

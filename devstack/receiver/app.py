@@ -29,6 +29,7 @@ class ControlBody(BaseModel):
     status: int = Field(default=200, ge=200, le=599)
     delay_ms: int = Field(default=0, ge=0, le=600_000)
     fail_first: int = Field(default=0, ge=0, le=1000)
+    fail_rate: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
 class ListQuery(BaseModel):
@@ -84,7 +85,7 @@ def _add_test_routes(app: Flask, store: Store) -> None:
     @app.put("/_control")
     def set_control() -> Response:
         body = _CONTROL.validate_json(request.get_data(cache=False))
-        store.set_control(Control(body.status, body.delay_ms, body.fail_first))
+        store.set_control(Control(**body.model_dump()))
         return jsonify(store.control())
 
     @app.post("/_reset")

@@ -1,5 +1,6 @@
 """What the receiver got and how it shall answer, in one SQLite file; committed before an answer is given."""
 
+import random
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -30,9 +31,10 @@ CREATE TABLE IF NOT EXISTS control (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     status INTEGER NOT NULL,
     delay_ms INTEGER NOT NULL,
-    fail_first INTEGER NOT NULL
+    fail_first INTEGER NOT NULL,
+    fail_rate REAL NOT NULL
 );
-INSERT INTO control VALUES (1, 200, 0, 0) ON CONFLICT DO NOTHING;
+INSERT INTO control VALUES (1, 200, 0, 0, 0) ON CONFLICT DO NOTHING;
 """
 _LIST = """
 SELECT id, type, payment_id, verified, received_at, partner_id, sequence, previous_sequence,
@@ -46,6 +48,7 @@ FROM (SELECT *, row_number() OVER (
 WHERE place = 1 OR NOT :distinct
 ORDER BY number LIMIT :limit
 """
+_CONTROL = "SELECT status, delay_ms, fail_first, fail_rate FROM control"
 _NEXT_ATTEMPT = "SELECT count(*) + 1 FROM received WHERE partner_id = :partner_id AND id = :id"
 _INSERT = """
 INSERT INTO received (id, partner_id, type, payment_id, sequence, previous_sequence, verified, received_at,
@@ -53,7 +56,9 @@ INSERT INTO received (id, partner_id, type, payment_id, sequence, previous_seque
 VALUES (:id, :partner_id, :type, :payment_id, :sequence, :previous_sequence, :verified, :received_at,
         :attempt_number_seen, :answered)
 """
-_SET_CONTROL = "UPDATE control SET status = :status, delay_ms = :delay_ms, fail_first = :fail_first"
+_SET_CONTROL = """
+UPDATE control SET status = :status, delay_ms = :delay_ms, fail_first = :fail_first, fail_rate = :fail_rate
+"""
 FORGED_STATUS = 401
 FAILED_STATUS = 500
 
@@ -61,12 +66,13 @@ FAILED_STATUS = 500
 @dataclass(frozen=True, slots=True)
 class Control:
     """How verified webhooks are answered: after `delay_ms`, the first `fail_first` requests per webhook id
-    with 500, all others with `status`.
+    with 500, of all others that share, at random, too, and the rest with `status`.
     """
 
     status: int = 200
     delay_ms: int = 0
     fail_first: int = 0
+    fail_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +167,12 @@ class Store:
 
 
 def _control(connection: sqlite3.Connection) -> Control:
-    return Control(**dict(connection.execute("SELECT status, delay_ms, fail_first FROM control").fetchone()))
+    return Control(**dict(connection.execute(_CONTROL).fetchone()))
 
 
 def _answer(delivery: Delivery, attempt: int, control: Control) -> Answer:
     if not delivery.verified:
         return Answer(FORGED_STATUS, 0)
-    return Answer(FAILED_STATUS if attempt <= control.fail_first else control.status, control.delay_ms)
+    # no secret is made of it
+    fails = attempt <= control.fail_first or random.random() < control.fail_rate  # noqa: S311 - see above
+    return Answer(FAILED_STATUS if fails else control.status, control.delay_ms)

@@ -79,7 +79,7 @@ def test_party_data_can_be_read_by_gateway_and_adapter_only(bridge_services, tmp
     holders = {
         unit.name for unit in bridge_services if str(keys.webhook_secrets) in unit.environment.values()
     }
-    assert holders == {"webhooks"}
+    assert holders == {"gateway", "webhooks"}
 
 
 def test_without_envoy_the_gateway_itself_listens_on_the_partners_port(tmp_path):

@@ -240,6 +240,7 @@ def test_the_first_requests_of_each_webhook_can_be_failed(client):
         "status": 200,
         "delay_ms": 0,
         "fail_first": 2,
+        "fail_rate": 0.0,
     }
     assert [post(client) for _ in range(3)] == [500, 500, 200]
     assert [post(client, webhook_id="evt_2") for _ in range(3)] == [500, 500, 200]
@@ -253,7 +254,12 @@ def test_the_status_can_be_set_and_the_control_replaces_all(client):
     assert [post(client), post(client)] == [500, 410]
     client.put("/_control", json={"status": 202})
     assert [post(client), post(client, webhook_id="evt_2")] == [202, 202]
-    assert client.get("/_control").json == {"status": 202, "delay_ms": 0, "fail_first": 0}
+    assert client.get("/_control").json == {
+        "status": 202,
+        "delay_ms": 0,
+        "fail_first": 0,
+        "fail_rate": 0.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -293,3 +299,11 @@ def test_other_requests_are_refused(client):
     assert client.post("/webhooks/a%20b").status_code == 404
     assert client.post("/webhooks/par_1", data=b"x" * (1024 * 1024 + 1)).status_code == 413
     assert client.get("/_received").json == []
+
+
+def test_a_share_of_the_requests_can_be_failed_at_random(client):
+    assert client.put("/_control", json={"fail_rate": 1.0}).status_code == 200
+    assert {post(client, webhook_id=f"evt_{number}") for number in range(5)} == {500}
+    client.put("/_control", json={"fail_rate": 0.5})
+    assert {post(client, webhook_id=f"evt_{number}") for number in range(60)} == {200, 500}
+    assert client.put("/_control", json={"fail_rate": 1.5}).status_code == 400
