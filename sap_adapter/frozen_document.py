@@ -68,7 +68,9 @@ def frozen_document(
         )
     except MappingError as error:
         raise PermanentError(f"not mappable: {error}") from error
-    except (ValueError, KeyError) as error:
+    except PermanentError:
+        raise
+    except Exception as error:
         # It would fail in every claim, and each would be undone with all that counts claims.
         raise PermanentError(f"not renderable ({type(error).__name__})") from error
     encrypted = key_ring.encrypt(entry.content, **place)

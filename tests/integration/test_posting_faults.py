@@ -1,10 +1,12 @@
 """What once went wrong where the adapter decides: each test is named after it."""
 
 import pytest
-from fakes.accepted import TARGET
+from fakes.accepted import MAPPING, TARGET
 from posting_stage import READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
 from sqlalchemy import create_engine, text
 
+from bridge.journal_mapping import Expression
+from bridge.payment import OperationKind
 from bridge.routing import Routing
 
 pytestmark = pytest.mark.integration
@@ -140,6 +142,22 @@ def test_what_could_not_be_rendered_was_claimed_for_ever(bridge, damage):
     row = bridge.row(operation_id)
     assert (row.status, row.parked_reason, row.sent_unresolved) == ("parked", "mapping", False)
     assert bridge.sap.sendings == []
+    assert bridge.busy_slots() == 0
+
+
+def test_a_partners_number_that_a_mapping_could_not_round_was_claimed_for_ever(bridge):
+    operation_id = bridge.accept()
+    with bridge.engine.begin() as connection:
+        connection.execute(text("UPDATE payments SET metadata = jsonb_build_object('boxes', '1e999')"))
+    rounding = Expression(jmespath="to_string(ceil(to_number(metadata.boxes)))")
+    mapping = MAPPING.model_copy(update={"assignment": rounding})
+    target = TARGET.model_copy(update={"mappings": dict.fromkeys(OperationKind, mapping)})
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(
+        update={"targets": {"main": target}}
+    )
+    bridge.step(operation_id)
+    row = bridge.row(operation_id)
+    assert (row.status, row.parked_reason, row.sent_unresolved) == ("parked", "mapping", False)
     assert bridge.busy_slots() == 0
 
 
