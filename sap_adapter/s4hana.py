@@ -154,7 +154,7 @@ class S4HanaConnector:
         else:
             try:
                 seconds = (parsedate_to_datetime(value) - self._clock.now()).total_seconds()
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError):
                 return None
         return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 

@@ -46,7 +46,7 @@ def read_retry_after(value: str | None, now: datetime) -> float | None:
         return float(text[:_MAX_DIGITS])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a time zone of many digits is no ValueError
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -64,6 +64,8 @@ def test_a_receivers_wish_does_not_lengthen_the_schedule():
         ("Sat, 21 Nov 2026 12:01:30 -0000", 90.0),
         ("Sat, 21 Nov 2026 11:00:00 GMT", 0.0),
         ("Sat, 99 Nov 2026 11:00:00 GMT", None),
+        # raised what nobody caught: the attempt was never recorded, and the event sent again for ever
+        ("Sat, 21 Nov 2026 12:00:00 +99999999999999999", None),
     ],
 )
 def test_retry_after_is_read_as_seconds_or_a_date(header, seconds):
