@@ -138,8 +138,13 @@ DELETE_ROWS = text("""
 """)
 
 DELETE_PUBLISHED = text("""
-    /* published; a row that was put back meanwhile has lost the claim and stays */
-    DELETE FROM outbox WHERE identity = ANY(CAST(:identities AS bigint[])) AND claim_id = :claim_id
+    /* published; a row that was put back meanwhile has lost the claim and stays. One that is just being put
+       back is left alone: whoever does that has rows of its own, and takes them in another order */
+    DELETE FROM outbox WHERE identity IN (
+        SELECT identity FROM outbox
+        WHERE identity = ANY(CAST(:identities AS bigint[])) AND claim_id = :claim_id
+        FOR UPDATE SKIP LOCKED
+    )
 """)
 
 RECALL_OPERATIONS = text("""
@@ -154,9 +159,13 @@ RECALL_OPERATIONS = text("""
 """)
 
 RELEASE_ROWS = text("""
-    /* not published: the next round may have them */
+    /* not published: the next round may have them; one that is just being put back loses its claim by that */
     UPDATE outbox SET claim_id = NULL, lease_until = NULL
-    WHERE identity = ANY(CAST(:identities AS bigint[])) AND claim_id = :claim_id
+    WHERE identity IN (
+        SELECT identity FROM outbox
+        WHERE identity = ANY(CAST(:identities AS bigint[])) AND claim_id = :claim_id
+        FOR UPDATE SKIP LOCKED
+    )
 """)
 
 
