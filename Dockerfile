@@ -43,5 +43,5 @@ CMD ["sap_mock"]
 FROM base AS services
 COPY --from=build-services /opt/bridge /opt/bridge
 # one of: gateway dispatcher dispatcher.dead_letters sap_adapter webhooks partners backoffice, or for a job
-# bridge.storage.migrate, bridge.storage.erase, cli.main
+# bridge.storage.migrate, bridge.storage.erase, sap_adapter.recover, cli.main
 CMD ["gateway"]

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down top demo chaos-smoke exactly-once bench-latency bench-accept bench-sap status openapi fuzz \
+.PHONY: help install lock check format test up down top demo chaos-smoke drill-restore exactly-once bench-latency bench-accept bench-sap status openapi fuzz \
 	terraform-fetch terraform-check terraform-resources
 
 help: ## list the targets
@@ -87,6 +87,9 @@ chaos-smoke: install ## kill -9 every process of the stack in turn, each during 
 
 exactly-once: install ## 500 payments each through lost calls, lost answers, a forgetful SAP and a dying adapter
 	$(BIN)/pytest tests/chaos/test_exactly_once.py --chaos-full -v --durations=0
+
+drill-restore: install ## lose the database in the middle of 300 payments, restore a backup, recover
+	$(BIN)/pytest tests/e2e/test_drill_restore.py --drill-full -v -s
 
 bench-latency: install ## measure 202 → webhook received on an idle stack
 	$(BIN)/python -m devstack.demo.latency

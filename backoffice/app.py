@@ -9,6 +9,8 @@ from backoffice.dead_letters import DeadLetters
 from backoffice.lane_routes import register_lanes
 from backoffice.lanes import Lanes
 from backoffice.payment_routes import register_payments
+from backoffice.recover import Recover
+from backoffice.recovery_routes import register_recoveries
 from backoffice.settings import Settings
 from backoffice.status import register_status
 from bridge.clock import Clock
@@ -36,6 +38,7 @@ def create_app(settings: Settings, engine: Engine, clock: Clock) -> Flask:
     register_lanes(admin, lanes, authenticate)
     register_status(admin, engine, clock, lanes, authenticate)
     register_dead_letters(admin, DeadLetters(engine, clock, wake, operations), authenticate)
+    register_recoveries(admin, Recover(engine, clock), clock, authenticate)
     app.register_blueprint(admin)
     register_health(app, {"database": lambda: ping(engine)})
     return app

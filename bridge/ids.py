@@ -7,7 +7,7 @@ import uuid
 from datetime import datetime
 from typing import Literal
 
-Prefix = Literal["pay", "op", "evt", "whe", "dlv", "par"]
+Prefix = Literal["pay", "op", "evt", "whe", "dlv", "par", "rec"]
 
 RANDOM_BYTES = 10
 REFERENCE_CHARACTERS = 16

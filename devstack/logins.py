@@ -10,7 +10,7 @@ from sqlalchemy.pool import NullPool
 
 ROLES = (
     *("gateway", "dispatcher", "dead_letters", "sap_adapter", "webhooks"),
-    *("partners", "backoffice", "retention"),
+    *("partners", "backoffice", "retention", "recovery"),
 )
 
 

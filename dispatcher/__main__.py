@@ -10,6 +10,7 @@ from bridge.environment import only_check
 from bridge.errors import SettingsError
 from bridge.gcp.pubsub import PubSubPublisher
 from bridge.storage.engine import make_engine
+from bridge.storage.restores import hold_lanes_of_a_restored_database
 from bridge.tracing import make_tracer
 from bridge.web.logs import configure_logs
 from dispatcher.app import Dispatcher
@@ -33,6 +34,7 @@ def main() -> int:
     engine = make_engine(
         settings.database, pool_size=settings.database_connections, application_name="dispatcher"
     )
+    hold_lanes_of_a_restored_database(engine)
     publisher = PubSubPublisher(
         settings.project,
         emulator_host=settings.pubsub_emulator_host,

@@ -51,6 +51,8 @@ class EventRoutes:
 
 def _require_no_gap(head: FeedHead, events: Sequence[FedEvent], after: int) -> None:
     """410 if the event after `after` has been there and is not any more: the feed itself has no gaps."""
+    if head.jumped_from <= after < head.jumped_to:
+        after = head.jumped_to
     next_known = events[0].sequence if events else head.last_sequence + 1
     if after < head.last_sequence and next_known > after + 1:
         detail = f"Events up to {next_known - 1} are older than they are kept. Go on after={next_known - 1}."

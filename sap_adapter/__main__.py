@@ -11,6 +11,7 @@ from bridge.key_ring_file import open_key_ring
 from bridge.keyring import KeyRing
 from bridge.partner_directory import make_directory
 from bridge.storage.engine import make_engine
+from bridge.storage.restores import hold_lanes_of_a_restored_database
 from bridge.tracing import make_tracer
 from bridge.web.main import run_with_keys
 from sap_adapter.app import create_app
@@ -39,6 +40,7 @@ def _build(settings: Settings, key_ring: KeyRing) -> Flask:
         pool_size=settings.threads + SPARE_CONNECTIONS,
         application_name="sap_adapter",
     )
+    hold_lanes_of_a_restored_database(engine)
     store = make_partner_store(settings.firestore)
     directory = make_directory(store, engine, clock, settings.directory)
     tracer = make_tracer("sap_adapter", settings.tracing, settings.firestore.project)

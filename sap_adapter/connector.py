@@ -63,6 +63,28 @@ class FoundDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class PostedDocument:
+    """A document of ours as the target lists it, known here or not.
+
+    `mark`: whose step it was (sap_adapter/document_mark.py). A reversal has the lines of what it takes back.
+    """
+
+    found: FoundDocument
+    reference: str
+    mark: str
+    external_id: str
+    is_reversal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPage:
+    """Some of the target's documents; the next page begins at `next_offset`, None: this is the last."""
+
+    documents: tuple[PostedDocument, ...]
+    next_offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class JournalFacts:
     """What an entry is rendered from. Texts are personal data: they go to the target and nowhere else.
 
@@ -71,6 +93,7 @@ class JournalFacts:
 
     kind: OperationKind
     reference: str
+    partner_id: str
     external_id: str
     amount: Money
     company_code: str
@@ -102,4 +125,15 @@ class Connector(Protocol):
 
     def find(self, company_code: str, reference: str) -> list[FoundDocument]:
         """Return the documents that carry the reference; any error means: not answered."""
+        ...
+
+
+class DocumentSource(Protocol):
+    """What a recovery needs of an execution target besides; every connector has it.
+
+    Errors raised: TransientError if the target does not answer clearly.
+    """
+
+    def documents_since(self, day: date, offset: int) -> DocumentPage:
+        """Return documents of ours that were entered on `day` or later, whole, always in one order."""
         ...

@@ -57,6 +57,7 @@ def frozen_document(
             JournalFacts(
                 kind=row.operation.kind,
                 reference=row.sap_reference,
+                partner_id=payment.payment.partner_id,
                 external_id=payment.payment.external_id,
                 amount=row.operation.amount,
                 company_code=payment.company_code,

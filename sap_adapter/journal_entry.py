@@ -9,6 +9,7 @@ from lxml import etree
 from bridge.mapping_values import JournalValues
 from bridge.payment import OperationKind, SapDocument
 from sap_adapter.connector import Entry, JournalFacts
+from sap_adapter.document_mark import document_mark
 
 ITEM_TEXT_CHARACTERS = 50
 LOGICAL_SYSTEM = "PPBRIDGE"
@@ -36,7 +37,7 @@ def render(facts: JournalFacts) -> Entry:
     A payment and a capture debit the clearing account and credit the customer; a refund does the opposite; an
     authorisation is noted beside the balance sheet; a reversal names the document it takes back, whose lines
     SAP turns itself. The general ledger line carries `external_id`: after a restore from backup it tells
-    which payment a document was.
+    which payment a document was, and each line carries the mark of its partner and kind.
     """
     entry = etree.Element("JournalEntry")
     for name, value in _header(facts):
@@ -109,6 +110,8 @@ def _add(entry: etree._Element, number: int, line: Line, facts: JournalFacts) ->
         etree.SubElement(element, "DocumentItemText").text = line.text[:ITEM_TEXT_CHARACTERS]
     if line.assignment:
         etree.SubElement(element, "AssignmentReference").text = line.assignment
+    mark = document_mark(facts.kind, facts.partner_id)
+    etree.SubElement(element, "Reference3IDByBusinessPartner").text = mark
 
 
 def with_posting_date(content: bytes, posting_date: date) -> bytes:

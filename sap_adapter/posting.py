@@ -159,8 +159,9 @@ class Posting:
                 self._put_back(connection, row, NO_CONFIGURATION_PAUSE_SECONDS, now)
                 return None
             earlier = _earlier_steps(connection, row)
-            sends = status != OperationStatus.UNKNOWN
-            if sends and not self._is_next(connection, payment, row, earlier, now):
+            if status != OperationStatus.UNKNOWN and not self._is_next(
+                connection, payment, row, earlier, now
+            ):
                 return None
             return self._start(connection, payment, row, earlier, number, partner, started, now, may_wait)
 
@@ -181,7 +182,7 @@ class Posting:
             log.error("dispatched-out-of-turn", operation_id=operation_id)
             put_back(connection, operation_id, not_before=None, now=now)
             return False
-        if not allows(payment.payment, row.operation):
+        if not row.sent_unresolved and not allows(payment.payment, row.operation):
             log.error("not-allowed-any-more", operation_id=operation_id, status=payment.payment.status)
             self._park(connection, payment, row, ParkReason.INVALID_STATE, now)
             return False
@@ -200,7 +201,8 @@ class Posting:
         may_wait: bool,
     ) -> PostClaim | QuestionClaim | None:
         operation_id = row.operation.operation_id
-        question = row.operation.status == OperationStatus.UNKNOWN
+        # whatever its status: what may have been sent is asked about
+        question = row.sent_unresolved or row.operation.status == OperationStatus.UNKNOWN
         if not question and row.encrypted_document is None and partner is None:
             self._put_back(connection, row, NO_CONFIGURATION_PAUSE_SECONDS, now)
             return None

@@ -18,7 +18,7 @@ from bridge.clock import Clock
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.keyring import KeyRing
 from bridge.lane import GuardSettings
-from bridge.payment import ParkReason
+from bridge.payment import OperatorDecision, ParkReason
 from bridge.storage import decisions, outcomes
 from bridge.storage.guard import keep_settling_slot
 from bridge.storage.operations import lock_operation, lock_payment
@@ -212,6 +212,11 @@ class Recorder:
         elif row.none_seen_at is None or asked_at < row.none_seen_at + lag:
             outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=now, now=now)
             held.return_to_lane(lag.total_seconds())
+        elif row.is_recovered:
+            # Only its document told of it: nobody is known who wants it sent. An operator may end it.
+            held.release_settling()
+            is_rejected = row.operator_decision == OperatorDecision.REJECT
+            held.park(ParkReason.REFERENCE_CONFLICT, definitely_not_posted=is_rejected)
         elif row.attempts >= MAX_ATTEMPTS:
             held.release_settling()
             held.park(ParkReason.NO_PROGRESS, definitely_not_posted=True)
@@ -231,6 +236,7 @@ class Recorder:
 def _is_ours(held: HeldClaim, found: FoundDocument) -> bool:
     return (
         found.document.company_code == held.payment.company_code
-        and found.document_type == held.row.document_type
+        # a document that was lost with a backup, or never rendered here, leaves nothing to compare with
+        and held.row.document_type in (None, found.document_type)
         and found.amount == held.row.operation.amount
     )

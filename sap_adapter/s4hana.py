@@ -1,11 +1,9 @@
 """The connector to S/4HANA: SOAP to post, OData V2 to ask. One pooled session per SAP system."""
 
 import http.cookiejar
-import json
 import re
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -15,23 +13,24 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from bridge.clock import Clock
 from bridge.errors import TransientError, UnknownOutcomeError
-from bridge.money import InvalidMoneyError, Money
-from bridge.payment import SapDocument
 from sap_adapter import journal_entry
-from sap_adapter.connector import Entry, FoundDocument, JournalFacts, Posted, Refused, Sending
+from sap_adapter.connector import (
+    DocumentPage,
+    Entry,
+    FoundDocument,
+    JournalFacts,
+    Posted,
+    Refused,
+    Sending,
+)
+from sap_adapter.posted_documents import FIELDS, WALK_FIELDS, read_documents, read_page
 from sap_adapter.soap import SOAP_ACTION, envelope, read_confirmation
 
 SOAP_PATH = "/sap/bc/srt/scs_ext/sap/journalentrycreaterequestconfi"
 ODATA_PATH = "/sap/opu/odata/sap/API_OPLACCTGDOCITEMCUBE_SRV/A_OperationalAcctgDocItemCube"
-ODATA_FIELDS = (
-    "CompanyCode",
-    "FiscalYear",
-    "AccountingDocument",
-    "AccountingDocumentItem",
-    "AccountingDocumentType",
-    "TransactionCurrency",
-    "AmountInTransactionCurrency",
-)
+KEY = ("CompanyCode", "FiscalYear", "AccountingDocument", "AccountingDocumentItem")
+# The lines of a few hundred documents: well below the bytes of an answer.
+PAGE_ITEMS = 500
 MAX_ANSWER_BYTES = 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 3600.0
 CHUNK_BYTES = 64 * 1024
@@ -39,12 +38,18 @@ CHUNK_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SapConnection:
-    """Where a SAP system is and who we are there. `reference_field` is the OData field of our reference."""
+    """Where a SAP system is and who we are there.
+
+    The fields are OData's: of our reference, of the logical system that a document came from, of the day it
+    was entered.
+    """
 
     base_url: str
     user: str
     password: str
     reference_field: str = "DocumentReferenceID"
+    logical_system_field: str = "ReferenceDocumentLogicalSystem"
+    created_on_field: str = "AccountingDocumentCreationDate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +116,30 @@ class S4HanaConnector:
         field = self._connection.reference_field
         parameters = {
             "$filter": f"CompanyCode eq {_literal(company_code)} and {field} eq {_literal(reference)}",
-            "$select": ",".join(ODATA_FIELDS),
+            "$select": ",".join(FIELDS),
             "$format": "json",
         }
+        return read_documents(self._ask(parameters))
+
+    def documents_since(self, day: date, offset: int) -> DocumentPage:
+        """Read a page of our documents that were entered on `day` or later. TransientError as in `find`."""
+        connection = self._connection
+        select = (*WALK_FIELDS, connection.reference_field)
+        parameters = {
+            "$filter": f"{connection.logical_system_field} eq {_literal(journal_entry.LOGICAL_SYSTEM)} and "
+            f"{connection.created_on_field} ge datetime'{day.isoformat()}T00:00:00'",
+            "$select": ",".join(select),
+            "$orderby": ",".join(KEY),
+            "$skip": str(offset),
+            "$top": str(PAGE_ITEMS),
+            "$format": "json",
+        }
+        content = self._ask(parameters)
+        return read_page(
+            content, offset=offset, page_items=PAGE_ITEMS, reference_field=connection.reference_field
+        )
+
+    def _ask(self, parameters: dict[str, str]) -> bytes:
         try:
             status, headers, content = self._call("GET", ODATA_PATH, params=parameters)
         except UnknownOutcomeError as error:
@@ -124,7 +150,7 @@ class S4HanaConnector:
                 retry_after_seconds=self._retry_after_seconds(headers),
                 is_overload=status in (429, 503),
             )
-        return _read_documents(content)
+        return content
 
     def _call(self, method: str, path: str, **request: Any) -> tuple[int, Any, bytes]:
         try:
@@ -175,29 +201,3 @@ def _nothing_was_sent(error: requests.RequestException) -> bool:
 def _literal(value: str) -> str:
     """Quote an OData V2 string literal."""
     return "'" + value.replace("'", "''") + "'"
-
-
-def _read_documents(content: bytes) -> list[FoundDocument]:
-    """Gather the items of each document; its amount is the sum of the debit side."""
-    try:
-        document = json.loads(content)
-        items = document["d"]["results"]
-        debits: dict[SapDocument, Decimal] = {}
-        kinds: dict[SapDocument, tuple[str, str]] = {}
-        for item in items:
-            key = SapDocument(item["CompanyCode"], item["FiscalYear"], item["AccountingDocument"])
-            amount = Decimal(item["AmountInTransactionCurrency"])
-            debits[key] = debits.get(key, Decimal(0)) + max(amount, Decimal(0))
-            kinds[key] = (item["AccountingDocumentType"], item["TransactionCurrency"])
-        return [
-            FoundDocument(key, kinds[key][0], Money.parse(_plain(debit), kinds[key][1]))
-            for key, debit in debits.items()
-        ]
-    except (ValueError, KeyError, TypeError, InvalidOperation, InvalidMoneyError) as error:
-        raise TransientError("SAP's answer to a question is not readable") from error
-
-
-def _plain(amount: Decimal) -> str:
-    """Write a decimal without exponent and without zeros that the currency may not have."""
-    normal = amount.normalize()
-    return f"{normal:f}"

@@ -42,14 +42,11 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
         """Read the environment; SettingsError names the first variable that is wrong."""
-        timeouts = Timeouts(
-            seconds(environ, "SAP_CONNECT_TIMEOUT_SECONDS", 5.0, at_most=MAX_SECONDS),
-            seconds(environ, "SAP_READ_TIMEOUT_SECONDS", 60.0, at_most=MAX_SECONDS),
-        )
+        timeouts = read_timeouts(environ)
         read_lag_seconds = seconds(environ, "SAP_READ_LAG_SECONDS", 60.0, at_most=MAX_SECONDS)
         return cls(
             database=DatabaseSettings.from_environment(environ),
-            sap_connections=_connections(required(environ, "SAP_CONNECTIONS_FILE")),
+            sap_connections=read_connections(required(environ, "SAP_CONNECTIONS_FILE")),
             timeouts=timeouts,
             posting=PostingSettings(
                 call_seconds=timeouts.call_seconds,
@@ -87,7 +84,16 @@ class Settings:
         )
 
 
-def _connections(path: str) -> dict[str, SapConnection]:
+def read_timeouts(environ: Mapping[str, str]) -> Timeouts:
+    """Read how long a call to SAP may take."""
+    return Timeouts(
+        seconds(environ, "SAP_CONNECT_TIMEOUT_SECONDS", 5.0, at_most=MAX_SECONDS),
+        seconds(environ, "SAP_READ_TIMEOUT_SECONDS", 60.0, at_most=MAX_SECONDS),
+    )
+
+
+def read_connections(path: str) -> dict[str, SapConnection]:
+    """Read SAP_CONNECTIONS_FILE; SettingsError says what is wrong with it."""
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         connections = {system: SapConnection(**fields) for system, fields in document.items()}

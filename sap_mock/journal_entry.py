@@ -20,6 +20,7 @@ class Item:
     text: str = ""
     assignment: str = ""
     reference1: str = ""
+    reference3: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class JournalEntry:
     business_transaction: str = ""
     original_reference_type: str = ""
     original_reference: str = ""
+    logical_system: str = ""
     reversal_reason: str = ""
     reversal_reference: str = ""
 

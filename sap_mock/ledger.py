@@ -86,8 +86,9 @@ class Posting:
         entry, key = document.entry, document.key
         identity = self._connection.execute(
             "INSERT INTO documents (company_code, fiscal_year, number, reference, kind, document_type,"
-            " header_text, created_by, document_date, posting_date, currency, amount, reversal_reason,"
-            " reversed_key, committed_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " header_text, created_by, logical_system, document_date, posting_date, currency, amount,"
+            " reversal_reason, reversed_key, committed_at_ms)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 key.company_code,
                 key.fiscal_year,
@@ -97,6 +98,7 @@ class Posting:
                 entry.document_type,
                 entry.header_text,
                 entry.created_by,
+                entry.logical_system,
                 entry.document_date,
                 entry.posting_date,
                 document.currency,
@@ -107,7 +109,7 @@ class Posting:
             ),
         ).lastrowid
         self._connection.executemany(
-            "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     identity,
@@ -120,6 +122,7 @@ class Posting:
                     item.text,
                     item.assignment,
                     item.reference1,
+                    item.reference3,
                 )
                 for position, item in enumerate(entry.items, 1)
             ],
@@ -129,7 +132,7 @@ class Posting:
         """Return the items of a document, in order; none when there is no such document."""
         rows = self._connection.execute(
             "SELECT i.kind, i.account, i.amount, i.currency, i.debit_credit, i.text, i.assignment,"
-            " i.reference1 FROM items i JOIN documents d ON d.identity = i.document_identity"
+            " i.reference1, i.reference3 FROM items i JOIN documents d ON d.identity = i.document_identity"
             " WHERE d.company_code = ? AND d.fiscal_year = ? AND d.number = ? ORDER BY i.position",
             (key.company_code, key.fiscal_year, key.number),
         )

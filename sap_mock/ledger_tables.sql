@@ -8,6 +8,7 @@ CREATE TABLE IF NOT EXISTS documents (
     document_type TEXT NOT NULL,
     header_text TEXT NOT NULL,
     created_by TEXT NOT NULL,
+    logical_system TEXT NOT NULL,
     document_date TEXT NOT NULL,
     posting_date TEXT NOT NULL,
     currency TEXT NOT NULL,
@@ -30,6 +31,7 @@ CREATE TABLE IF NOT EXISTS items (
     text TEXT NOT NULL,
     assignment TEXT NOT NULL,
     reference1 TEXT NOT NULL,
+    reference3 TEXT NOT NULL,
     PRIMARY KEY (document_identity, position)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS number_ranges (

@@ -1,7 +1,12 @@
-"""The part of OData V2's $filter that the mock understands: `Name eq 'text'`, `and`, parentheses."""
+"""The part of OData V2's $filter that the mock understands.
+
+That is `Name eq 'text'`, `Date ge datetime'2026-11-20T00:00:00'`, `and`, parentheses.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 MAX_FILTER_CHARACTERS = 4000
 MAX_DEPTH = 20
@@ -13,11 +18,16 @@ class FilterError(ValueError):
     """What is not understood, and where."""
 
 
-Condition = tuple[str, str]
+class Condition(NamedTuple):
+    """`operator` is eq for texts, ge for days."""
+
+    name: str
+    value: str
+    operator: str = "eq"
 
 
 def parse_filter(text: str, properties: Mapping[str, str]) -> tuple[Condition, ...]:
-    """Return (property, value) pairs that must all hold; a doubled quote inside a literal is one quote.
+    """Return conditions that must all hold; a doubled quote inside a literal is one quote.
 
     `properties` maps the names allowed to their Edm types. FilterError for all else of the grammar.
     """
@@ -73,15 +83,28 @@ class _Parser:
         name = self._word("a property name")
         if name not in self._properties:
             raise FilterError(f"property '{name}' is not known in $filter")
-        if self._properties[name] != "Edm.String":
-            raise FilterError(f"property '{name}' can't be compared in $filter: only Edm.String ones can")
         operator = self._word("an operator")
+        if self._properties[name] == "Edm.DateTime" and operator == "ge":
+            return Condition(name, self._day(), operator)
+        if self._properties[name] != "Edm.String":
+            raise FilterError(f"property '{name}' can't be compared so in $filter")
         if operator != "eq":
             raise FilterError(f"operator '{operator}' is not supported in $filter")
         kind, value = self._token("a quoted text")
         if kind != "text":
             raise FilterError(f"'{value}' is not a quoted text in $filter")
-        return name, value
+        return Condition(name, value)
+
+    def _day(self) -> str:
+        """Read datetime'2026-11-20T00:00:00' as a day."""
+        kind, value = self._token("a quoted time") if self._take(("word", "datetime")) else ("", "")
+        try:
+            moment = datetime.fromisoformat(value) if kind == "text" else None
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is not None:
+            raise FilterError("datetime'2026-11-20T00:00:00' is expected in $filter")
+        return moment.date().isoformat()
 
     def _word(self, wanted: str) -> str:
         kind, value = self._token(wanted)

@@ -29,17 +29,20 @@ PROPERTIES: Mapping[str, str] = {
     "DocumentItemText": "Edm.String",
     "AssignmentReference": "Edm.String",
     "Reference1IDByBusinessPartner": "Edm.String",
+    "Reference3IDByBusinessPartner": "Edm.String",
+    "ReferenceDocumentLogicalSystem": "Edm.String",
+    "AccountingDocumentCreationDate": "Edm.DateTime",
     "IsReversal": "Edm.Boolean",
     "IsReversed": "Edm.Boolean",
 }
 _SELECT = """
     SELECT d.company_code, d.fiscal_year, d.number, d.document_type, d.header_text, d.reference,
-           d.document_date, d.posting_date, d.reversal_reason,
+           d.document_date, d.posting_date, d.reversal_reason, d.logical_system, d.committed_at_ms,
            EXISTS (SELECT 1 FROM documents r
                    WHERE r.reversed_key = d.number || substr(d.company_code || '    ', 1, 4) || d.fiscal_year)
                AS is_reversed,
            i.position, i.kind, i.account, i.amount, i.currency, i.debit_credit, i.text, i.assignment,
-           i.reference1
+           i.reference1, i.reference3
     FROM documents d JOIN items i ON i.document_identity = d.identity
     WHERE d.committed_at_ms <= ?
 """
@@ -48,7 +51,7 @@ _ORDER = " ORDER BY d.identity, i.position"
 
 def find_items(ledger: Ledger, conditions: Sequence[Condition], committed_until_ms: int) -> list[Row]:
     """Return the items that meet all conditions, of documents committed by then, in order of posting."""
-    wanted = dict(conditions)
+    wanted = {condition.name: condition.value for condition in conditions if condition.operator == "eq"}
     statement = _SELECT
     parameters: list[object] = [committed_until_ms]
     # the two look-ups with an index; everything else is looked through
@@ -61,7 +64,14 @@ def find_items(ledger: Ledger, conditions: Sequence[Condition], committed_until_
     with ledger.reading() as connection:
         found = connection.execute(statement + _ORDER, parameters).fetchall()
     rows = [_entity(row) for row in found]
-    return [row for row in rows if all(row[name] == value for name, value in conditions)]
+    return [row for row in rows if all(_meets(row, condition) for condition in conditions)]
+
+
+def _meets(row: Row, condition: Condition) -> bool:
+    value = row[condition.name]
+    if condition.operator == "ge":
+        return _milliseconds(value) >= _milliseconds(_edm_date(condition.value))
+    return bool(value == condition.value)
 
 
 def _entity(row: sqlite3.Row) -> Row:
@@ -84,6 +94,9 @@ def _entity(row: sqlite3.Row) -> Row:
         "DocumentItemText": row["text"],
         "AssignmentReference": row["assignment"],
         "Reference1IDByBusinessPartner": row["reference1"],
+        "Reference3IDByBusinessPartner": row["reference3"],
+        "ReferenceDocumentLogicalSystem": row["logical_system"],
+        "AccountingDocumentCreationDate": _edm_date(_day_of(row["committed_at_ms"])),
         "IsReversal": bool(row["reversal_reason"]),
         "IsReversed": bool(row["is_reversed"]),
     }
@@ -93,3 +106,11 @@ def _edm_date(text: str) -> str:
     """Write a day as OData V2's JSON writes an Edm.DateTime."""
     midnight = datetime.combine(date.fromisoformat(text[:10]), time(), UTC)
     return f"/Date({int(midnight.timestamp()) * 1000})/"
+
+
+def _milliseconds(edm_date: str) -> int:
+    return int(edm_date.removeprefix("/Date(").removesuffix(")/"))
+
+
+def _day_of(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).date().isoformat()

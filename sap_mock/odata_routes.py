@@ -21,7 +21,7 @@ MAX_RESULTS = 5000
 DATA_SERVICE_VERSION = {"DataServiceVersion": "2.0"}
 _KEY_PREDICATE = re.compile(r"(\w+)='((?:[^']|'')*)'")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
-_OPTIONS = frozenset({"$filter", "$select", "$format", "$top", "$skip", "$inlinecount"})
+_OPTIONS = frozenset({"$filter", "$select", "$format", "$top", "$skip", "$orderby", "$inlinecount"})
 
 
 class QueryError(Exception):
@@ -84,6 +84,7 @@ def _resource(ledger: Ledger, path: str, read_lag_ms: int) -> Response:
     found = find_items(ledger, _conditions(), visible_until_ms)
     skip, top = _number("$skip", 0), _number("$top", MAX_RESULTS)
     selected = _selected()
+    found = sorted(found, key=lambda row: [row[name] for name in _ordered_by()])
     page: dict[str, object] = {
         "results": [_rendered(row, selected) for row in found[skip : skip + min(top, MAX_RESULTS)]]
     }
@@ -119,7 +120,7 @@ def _key(predicate: str) -> tuple[Condition, ...]:
     pairs = [(name, value.replace("''", "'")) for name, value in _KEY_PREDICATE.findall(body)]
     if not predicate.endswith(")") or sorted(name for name, _ in pairs) != sorted(KEY):
         raise QueryError(f"The key predicate must name {', '.join(KEY)}")
-    return tuple(pairs)
+    return tuple(Condition(name, value) for name, value in pairs)
 
 
 def _selected() -> Sequence[str]:
@@ -130,6 +131,15 @@ def _selected() -> Sequence[str]:
     for name in names:
         if name not in PROPERTIES:
             raise QueryError(f"Property '{name}' in $select is not known")
+    return names
+
+
+def _ordered_by() -> Sequence[str]:
+    """Return what `$orderby` names; only ascending order is known."""
+    names = [name.strip() for name in request.args.get("$orderby", "").split(",") if name.strip()]
+    for name in names:
+        if name not in PROPERTIES:
+            raise QueryError(f"Property '{name}' in $orderby is not known")
     return names
 
 

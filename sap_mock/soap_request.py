@@ -73,6 +73,7 @@ def _entry(entry: etree._Element | None) -> JournalEntry:
         business_transaction=_text(entry, "BusinessTransactionType"),
         original_reference_type=_text(entry, "OriginalReferenceDocumentType"),
         original_reference=_text(entry, "OriginalReferenceDocument"),
+        logical_system=_text(entry, "OriginalReferenceDocumentLogicalSystem"),
         reversal_reason=_text(entry, "ReversalReason"),
         reversal_reference=_text(entry, "ReversalReferenceDocument"),
     )
@@ -90,6 +91,7 @@ def _item(item: etree._Element) -> Item:
         text=_text(item, "DocumentItemText"),
         assignment=_text(item, "AssignmentReference"),
         reference1=_text(item, "Reference1IDByBusinessPartner"),
+        reference3=_text(item, "Reference3IDByBusinessPartner"),
     )
 
 

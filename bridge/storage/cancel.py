@@ -40,7 +40,7 @@ REJECT_SUCCESSORS = text("""
     WITH successor AS (
         UPDATE operations
         SET status = 'rejected', failure_code = :code, failure_message = :message, completed_at = :now,
-            parked_reason = NULL, operator_decision = NULL, updated_at = :now
+            parked_reason = NULL, operator_decision = NULL, sent_unresolved = false, updated_at = :now
         WHERE payment_id = :payment_id AND status IN ('accepted', 'parked')
           AND position > (SELECT position FROM operations WHERE operation_id = :operation_id)
         RETURNING operation_id, position, kind, traceparent

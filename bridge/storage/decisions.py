@@ -51,7 +51,9 @@ RELEASE = text("""
 
 DROP_DOCUMENT = text("""
     /* the next claim renders it anew */
-    UPDATE operations SET encrypted_document = NULL, document_type = NULL, updated_at = :now
+    UPDATE operations
+    SET encrypted_document = NULL, document_type = NULL, posting_date = NULL, next_open_day = false,
+        updated_at = :now
     WHERE operation_id = :operation_id
 """)
 

@@ -60,16 +60,21 @@ SELECT_PAGE = text("""
 
 SELECT_HEAD = text("""
     /* how far the feed of a partner goes */
-    SELECT last_sequence, epoch FROM feed_counters WHERE partner_id = :partner_id
+    SELECT last_sequence, epoch, jumped_from, jumped_to FROM feed_counters WHERE partner_id = :partner_id
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class FeedHead:
-    """The sequence of a feed's last event, and its epoch, which changes only after a restore from backup."""
+    """The sequence of a feed's last event, and its epoch, which changes only after a restore from backup.
+
+    The epoch began above a jump: no event has a number above `jumped_from`, up to `jumped_to`.
+    """
 
     last_sequence: int = 0
     epoch: int = 1
+    jumped_from: int = 0
+    jumped_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)

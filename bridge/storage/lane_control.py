@@ -17,7 +17,9 @@ LOCK_LANE = text("""
 
 SET_HELD = text("""
     /* held: nothing is dispatched, and no call begins */
-    UPDATE sap_systems SET held = :held WHERE sap_system = :sap_system
+    UPDATE sap_systems
+    SET held = :held, held_by = CASE WHEN :held THEN 'operator' END
+    WHERE sap_system = :sap_system
 """)
 
 SET_CAP = text("""

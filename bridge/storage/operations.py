@@ -62,9 +62,9 @@ START_POST = text("""
 """)
 
 START_QUESTION = text("""
-    /* the claim before asking SAP for our reference */
+    /* the claim before asking SAP for our reference; after a restore the status may still be another */
     UPDATE operations
-    SET lease_until = :lease_until, claims_started = claims_started + 1, updated_at = :now
+    SET status = 'unknown', lease_until = :lease_until, claims_started = claims_started + 1, updated_at = :now
     WHERE operation_id = :operation_id
 """)
 
@@ -93,6 +93,7 @@ class LockedOperation:
     dispatch_number: int
     lease_until: datetime | None
     sent_unresolved: bool
+    is_recovered: bool
     operator_decision: str | None
     claims_unfinished: int
     attempts: int
@@ -130,6 +131,7 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
         dispatch_number=row.dispatch_number,
         lease_until=row.lease_until,
         sent_unresolved=row.sent_unresolved,
+        is_recovered=row.recovered_at is not None,
         operator_decision=row.operator_decision,
         claims_unfinished=row.claims_started - row.claims_finished,
         attempts=row.attempts,

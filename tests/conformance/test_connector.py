@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 import requests
+from fakes.accepted import PARTNER_ID
 from fakes.in_memory_connector import InMemoryConnector
 from stand_ins import REPOSITORY, free_port
 from waiting import wait_until
@@ -18,7 +19,8 @@ from bridge.ids import new_id, sap_message_uuid, sap_reference
 from bridge.mapping_values import JournalValues
 from bridge.money import Money
 from bridge.payment import OperationKind
-from sap_adapter.connector import Connector, JournalFacts, Posted, Refused, Sending
+from sap_adapter.connector import Connector, DocumentPage, JournalFacts, Posted, Refused, Sending
+from sap_adapter.document_mark import document_mark
 from sap_adapter.s4hana import S4HanaConnector, SapConnection, Timeouts
 
 pytestmark = pytest.mark.conformance
@@ -129,6 +131,7 @@ def rendered(
         JournalFacts(
             kind=kind,
             reference=sap_reference(operation_id),
+            partner_id=PARTNER_ID,
             external_id=getattr(target, "external_id", "INV-1"),
             amount=Money(125000, "EUR"),
             company_code="1000",
@@ -208,6 +211,61 @@ def test_a_refusal_names_its_reason_and_books_nothing(target):
     assert isinstance(outcome, Refused)
     assert [item.type_id for item in outcome.log][:2] == ["609(RW)", "102(F5)"]
     assert found(target, sent) == []
+
+
+def all_documents(target, day):
+    documents, offset = [], 0
+    while offset is not None:
+        page = target.connector.documents_since(day, offset)
+        documents += page.documents
+        offset = page.next_offset
+    return documents
+
+
+def test_everything_posted_is_listed_page_by_page_with_what_it_was(target, monkeypatch):
+    monkeypatch.setattr("sap_adapter.s4hana.PAGE_ITEMS", 5)
+    today = datetime.now(UTC).date()
+    kinds = [OperationKind.AUTHORIZE, *[OperationKind.PAYMENT] * 3, OperationKind.REFUND]
+    sent = [sending(target, kind=kind) for kind in kinds]
+    booked = [target.connector.post(each).document for each in sent]
+    reversal = sending(target, kind=OperationKind.REVERSE, reverses=booked[0])
+    target.connector.post(reversal)
+    documents = all_documents(target, today - timedelta(days=1))
+    by_reference = {document.reference: document for document in documents}
+    assert len(by_reference) == len(documents) == 6
+    for one, kind in zip(sent, kinds, strict=True):
+        document = by_reference[sap_reference(one.operation_id)]
+        assert document.mark == document_mark(kind, PARTNER_ID)
+        assert document.external_id == "INV-1"
+        assert document.found.amount == Money(125000, "EUR")
+        assert not document.is_reversal
+    taken_back = by_reference[sap_reference(reversal.operation_id)]
+    assert taken_back.is_reversal
+    assert taken_back.external_id == "INV-1"
+
+
+def test_an_empty_list_is_one_page(target):
+    assert target.connector.documents_since(datetime.now(UTC).date(), 0) == DocumentPage((), None)
+
+
+def test_documents_of_a_target_that_is_away_are_not_told(target):
+    target.go_away()
+    with pytest.raises(TransientError):
+        target.connector.documents_since(NOW.date(), 0)
+
+
+def test_documents_of_others_and_of_earlier_days_are_not_listed(sap_mock_url):
+    requests.post(f"{sap_mock_url}/_control/reset", timeout=5).raise_for_status()
+    ours = SapConnection(sap_mock_url, "sap", "sap-secret")
+    connector = S4HanaConnector(ours, TIMEOUTS, max_calls=1, clock=SystemClock())
+    target = MockTarget(connector, sap_mock_url)
+    sent = sending(target)
+    connector.post(sent)
+    theirs = replace(sending(target), content=sent.content.replace(b"PPBRIDGE", b"OTHERS"))
+    connector.post(theirs)
+    today = datetime.now(UTC).date()
+    assert len(connector.documents_since(today, 0).documents) == 1
+    assert connector.documents_since(today + timedelta(days=2), 0).documents == ()
 
 
 def test_a_lost_answer_is_an_unknown_outcome_and_the_document_is_found(target):

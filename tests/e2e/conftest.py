@@ -10,3 +10,12 @@ from local_stack import Stack, private_stack
 def stack() -> Iterator[Stack]:
     with private_stack() as running:
         yield running
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--drill-full",
+        action="store_true",
+        default=False,
+        help="the restore drill with 300 payments, not with 30",
+    )

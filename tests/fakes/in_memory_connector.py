@@ -3,7 +3,7 @@
 import re
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 from lxml import etree
@@ -12,7 +12,17 @@ from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.money import Money
 from bridge.payment import SapDocument
 from sap_adapter import journal_entry
-from sap_adapter.connector import Entry, FoundDocument, JournalFacts, LogItem, Posted, Refused, Sending
+from sap_adapter.connector import (
+    DocumentPage,
+    Entry,
+    FoundDocument,
+    JournalFacts,
+    LogItem,
+    Posted,
+    PostedDocument,
+    Refused,
+    Sending,
+)
 
 
 @dataclass
@@ -27,6 +37,8 @@ class InMemoryConnector:
     answers_questions: bool = True
     hidden: bool = False
     booked: list[tuple[str, FoundDocument]] = field(default_factory=list)
+    posted: list[PostedDocument] = field(default_factory=list)
+    page_documents: int = 3
     sendings: list[Sending] = field(default_factory=list)
     questions: int = 0
     max_in_flight: int = 0
@@ -77,7 +89,31 @@ class InMemoryConnector:
             document = SapDocument(entry.findtext("CompanyCode"), "2026", number)
             found = FoundDocument(document, entry.findtext("AccountingDocumentType"), money)
             self.booked.append((entry.findtext("DocumentReferenceID"), found))
+            self.posted.append(self._listed(entry, found))
         return document
+
+    def _listed(self, entry: etree._Element, found: FoundDocument) -> PostedDocument:
+        reversed_key = entry.findtext("ReversalReferenceDocument")
+        if reversed_key is not None:
+            (original,) = [
+                each for each in self.posted if reversed_key.startswith(each.found.document.number)
+            ]
+            reference = entry.findtext("DocumentReferenceID")
+            return replace(original, found=found, reference=reference, is_reversal=True)
+        return PostedDocument(
+            found,
+            entry.findtext("DocumentReferenceID"),
+            entry.findtext("Item/Reference3IDByBusinessPartner"),
+            entry.findtext("Item/DocumentItemText") or "",
+            is_reversal=False,
+        )
+
+    def documents_since(self, day: date, offset: int) -> DocumentPage:  # noqa: ARG002 - all is of today
+        if not self.answers_questions:
+            raise TransientError("scripted")
+        page = self.posted[offset : offset + self.page_documents]
+        end = offset + len(page)
+        return DocumentPage(tuple(page), end if end < len(self.posted) else None)
 
     def _amount(self, entry: etree._Element) -> Money:
         reversed_key = entry.findtext("ReversalReferenceDocument")

@@ -26,7 +26,12 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_understood(text, conditions):
-    assert list(parse_filter(text, PROPERTIES)) == conditions
+    assert [(one.name, one.value) for one in parse_filter(text, PROPERTIES)] == conditions
+
+
+def test_a_day_is_compared_by_ge():
+    (condition,) = parse_filter("PostingDate ge datetime'2026-11-20T00:00:00'", PROPERTIES)
+    assert condition == ("PostingDate", "2026-11-20", "ge")
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,11 @@ def test_understood(text, conditions):
         "CompanyCode eq '1')",
         "Bukrs eq '1000'",
         "AmountInTransactionCurrency eq '1'",
+        "PostingDate eq datetime'2026-11-20T00:00:00'",
+        "PostingDate ge '2026-11-20'",
+        "PostingDate ge datetime'yesterday'",
+        "PostingDate ge datetime",
+        "CompanyCode ge '1'",
         "startswith(CompanyCode,'1')",
         "'1000' eq CompanyCode",
         "(" * 50 + "CompanyCode eq '1'" + ")" * 50,
@@ -58,7 +68,7 @@ def test_not_understood_is_said_so(text):
 @given(st.text(max_size=40))
 def test_any_value_survives_quoting(value):
     quoted = value.replace("'", "''")
-    assert parse_filter(f"DocumentItemText eq '{quoted}'", PROPERTIES) == (("DocumentItemText", value),)
+    assert parse_filter(f"DocumentItemText eq '{quoted}'", PROPERTIES) == (("DocumentItemText", value, "eq"),)
 
 
 @given(st.text(alphabet="CompanyCode eq'()and1 ", max_size=40))

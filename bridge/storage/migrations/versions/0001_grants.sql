@@ -5,7 +5,7 @@ DECLARE
     role_name text;
 BEGIN
     FOREACH role_name IN ARRAY ARRAY['gateway', 'dispatcher', 'dead_letters', 'sap_adapter', 'webhooks',
-                                     'partners', 'backoffice', 'retention'] LOOP
+                                     'partners', 'backoffice', 'retention', 'recovery'] LOOP
         BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
@@ -18,8 +18,8 @@ END $$;
 GRANT SELECT, INSERT ON payments, operations, idempotency_keys, events, outbox TO gateway;
 -- accepting locks nothing but its own new rows; a later step or a cancellation locks its payment
 GRANT UPDATE (status, updated_at) ON payments TO gateway;
-GRANT UPDATE (status, dispatched_at, parked_reason, operator_decision, failure_code, failure_message,
-              completed_at, updated_at) ON operations TO gateway;
+GRANT UPDATE (status, dispatched_at, parked_reason, operator_decision, sent_unresolved, failure_code,
+              failure_message, completed_at, updated_at) ON operations TO gateway;
 GRANT DELETE ON outbox TO gateway;
 GRANT SELECT ON feed, feed_counters, sap_systems TO gateway;
 GRANT SELECT, INSERT, DELETE ON client_assertions TO gateway;
@@ -67,13 +67,14 @@ GRANT INSERT ON audit, events, outbox TO backoffice;
 -- operators park, redrive and reject; only the adapter says what SAP has
 GRANT UPDATE (status, updated_at) ON payments TO backoffice;
 GRANT UPDATE (status, parked_reason, operator_decision, dispatched_at, dispatches_without_claim,
-              encrypted_document, document_type, settled_at, none_seen_at, attempts, claims_finished,
+              encrypted_document, document_type, posting_date, next_open_day, settled_at, none_seen_at, attempts, claims_finished,
               failure_code, failure_message, failure_pointer, encrypted_sap_log, sent_unresolved,
               lease_until, delayed_at, completed_at, updated_at) ON operations TO backoffice;
 GRANT UPDATE, DELETE ON outbox TO backoffice;
-GRANT UPDATE (hard_cap, call_window, held) ON sap_systems TO backoffice;
+GRANT UPDATE (hard_cap, call_window, held, held_by) ON sap_systems TO backoffice;
 GRANT INSERT, DELETE ON sap_slots TO backoffice;
 GRANT UPDATE (status) ON dead_letters TO backoffice;
+GRANT INSERT ON recoveries, recovery_lanes TO backoffice;
 
 -- erases, and can change nothing else; it holds no key, so what it sees of these columns is whether they are set
 GRANT SELECT (payment_id, created_at, encrypted_parties, receipt) ON payments TO retention;
@@ -90,3 +91,20 @@ GRANT SELECT (event_id, created_at) ON events TO retention;
 GRANT USAGE ON SCHEMA webhooks TO retention;
 GRANT SELECT (endpoint_id, partner_id, status, sequence) ON webhooks.cursors TO retention;
 GRANT SELECT (endpoint_id, event_id, status) ON webhooks.deliveries TO retention;
+
+-- whoever goes to SAP holds the lanes of a database that was restored
+GRANT SELECT ON database_identity TO dispatcher, sap_adapter;
+
+-- after a restore: marks what SAP is asked about, makes operations of SAP's documents, lets the feeds go on
+GRANT SELECT ON payments, operations, outbox, sap_systems, feed_counters, partner_configs TO recovery;
+GRANT SELECT, UPDATE ON recoveries, recovery_lanes, database_identity TO recovery;
+GRANT SELECT, INSERT ON unplaced_documents TO recovery;
+GRANT INSERT ON payments, operations, audit TO recovery;
+GRANT SELECT, INSERT ON events TO recovery;
+-- locking a payment asks for the right to change it
+GRANT UPDATE (updated_at) ON payments TO recovery;
+GRANT UPDATE (status, sap_reference, sent_unresolved, settled_at, none_seen_at, lease_until, dispatched_at,
+              dispatches_without_claim, claims_finished, encrypted_document, document_type, posting_date,
+              next_open_day, updated_at) ON operations TO recovery;
+GRANT INSERT, UPDATE ON outbox, feed_counters TO recovery;
+GRANT UPDATE (held, held_by) ON sap_systems TO recovery;

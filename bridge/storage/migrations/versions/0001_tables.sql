@@ -6,6 +6,8 @@ CREATE TABLE sap_systems (
     -- the guard (bridge/lane.py): calls allowed at once; 0 = circuit open, 1 with failed probes = half-open
     call_window         integer NOT NULL CHECK (call_window BETWEEN 0 AND hard_cap),
     held                boolean NOT NULL DEFAULT false,
+    -- who holds it: an operator, or recovery (after a restore from backup, until `bridge recover` has run)
+    held_by             text CHECK (held_by IN ('operator', 'recovery')),
     -- while the circuit is open: when the next probe may go out, and how many have failed in a row
     probe_not_before    timestamptz,
     failed_probes       integer NOT NULL DEFAULT 0,
@@ -126,6 +128,8 @@ CREATE TABLE operations (
     parked_reason       text,
     -- what an operator wants as soon as it is sure what SAP has: nothing of it is done while sent_unresolved
     operator_decision   text CHECK (operator_decision IN ('park', 'reject', 'remap')),
+    -- made by a recovery from a document in SAP: it is never sent, whatever SAP answers
+    recovered_at        timestamptz,
     delayed_at          timestamptz,
     traceparent         text,
     -- when the day begins that the payment is wanted for; NULL: it was wanted at once
@@ -135,7 +139,9 @@ CREATE TABLE operations (
     completed_at        timestamptz,
     UNIQUE (payment_id, position),
     CHECK ((status = 'succeeded') = (sap_document_number IS NOT NULL)),
-    CHECK (NOT sent_unresolved OR status IN ('processing', 'unknown', 'parked')),
+    -- after a restore a later step waits for its turn, and SAP is asked about it before it is ever sent
+    CHECK (NOT sent_unresolved OR status IN ('processing', 'unknown', 'parked')
+           OR (status = 'accepted' AND position > 1)),
     CHECK ((status = 'parked') = (parked_reason IS NOT NULL)),
     CHECK ((status IN ('succeeded', 'rejected', 'cancelled')) = (completed_at IS NOT NULL))
 ) WITH (fillfactor = 70);
@@ -184,7 +190,10 @@ CREATE UNIQUE INDEX events_delayed_once ON events (operation_id) WHERE event_typ
 CREATE TABLE feed_counters (
     partner_id    text PRIMARY KEY,
     last_sequence bigint NOT NULL DEFAULT 0,
-    epoch         integer NOT NULL DEFAULT 1
+    epoch         integer NOT NULL DEFAULT 1,
+    -- after a restore the feed goes on above a jump: no event has a number above the first, up to the second
+    jumped_from   bigint NOT NULL DEFAULT 0,
+    jumped_to     bigint NOT NULL DEFAULT 0 CHECK (jumped_to >= jumped_from)
 );
 CREATE TABLE feed (
     partner_id text NOT NULL,
@@ -248,6 +257,58 @@ CREATE TABLE audit (
     subject    text NOT NULL,
     reason     text,
     created_at timestamptz NOT NULL
+);
+
+-- The cluster that this database knows itself in. Another one in its place: it was restored from a backup.
+CREATE TABLE database_identity (
+    is_only           boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    system_identifier bigint NOT NULL,
+    timeline_id       integer NOT NULL
+);
+INSERT INTO database_identity (system_identifier, timeline_id)
+SELECT system_identifier, timeline_id FROM pg_control_system(), pg_control_checkpoint();
+
+-- What follows a restore from backup. `since`: the moment the backup is from.
+CREATE TABLE recoveries (
+    recovery_id       text PRIMARY KEY,
+    since             timestamptz NOT NULL,
+    started_by        text NOT NULL,
+    -- NULL until the feeds go on above a jump
+    feeds_resumed     integer,
+    -- unfinished operations about which SAP is asked before they go on, and how far the walk has come
+    operations_marked integer NOT NULL DEFAULT 0,
+    marked_to         text NOT NULL DEFAULT '',
+    is_marked         boolean NOT NULL DEFAULT false,
+    started_at        timestamptz NOT NULL,
+    updated_at        timestamptz NOT NULL,
+    finished_at       timestamptz
+);
+CREATE UNIQUE INDEX recoveries_one_at_a_time ON recoveries ((true)) WHERE finished_at IS NULL;
+
+-- How far the walk through a SAP system's documents has come. Payments are looked for first, then what
+-- follows them: three passes, each from the first document on.
+CREATE TABLE recovery_lanes (
+    recovery_id        text NOT NULL REFERENCES recoveries,
+    sap_system         text NOT NULL REFERENCES sap_systems,
+    pass_number        integer NOT NULL DEFAULT 0,
+    next_offset        integer NOT NULL DEFAULT 0,
+    documents_read     integer NOT NULL DEFAULT 0,
+    operations_made    integer NOT NULL DEFAULT 0,
+    documents_unplaced integer NOT NULL DEFAULT 0,
+    finished_at        timestamptz,
+    PRIMARY KEY (recovery_id, sap_system)
+);
+
+-- Documents of ours in SAP that no operation could be made of: an operator has to look.
+CREATE TABLE unplaced_documents (
+    sap_system      text NOT NULL REFERENCES sap_systems,
+    company_code    text NOT NULL,
+    fiscal_year     text NOT NULL,
+    document_number text NOT NULL,
+    recovery_id     text NOT NULL REFERENCES recoveries,
+    sap_reference   text NOT NULL,
+    reason          text NOT NULL,
+    PRIMARY KEY (sap_system, company_code, fiscal_year, document_number)
 );
 
 -- jti of client assertions already used (RFC 7523): each once until it expires.

@@ -1,0 +1,42 @@
+"""`/admin/recoveries`: after a restore from backup."""
+
+from datetime import datetime
+
+from flask import Blueprint, Response, jsonify
+
+from backoffice.order import body, invalid, order_of_request, require_operator
+from backoffice.recover import Recover
+from bridge.clock import Clock
+from bridge.errors import FieldError
+from bridge.gcp.operators import OperatorAuthenticator
+
+
+def register_recoveries(
+    admin: Blueprint, recover: Recover, clock: Clock, authenticate: OperatorAuthenticator
+) -> None:
+    """Add the routes."""
+
+    @admin.post("/recoveries")
+    def begin() -> Response:
+        order = order_of_request(authenticate)
+        begun = recover.begin(_moment(body({"since"}).get("since"), clock), order)
+        response = jsonify(begun.recovery)
+        response.status_code = 201 if begun.is_new else 200
+        return response
+
+    @admin.get("/recoveries/latest")
+    def latest() -> Response:
+        require_operator(authenticate)
+        return jsonify(recover.latest())
+
+
+def _moment(value: object, clock: Clock) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise invalid(FieldError("/since", "must be a moment with its offset, as 2026-11-20T04:00:00Z"))
+    if moment > clock.now():
+        raise invalid(FieldError("/since", "lies in the future"))
+    return moment

@@ -1,0 +1,242 @@
+"""A recovery after a restore from backup: begun by an operator, carried on by the job, told to whoever asks.
+
+Every function takes a connection inside the caller's transaction.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from bridge.clock import rfc3339
+from bridge.storage.restores import is_restored
+
+BEGIN = text("""
+    /* a recovery; the unique index lets one run at a time */
+    INSERT INTO recoveries (recovery_id, since, started_by, started_at, updated_at)
+    VALUES (:recovery_id, :since, :started_by, :now, :now)
+    ON CONFLICT DO NOTHING
+    RETURNING recovery_id
+""")
+
+BEGIN_LANES = text("""
+    /* the documents of every SAP system are walked through */
+    INSERT INTO recovery_lanes (recovery_id, sap_system) SELECT :recovery_id, sap_system FROM sap_systems
+""")
+
+SELECT_LATEST = text("""
+    /* the recovery that runs, or that ran last */
+    SELECT * FROM recoveries ORDER BY finished_at IS NULL DESC, started_at DESC LIMIT 1
+""")
+
+SELECT_LANES = text("""
+    /* how far the walk through the documents of each SAP system has come */
+    SELECT * FROM recovery_lanes WHERE recovery_id = :recovery_id ORDER BY sap_system
+""")
+
+SELECT_UNPLACED = text("""
+    /* documents that no operation could be made of */
+    SELECT * FROM unplaced_documents WHERE recovery_id = :recovery_id
+    ORDER BY sap_system, company_code, fiscal_year, document_number LIMIT :limit
+""")
+
+LOCK = text("""
+    /* the recovery that runs; one job at a time takes its next step */
+    SELECT * FROM recoveries WHERE finished_at IS NULL FOR NO KEY UPDATE
+""")
+
+SAVE = text("""
+    /* how far it has come */
+    UPDATE recoveries
+    SET feeds_resumed = CAST(:feeds_resumed AS integer),
+        operations_marked = operations_marked + :operations_marked,
+        marked_to = :marked_to, is_marked = :is_marked, updated_at = :now
+    WHERE recovery_id = :recovery_id
+""")
+
+SAVE_LANE = text("""
+    /* how far the walk through the documents of a SAP system has come */
+    UPDATE recovery_lanes
+    SET pass_number = :pass_number, next_offset = :next_offset,
+        documents_read = documents_read + :documents_read,
+        operations_made = operations_made + :operations_made,
+        documents_unplaced = documents_unplaced + :documents_unplaced,
+        finished_at = CAST(:finished_at AS timestamptz)
+    WHERE recovery_id = :recovery_id AND sap_system = :sap_system
+""")
+
+FINISH = text("""
+    /* it is over */
+    UPDATE recoveries SET finished_at = :now, updated_at = :now WHERE recovery_id = :recovery_id
+""")
+
+MAX_UNPLACED_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """A recovery as it stands; `marked_to` is the operation that the walk through them has come to."""
+
+    recovery_id: str
+    since: datetime
+    started_by: str
+    feeds_resumed: int | None
+    marked_to: str
+    is_marked: bool
+    started_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneWalk:
+    """How far the walk through one SAP system's documents has come."""
+
+    sap_system: str
+    pass_number: int
+    next_offset: int
+    finished_at: datetime | None
+
+
+def begin(
+    connection: Connection, recovery_id: str, *, since: datetime, started_by: str, now: datetime
+) -> bool:
+    """Begin a recovery; False if one is running."""
+    parameters = {"recovery_id": recovery_id, "since": since, "started_by": started_by, "now": now}
+    if connection.execute(BEGIN, parameters).first() is None:
+        return False
+    connection.execute(BEGIN_LANES, {"recovery_id": recovery_id})
+    return True
+
+
+def latest(connection: Connection) -> Recovery | None:
+    """Return the recovery that runs, or the last one."""
+    row = connection.execute(SELECT_LATEST).one_or_none()
+    return None if row is None else _recovery(row)
+
+
+def is_recovery_due(connection: Connection) -> bool:
+    """Tell whether a recovery runs, or has to: the database was restored and knows less than SAP."""
+    found = latest(connection)
+    return is_restored(connection) or (found is not None and found.finished_at is None)
+
+
+def lock_running(connection: Connection) -> Recovery | None:
+    """Lock the recovery that runs, so that nobody else takes its next step; None if none runs."""
+    row = connection.execute(LOCK).one_or_none()
+    return None if row is None else _recovery(row)
+
+
+def lane_walks(connection: Connection, recovery_id: str) -> list[LaneWalk]:
+    return [
+        LaneWalk(row.sap_system, row.pass_number, row.next_offset, row.finished_at)
+        for row in connection.execute(SELECT_LANES, {"recovery_id": recovery_id})
+    ]
+
+
+def save(
+    connection: Connection,
+    recovery: Recovery,
+    *,
+    feeds_resumed: int | None,
+    operations_marked: int,
+    marked_to: str,
+    is_marked: bool,
+    now: datetime,
+) -> None:
+    """Note a step; `operations_marked` is added to what was marked before."""
+    connection.execute(
+        SAVE,
+        {
+            "recovery_id": recovery.recovery_id,
+            "feeds_resumed": feeds_resumed,
+            "operations_marked": operations_marked,
+            "marked_to": marked_to,
+            "is_marked": is_marked,
+            "now": now,
+        },
+    )
+
+
+def save_lane(
+    connection: Connection,
+    recovery: Recovery,
+    walk: LaneWalk,
+    *,
+    documents_read: int,
+    operations_made: int,
+    documents_unplaced: int,
+) -> None:
+    """Note a step of a walk; the counts are added to those of before."""
+    connection.execute(
+        SAVE_LANE,
+        {
+            "recovery_id": recovery.recovery_id,
+            "sap_system": walk.sap_system,
+            "pass_number": walk.pass_number,
+            "next_offset": walk.next_offset,
+            "documents_read": documents_read,
+            "operations_made": operations_made,
+            "documents_unplaced": documents_unplaced,
+            "finished_at": walk.finished_at,
+        },
+    )
+
+
+def finish(connection: Connection, recovery: Recovery, *, now: datetime) -> None:
+    connection.execute(FINISH, {"recovery_id": recovery.recovery_id, "now": now})
+
+
+def view(connection: Connection) -> dict[str, Any] | None:
+    """Return the recovery that runs, or the last one, with its progress, as operators see it."""
+    row = connection.execute(SELECT_LATEST).one_or_none()
+    if row is None:
+        return None
+    parameters = {"recovery_id": row.recovery_id}
+    unplaced = connection.execute(SELECT_UNPLACED, parameters | {"limit": MAX_UNPLACED_SHOWN})
+    return {
+        "id": row.recovery_id,
+        "status": "running" if row.finished_at is None else "finished",
+        "since": rfc3339(row.since),
+        "started_by": row.started_by,
+        "started_at": rfc3339(row.started_at),
+        "updated_at": rfc3339(row.updated_at),
+        "finished_at": rfc3339(row.finished_at) if row.finished_at else None,
+        "feeds_resumed": row.feeds_resumed,
+        "operations_marked": row.operations_marked,
+        "is_marked": row.is_marked,
+        "lanes": [
+            {
+                "sap_system": lane.sap_system,
+                "pass": lane.pass_number,
+                "documents_read": lane.documents_read,
+                "operations_made": lane.operations_made,
+                "documents_unplaced": lane.documents_unplaced,
+                "is_finished": lane.finished_at is not None,
+            }
+            for lane in connection.execute(SELECT_LANES, parameters)
+        ],
+        "unplaced_documents": [
+            {
+                "sap_system": one.sap_system,
+                "company_code": one.company_code,
+                "fiscal_year": one.fiscal_year,
+                "number": one.document_number,
+                "reason": one.reason,
+            }
+            for one in unplaced
+        ],
+    }
+
+
+def _recovery(row: Row[tuple[object, ...]]) -> Recovery:
+    return Recovery(
+        recovery_id=row.recovery_id,
+        since=row.since,
+        started_by=row.started_by,
+        feeds_resumed=row.feeds_resumed,
+        marked_to=row.marked_to,
+        is_marked=row.is_marked,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )

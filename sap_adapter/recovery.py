@@ -1,0 +1,240 @@
+"""After a restore from backup: find what SAP has and this database has lost, before a lane goes on.
+
+Step by step, each a transaction that notes how far it has come; whoever starts the job again goes on there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from bridge.clock import Clock
+from bridge.errors import TransientError
+from bridge.payment import OperationKind
+from bridge.storage import audit, recovered, recoveries, restores
+from bridge.storage.recovered import LostStep
+from bridge.storage.recoveries import LaneWalk, Recovery
+from sap_adapter.connector import DocumentPage, DocumentSource, PostedDocument
+from sap_adapter.document_mark import partners_by_hash, read_mark
+
+_log = structlog.get_logger(__name__)
+
+MARK_PAGE = 500
+MAX_EXTERNAL_ID_CHARACTERS = 35
+# A day before the backup: SAP enters documents by its own calendar, not by UTC.
+EARLIER = timedelta(days=1)
+RETRY_SECONDS = 5.0
+# Payments before what follows them; a refund follows a capture.
+PASSES = (
+    frozenset({OperationKind.PAYMENT, OperationKind.AUTHORIZE}),
+    frozenset({OperationKind.CAPTURE, OperationKind.REVERSE}),
+    frozenset({OperationKind.REFUND}),
+)
+
+
+class NotConfiguredError(Exception):
+    """A SAP system has no connection here; the text names it."""
+
+
+@dataclass
+class Placed:
+    """What came of the documents of a page."""
+
+    operations: int = 0
+    unplaced: int = 0
+
+
+class RecoveryJob:
+    """`wait` sleeps. Several jobs do each other no harm: each takes its step under the recovery's lock."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        sources: Mapping[str, DocumentSource],
+        clock: Clock,
+        *,
+        settling_seconds: float,
+        wait: Callable[[float], None],
+    ) -> None:
+        self._engine = engine
+        self._sources = sources
+        self._clock = clock
+        self._settling = timedelta(seconds=settling_seconds)
+        self._wait = wait
+
+    def run(self) -> bool:
+        """Work until the recovery is finished; False if there is none. NotConfiguredError: it can't be."""
+        recovery = self._running()
+        if recovery is None:
+            return False
+        while self._mark():
+            pass
+        self._wait_until_settled(recovery)
+        with self._engine.begin() as connection:
+            walks = recoveries.lane_walks(connection, recovery.recovery_id)
+        for walk in walks:
+            self._walk(recovery, walk)
+        self._finish()
+        return True
+
+    def _running(self) -> Recovery | None:
+        with self._engine.begin() as connection:
+            latest = recoveries.latest(connection)
+        return None if latest is None or latest.finished_at is not None else latest
+
+    def _mark(self) -> bool:
+        """Take the next step before the documents: the feeds, then page by page the operations."""
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            recovery = recoveries.lock_running(connection)
+            if recovery is None or recovery.is_marked:
+                return False
+            feeds_resumed = recovery.feeds_resumed
+            page: list[str] = []
+            if feeds_resumed is None:
+                feeds_resumed = recovered.resume_feeds(connection)
+            else:
+                page = recovered.mark_page(
+                    connection, after=recovery.marked_to, until=recovery.started_at,
+                    settled_at=recovery.started_at + self._settling, limit=MARK_PAGE, now=now,
+                )  # fmt: skip
+            recoveries.save(
+                connection, recovery,
+                feeds_resumed=feeds_resumed, operations_marked=len(page),
+                marked_to=page[-1] if page else recovery.marked_to,
+                is_marked=recovery.feeds_resumed is not None and len(page) < MARK_PAGE, now=now,
+            )  # fmt: skip
+        _log.info("recovery marked", feeds=feeds_resumed, operations=len(page))
+        return True
+
+    def _wait_until_settled(self, recovery: Recovery) -> None:
+        """Let SAP end, and its read side show, what was on its way when the old database went away."""
+        seconds = (recovery.started_at + self._settling - self._clock.now()).total_seconds()
+        if seconds > 0:
+            _log.info("recovery waits until SAP has settled", seconds=round(seconds))
+            self._wait(seconds)
+
+    def _walk(self, recovery: Recovery, walk: LaneWalk) -> None:
+        source = self._sources.get(walk.sap_system)
+        if source is None:
+            raise NotConfiguredError(f"SAP_CONNECTIONS_FILE has no connection to {walk.sap_system}")
+        day = (recovery.since - EARLIER).date()
+        while walk.finished_at is None:
+            try:
+                page = source.documents_since(day, walk.next_offset)
+            except TransientError as error:
+                _log.warning("recovery waits for SAP", sap_system=walk.sap_system, reason=str(error))
+                self._wait(RETRY_SECONDS)
+            else:
+                walk = self._place(recovery, walk, page)
+
+    def _place(self, recovery: Recovery, walk: LaneWalk, page: DocumentPage) -> LaneWalk:
+        """Place a page's documents and note where the next begins, in one transaction."""
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            if recoveries.lock_running(connection) is None:
+                return replace(walk, finished_at=now)
+            (stored,) = [
+                each
+                for each in recoveries.lane_walks(connection, recovery.recovery_id)
+                if each.sap_system == walk.sap_system
+            ]
+            if stored != walk:
+                # another job has been quicker: go on where it is
+                return stored
+            partners = partners_by_hash(recovered.known_partners(connection))
+            placed = Placed()
+            for document in page.documents:
+                _place_one(connection, recovery, walk, document, partners, placed, now)
+            after = _next(walk, page, now)
+            recoveries.save_lane(
+                connection, recovery, after,
+                documents_read=len(page.documents) if walk.pass_number == 0 else 0,
+                operations_made=placed.operations, documents_unplaced=placed.unplaced,
+            )  # fmt: skip
+        _log.info(
+            "recovery placed documents", sap_system=walk.sap_system, pass_number=walk.pass_number,
+            read=len(page.documents), made=placed.operations, unplaced=placed.unplaced,
+        )  # fmt: skip
+        return after
+
+    def _finish(self) -> None:
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            recovery = recoveries.lock_running(connection)
+            if recovery is None:
+                return
+            walks = recoveries.lane_walks(connection, recovery.recovery_id)
+            if not recovery.is_marked or any(walk.finished_at is None for walk in walks):
+                return
+            restores.end_recovery(connection)
+            recoveries.finish(connection, recovery, now=now)
+            audit.append(
+                connection, actor=recovery.started_by, action="recovery.finish",
+                subject=recovery.recovery_id, reason=None, now=now,
+            )  # fmt: skip
+        _log.info("recovery finished", recovery_id=recovery.recovery_id)
+
+
+def _next(walk: LaneWalk, page: DocumentPage, now: datetime) -> LaneWalk:
+    if page.next_offset is not None:
+        return replace(walk, next_offset=page.next_offset)
+    if walk.pass_number + 1 < len(PASSES):
+        return replace(walk, pass_number=walk.pass_number + 1, next_offset=0)
+    return replace(walk, finished_at=now)
+
+
+def _place_one(
+    connection: Connection,
+    recovery: Recovery,
+    walk: LaneWalk,
+    document: PostedDocument,
+    partners: Mapping[str, str],
+    placed: Placed,
+    now: datetime,
+) -> None:
+    if recovered.is_known(connection, document.reference):
+        return
+    lost = _lost_step(walk.sap_system, document, partners)
+    is_first_pass = walk.pass_number == 0
+    if isinstance(lost, LostStep):
+        if lost.kind not in PASSES[walk.pass_number]:
+            return
+        place = recovered.place_payment if is_first_pass else recovered.place_later_step
+        if place(connection, lost, now=now):
+            placed.operations += 1
+            return
+        lost = "external-id-taken" if is_first_pass else "payment-unknown"
+    elif not is_first_pass:
+        return
+    key = document.found.document
+    _log.error("document in SAP that belongs to no payment", sap_system=walk.sap_system, reason=lost)
+    recovered.note_unplaced(
+        connection, recovery.recovery_id,
+        sap_system=walk.sap_system, company_code=key.company_code, fiscal_year=key.fiscal_year,
+        document_number=key.number, reference=document.reference, reason=lost,
+    )  # fmt: skip
+    placed.unplaced += 1
+
+
+def _lost_step(sap_system: str, document: PostedDocument, partners: Mapping[str, str]) -> LostStep | str:
+    """Return what the document says of itself, or why that is too little."""
+    mark = read_mark(document.mark)
+    if mark is None:
+        return "no-mark"
+    kind, partner_hash = mark
+    if partner_hash not in partners:
+        return "partner-unknown"
+    if not 1 <= len(document.external_id) <= MAX_EXTERNAL_ID_CHARACTERS:
+        return "no-external-id"
+    return LostStep(
+        kind=OperationKind.REVERSE if document.is_reversal else kind,
+        reference=document.reference,
+        partner_id=partners[partner_hash],
+        external_id=document.external_id,
+        amount=document.found.amount,
+        sap_system=sap_system,
+        company_code=document.found.document.company_code,
+    )

@@ -1,0 +1,98 @@
+"""The restore drill: what SAP had is found and not posted again; what a partner sends again is no second.
+
+A plain run of the tests takes a tenth of the payments. `make drill-restore` (`--drill-full`) takes them all.
+"""
+
+import sqlite3
+
+import pytest
+from drill import Drill
+from local_stack import private_stack
+from waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+# payments: in all, accepted when the backup is made, posted when the database is lost
+FULL = (300, 100, 200)
+QUICK = (30, 10, 20)
+SENT_WHILE_HELD = 3
+DRAIN_SECONDS = 240.0
+# so that a backlog is there when the backup is made and when the database is lost
+SLOW_SAP = {"latency_ms": 400}
+
+
+@pytest.fixture(scope="module")
+def stack():
+    with private_stack() as running:
+        yield running
+
+
+def test_a_restored_backup_posts_nothing_twice_and_loses_no_external_id(stack, request):
+    count, at_backup, at_loss = FULL if request.config.getoption("drill_full", default=False) else QUICK
+    kept, lost = [("kept", n) for n in range(at_backup)], [("lost", n) for n in range(count - at_backup)]
+    drill = Drill(stack)
+    stack.sap("PUT", "/_control/faults", json=SLOW_SAP)
+    drill.sender.send("kept", len(kept))
+    backup = drill.back_up()
+    drill.sender.send("lost", len(lost))
+    wait_until(lambda: drill.documents() >= at_loss, timeout_seconds=120, what="documents in SAP")
+    drill.destroy()
+    posted = ledger_documents(drill)
+    assert posted >= at_loss
+
+    drill.restore(backup)
+    stack.sap("PUT", "/_control/faults", json={})
+    remembered = {row.external_id for row in drill.rows("SELECT external_id FROM payments")}
+    assert remembered == external_ids(drill, kept)
+    # whoever goes to SAP has noticed by itself: nothing does before the recovery
+    assert set(drill.lanes().values()) == {"held"}
+    early = [drill.send_again(*each).status_code for each in lost[:SENT_WHILE_HELD]]
+    assert early == [202] * SENT_WHILE_HELD
+    assert drill.documents() == posted
+
+    recovery = drill.recover(backup)
+    assert (recovery["status"], recovery["unplaced_documents"]) == ("finished", [])
+    made = sum(lane["operations_made"] for lane in recovery["lanes"])
+    assert made >= at_loss - at_backup
+    assert set(drill.lanes().values()) == {"open"}
+
+    answers = {each: drill.send_again(*each).status_code for each in (*kept, *lost)}
+    refused = {each for each, status in answers.items() if status == 409}
+    assert set(answers.values()) == {202, 409}
+    assert refused <= set(lost)
+    assert made - SENT_WHILE_HELD <= len(refused) <= made
+    wait_until(
+        lambda: drill.documents() == count and not unfinished(drill),
+        timeout_seconds=DRAIN_SECONDS, what="everything paid",
+    )  # fmt: skip
+    stats = stack.sap("GET", "/_control/stats")
+    print(  # noqa: T201 - the drill tells what it found
+        f"\n{count} payments, {at_backup} in the backup, {posted} documents when the database was lost; "
+        f"{recovery['operations_marked']} operations asked about, {made} made of documents, "
+        f"{len(refused)} payments sent again in vain, {stats['duplicates']} duplicates"
+    )
+    assert (stats["documents"], stats["duplicates"]) == (count, 0)
+    payments = drill.rows("SELECT external_id, status FROM payments")
+    assert {row.status for row in payments} == {"paid"}
+    assert len(payments) == count
+    assert {row.external_id for row in payments} == external_ids(drill, (*kept, *lost))
+    references = {one["reference"] for one in stack.sap("GET", "/_control/documents")}
+    assert references == {row.sap_reference for row in drill.rows("SELECT sap_reference FROM operations")}
+    assert {row.epoch for row in drill.rows("SELECT epoch FROM feed_counters")} == {2}
+
+
+def external_ids(drill, sent):
+    return {drill.instructions.body(group, number)["external_id"] for group, number in sent}
+
+
+def ledger_documents(drill):
+    """The mock's ledger outlives it; count while the stack is down, as an auditor of SAP would."""
+    with sqlite3.connect(f"{drill.stack.layout.data('sap_mock')}.sqlite") as connection:
+        (count,) = connection.execute("SELECT count(*) FROM documents").fetchone()
+    return count
+
+
+def unfinished(drill):
+    return drill.rows(
+        "SELECT operation_id FROM operations WHERE status NOT IN ('succeeded', 'rejected', 'cancelled')"
+    )

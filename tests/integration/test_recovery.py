@@ -1,0 +1,470 @@
+"""A restore from backup on real databases: what SAP had is found, nothing is posted twice, feeds go on."""
+
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from backoffice_stage import OPERATOR, make_backoffice
+from fakes.accepted import PARTNER_ID, insert_later_step
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import ProgrammingError
+from waiting import wait_until
+
+from bridge.clock import rfc3339
+from bridge.errors import RejectedError, TransientError
+from bridge.payment import OperationKind
+from bridge.storage.feed import FedEvent, FeedHead, feed_head, sequence_events
+from bridge.storage.recovered import FEED_JUMP
+from bridge.storage.restores import hold_lanes_of_a_restored_database
+from devstack.logins import create_database, drop_database
+from gateway.event_routes import _require_no_gap
+from sap_adapter.document_mark import document_mark
+from sap_adapter.recovery import NotConfiguredError, RecoveryJob
+
+pytestmark = pytest.mark.integration
+
+SETTLING_SECONDS = 30.0
+
+
+class Restorable:
+    """The stage, whose database can be copied and put back; SAP goes on as it is."""
+
+    def __init__(self, stage, server, database, recovery_engine):
+        self.stage, self.bridge = stage, stage.bridge
+        self.server = server
+        self.name = database.engine.url.database
+        self.engines = [
+            database.engine, stage.engine, stage.bridge.posting._engine, recovery_engine
+        ]  # fmt: skip
+        self.recovery_engine = recovery_engine
+        self.waits = []
+
+    def back_up(self):
+        self.since = self.bridge.clock.now()
+        self._copy(self.name, "backup")
+
+    def restore(self):
+        self.bridge.clock.advance(3600)
+        self._copy("backup", self.name)
+
+    def _copy(self, source, target):
+        for engine in self.engines:
+            engine.dispose()
+        drop_database(self.server.url("postgres"), target)
+        wait_until(lambda: self._is_copied(source, target), what="the last session gone")
+
+    def _is_copied(self, source, target):
+        """A database is copied only when nobody is connected to it; sessions end a moment after they left."""
+        self._end_sessions(source)
+        with suppress(ProgrammingError):
+            create_database(self.server.url("postgres"), target, template=source)
+            return True
+        return False
+
+    def _end_sessions(self, name):
+        """Some are of connections that belong to no pool: whoever rings the bell keeps one."""
+        engine = create_engine(self.server.url("postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
+                {"name": name},
+            )
+        engine.dispose()
+
+    def begin(self, since=None):
+        return self.stage.post("/admin/recoveries", {"since": rfc3339(since or self.since)})
+
+    def job(self, source=None):
+        return RecoveryJob(
+            self.recovery_engine, {"s4-main": source or self.bridge.sap}, self.bridge.clock,
+            settling_seconds=SETTLING_SECONDS, wait=self.wait,
+        )  # fmt: skip
+
+    def wait(self, seconds):
+        self.waits.append(seconds)
+        self.bridge.clock.advance(seconds)
+
+    def recover(self):
+        assert self.begin().status_code == 201
+        assert self.job().run()
+
+    def latest(self):
+        return self.stage.client.get("/admin/recoveries/latest", headers=OPERATOR).json
+
+    def rows(self, statement, **parameters):
+        with self.bridge.engine.connect() as connection:
+            return connection.execute(text(statement), parameters).all()
+
+    def let_all_go_on(self):
+        """Dispatch whatever is due, until nothing waits."""
+        for _ in range(200):
+            due = self.rows(
+                "SELECT operation_id, not_before FROM outbox"
+                " WHERE operation_id IS NOT NULL AND not_before IS NOT NULL ORDER BY not_before, identity"
+            )
+            if not due:
+                return
+            seconds = (due[0].not_before - self.bridge.clock.now()).total_seconds()
+            self.bridge.clock.advance(max(seconds, 0))
+            self.bridge.step(due[0].operation_id)
+        raise AssertionError("still waiting")
+
+    def references(self):
+        return [reference for reference, _ in self.bridge.sap.booked]
+
+
+@pytest.fixture
+def restorable(database, postgres_server):
+    engine = create_engine(database.url_for("recovery"), hide_parameters=True)
+    with database.engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO partner_configs VALUES (:partner_id, 1, '{}', '2026-11-21T12:00:00Z')"),
+            {"partner_id": PARTNER_ID},
+        )
+    for stage in make_backoffice(database):
+        yield Restorable(stage, postgres_server, database, engine)
+    engine.dispose()
+    drop_database(postgres_server.url("postgres"), "backup")
+
+
+@pytest.fixture
+def bridge(restorable):
+    return restorable.bridge
+
+
+def test_what_sap_had_is_found_and_what_was_lost_is_made_again(restorable, bridge):
+    """Ten accepted, three posted, a backup; four more posted and three accepted and posted after it."""
+    accepted = [bridge.accept() for _ in range(10)]
+    for operation_id in accepted[:3]:
+        bridge.step(operation_id)
+    restorable.back_up()
+    for operation_id in accepted[3:7]:
+        bridge.step(operation_id)
+    lost = [bridge.accept() for _ in range(3)]
+    external_ids = {bridge.row(operation_id).payment_id for operation_id in lost}
+    for operation_id in lost:
+        bridge.step(operation_id)
+    restorable.restore()
+    restorable.recover()
+    restorable.let_all_go_on()
+    references = restorable.references()
+    assert len(references) == len(set(references)) == 13
+    assert len(bridge.sap.sendings) == 13
+    payments = restorable.rows("SELECT external_id, status, captured_minor FROM payments")
+    assert len(payments) == 13
+    assert {(row.status, row.captured_minor) for row in payments} == {("paid", 125000)}
+    assert external_ids <= {row.external_id for row in payments}
+    progress = restorable.latest()["recovery"]
+    assert progress["status"] == "finished"
+    assert progress["operations_marked"] == 7
+    lane = {
+        "sap_system": "s4-main", "pass": 2, "documents_read": 10,
+        "operations_made": 3, "documents_unplaced": 0, "is_finished": True,
+    }  # fmt: skip
+    assert progress["lanes"] == [lane]
+    assert [action for _, action, *_ in restorable.stage.audit()] == [
+        f"recovery.begin since {rfc3339(restorable.since)}", "recovery.finish",
+    ]  # fmt: skip
+
+
+def test_lanes_are_held_until_it_has_run_and_then_released(restorable, bridge):
+    operation_id = bridge.accept()
+    restorable.back_up()
+    bridge.step(operation_id)
+    restorable.restore()
+    assert restorable.begin().status_code == 201
+    assert bridge.lane().held
+    bridge.step(operation_id)
+    assert len(bridge.sap.sendings) == 1
+    assert restorable.stage.post("/admin/lanes/s4-main/release").status_code == 409
+    assert restorable.job().run()
+    assert not bridge.lane().held
+    assert not restorable.job().run()
+
+
+def test_what_an_operator_holds_stays_held(restorable, bridge):
+    restorable.stage.post("/admin/lanes/s4-main/hold")
+    restorable.back_up()
+    restorable.recover()
+    assert bridge.lane().held
+    assert restorable.stage.post("/admin/lanes/s4-main/release").status_code == 200
+
+
+def test_a_restored_database_is_noticed_by_whoever_connects(restorable, bridge, database):
+    operation_id = bridge.accept()
+    restorable.back_up()
+    with bridge.engine.begin() as connection:
+        connection.execute(text("UPDATE database_identity SET system_identifier = 1"))
+    engine = create_engine(database.url_for("dispatcher"))
+    hold_lanes_of_a_restored_database(engine)
+    engine.connect().close()
+    engine.dispose()
+    assert (bridge.lane().held, bridge.lane().held_by) == (True, "recovery")
+    assert restorable.latest() == {"is_due": True, "recovery": None}
+    bridge.step(operation_id)
+    assert bridge.sap.sendings == []
+    assert restorable.stage.post("/admin/lanes/s4-main/release").status_code == 409
+    restorable.recover()
+    assert not restorable.latest()["is_due"]
+    restorable.let_all_go_on()
+    assert bridge.row(operation_id).status == "succeeded"
+
+
+def test_a_database_at_home_is_left_alone(database, bridge):
+    engine = create_engine(database.url_for("sap_adapter"))
+    hold_lanes_of_a_restored_database(engine)
+    engine.connect().close()
+    engine.dispose()
+    assert not bridge.lane().held
+
+
+def test_a_job_that_dies_anywhere_is_carried_on(restorable, bridge):
+    restorable.back_up()
+    lost = [bridge.accept() for _ in range(8)]
+    for operation_id in lost:
+        bridge.step(operation_id)
+    restorable.restore()
+    restorable.begin()
+    pages = 0
+
+    class Dying:
+        def documents_since(self, day, offset):
+            nonlocal pages
+            pages += 1
+            if pages % 2 == 0:
+                raise RuntimeError("killed")
+            return bridge.sap.documents_since(day, offset)
+
+    deaths = 0
+    while restorable.latest()["recovery"]["status"] == "running":
+        try:
+            restorable.job(Dying()).run()
+        except RuntimeError:
+            deaths += 1
+    assert deaths >= 3
+    restorable.let_all_go_on()
+    assert len(restorable.rows("SELECT 1 FROM payments WHERE status = 'paid'")) == 8
+    assert len(set(restorable.references())) == len(restorable.references()) == 8
+
+
+def test_a_recovery_waits_for_sap_and_for_what_sap_may_still_be_booking(restorable, bridge):
+    restorable.back_up()
+    bridge.step(bridge.accept())
+    restorable.restore()
+    restorable.begin()
+    away = iter([True, True])
+
+    class Away:
+        def documents_since(self, day, offset):
+            if next(away, False):
+                raise TransientError("away")
+            return bridge.sap.documents_since(day, offset)
+
+    assert restorable.job(Away()).run()
+    assert restorable.waits[0] == SETTLING_SECONDS
+    assert len(restorable.waits) == 3
+
+
+def test_beginning_twice_is_one_recovery_and_another_has_to_wait(restorable, bridge):
+    bridge.accept()
+    restorable.back_up()
+    first = restorable.begin()
+    again = restorable.begin()
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json["id"] == again.json["id"]
+    assert restorable.begin(restorable.since - timedelta(hours=1)).status_code == 409
+    assert restorable.job().run()
+    assert restorable.begin().json["status"] == "finished"
+    assert len(restorable.stage.audit()) == 2
+
+
+@pytest.mark.parametrize("since", ["", "yesterday", "2026-11-20T04:00:00", "2999-01-01T00:00:00Z", 5, None])
+def test_a_recovery_needs_a_moment_in_the_past(restorable, since):
+    assert restorable.stage.post("/admin/recoveries", {"since": since}).status_code == 422
+
+
+def test_a_sap_system_without_a_connection_is_named(restorable, bridge):
+    restorable.back_up()
+    restorable.begin()
+    job = RecoveryJob(
+        restorable.recovery_engine, {}, bridge.clock, settling_seconds=1.0, wait=restorable.wait
+    )
+    with pytest.raises(NotConfiguredError, match="s4-main"):
+        job.run()
+
+
+def test_a_payment_sent_again_before_its_document_was_found_gets_that_document(restorable, bridge):
+    """The partner repeats what was lost while the recovery runs: accepted, not posted, and then found."""
+    restorable.back_up()
+    lost = bridge.accept()
+    external_id = bridge.row(lost).payment_id
+    bridge.step(lost)
+    restorable.restore()
+    restorable.begin()
+    again = bridge.accept()
+    with bridge.engine.begin() as connection:
+        connection.execute(text("UPDATE payments SET external_id = :id"), {"id": external_id})
+    assert restorable.job().run()
+    restorable.let_all_go_on()
+    row = bridge.row(again)
+    assert (row.status, row.payment_status, row.sap_document_number) == ("succeeded", "paid", "1400000001")
+    assert len(bridge.sap.booked) == 1
+    assert len(restorable.rows("SELECT 1 FROM payments")) == 1
+
+
+def test_a_lost_payment_sent_again_over_another_amount_is_parked_and_not_posted(restorable, bridge):
+    restorable.back_up()
+    lost = bridge.accept()
+    external_id = bridge.row(lost).payment_id
+    bridge.step(lost)
+    restorable.restore()
+    restorable.begin()
+    again = bridge.accept()
+    with bridge.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE payments SET external_id = :id, amount_minor = 1"), {"id": external_id}
+        )
+        connection.execute(text("UPDATE operations SET amount_minor = 1"))
+    assert restorable.job().run()
+    restorable.let_all_go_on()
+    assert bridge.row(again).parked_reason == "reference-conflict"
+    assert len(bridge.sap.booked) == 1
+
+
+@pytest.mark.parametrize("is_first_lost", [False, True])
+def test_lost_later_steps_are_added_to_their_payment(restorable, bridge, is_first_lost):
+    if is_first_lost:
+        restorable.back_up()
+    first = bridge.accept()
+    bridge.step(first)
+    if not is_first_lost:
+        restorable.back_up()
+    with bridge.engine.begin() as connection:
+        refund = insert_later_step(connection, first, "refund", 25000, bridge.clock.now())
+    bridge.step(refund)
+    assert bridge.row(refund).status == "succeeded"
+    restorable.restore()
+    restorable.recover()
+    restorable.let_all_go_on()
+    (recovered,) = restorable.rows("SELECT status, captured_minor, refunded_minor FROM payments")
+    assert tuple(recovered) == ("partially_refunded", 125000, 25000)
+    assert len(bridge.sap.booked) == 2
+
+
+def test_a_step_that_waits_for_another_is_asked_about_when_its_turn_comes(restorable, bridge):
+    first = bridge.accept()
+    with bridge.engine.begin() as connection:
+        refund = insert_later_step(connection, first, "refund", 25000, bridge.clock.now())
+    restorable.back_up()
+    bridge.step(first)
+    bridge.step(refund)
+    assert len(bridge.sap.booked) == 2
+    restorable.restore()
+    restorable.recover()
+    row = bridge.row(refund)
+    assert (row.status, row.sent_unresolved, row.not_before) == ("accepted", True, None)
+    restorable.let_all_go_on()
+    assert bridge.row(refund).status == "succeeded"
+    assert len(bridge.sap.booked) == 2
+
+
+def test_parked_operations_stay_parked_and_are_asked_about_when_redriven(restorable, bridge):
+    operation_id = restorable.stage.parked_refused()
+    restorable.back_up()
+    restorable.stage.act(operation_id, "redrive")
+    bridge.step(operation_id)
+    assert len(bridge.sap.booked) == 1
+    restorable.restore()
+    restorable.recover()
+    assert bridge.row(operation_id).status == "parked"
+    restorable.stage.act(operation_id, "redrive")
+    restorable.let_all_go_on()
+    assert bridge.row(operation_id).status == "succeeded"
+    assert len(bridge.sap.booked) == 1
+
+
+def test_a_payment_for_a_later_day_can_still_be_cancelled(restorable, bridge):
+    operation_id = bridge.accept()
+    with bridge.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE payments SET status = 'scheduled', requested_execution_date = '2026-12-24'")
+        )
+        connection.execute(text("UPDATE operations SET status = 'scheduled'"))
+    restorable.back_up()
+    restorable.restore()
+    restorable.recover()
+    row = bridge.row(operation_id)
+    assert (row.status, row.sent_unresolved) == ("scheduled", False)
+
+
+def test_an_operation_made_of_a_document_is_never_sent(restorable, bridge):
+    """SAP listed its document and then denies it: nobody knows that anybody wants it sent."""
+    restorable.back_up()
+    bridge.step(bridge.accept())
+    restorable.restore()
+    restorable.recover()
+    bridge.sap.hidden = True
+    restorable.let_all_go_on()
+    (row,) = restorable.rows("SELECT operation_id, status, parked_reason FROM operations")
+    assert (row.status, row.parked_reason) == ("parked", "reference-conflict")
+    for remap in (False, True):
+        restorable.stage.act(row.operation_id, "redrive", remap=remap)
+        restorable.let_all_go_on()
+        assert bridge.row(row.operation_id).status == "parked"
+    assert len(bridge.sap.sendings) == 1
+    assert restorable.stage.act(row.operation_id, "reject") == "pending"
+    restorable.let_all_go_on()
+    assert bridge.row(row.operation_id).status == "rejected"
+
+
+def test_a_document_that_says_too_little_is_shown_to_operators(restorable, bridge):
+    restorable.back_up()
+    for _ in range(4):
+        bridge.step(bridge.accept())
+    posted = bridge.sap.posted
+    posted[1] = replace(posted[1], mark="")
+    posted[2] = replace(posted[2], mark=document_mark(OperationKind.PAYMENT, "par_unknown"))
+    posted[3] = replace(posted[3], external_id="")
+    restorable.restore()
+    restorable.recover()
+    unplaced = restorable.latest()["recovery"]["unplaced_documents"]
+    assert [(one["number"], one["reason"]) for one in unplaced] == [
+        ("1400000002", "no-mark"),
+        ("1400000003", "partner-unknown"),
+        ("1400000004", "no-external-id"),
+    ]
+
+
+def test_every_feed_goes_on_above_a_jump_in_a_new_epoch(restorable, bridge):
+    bridge.step(bridge.accept())
+    with bridge.engine.begin() as connection:
+        assert sequence_events(connection, PARTNER_ID, limit=100) == 1
+    restorable.back_up()
+    bridge.step(bridge.accept())
+    restorable.restore()
+    restorable.recover()
+    restorable.let_all_go_on()
+    with bridge.engine.begin() as connection:
+        sequence_events(connection, PARTNER_ID, limit=100)
+        head = feed_head(connection, PARTNER_ID)
+        (first,) = connection.execute(text("SELECT min(sequence) FROM feed WHERE sequence > 1")).one()
+    assert (head.epoch, head.jumped_from, head.jumped_to) == (2, 1, 1 + FEED_JUMP)
+    assert first == FEED_JUMP + 2
+    restorable.begin()
+    assert not restorable.job().run()
+
+
+def fed(sequence, now):
+    return FedEvent(sequence, "evt", "payment.paid", now, {})
+
+
+def test_a_reader_gets_over_the_jump_and_not_over_a_gap(bridge):
+    now = bridge.clock.now()
+    head = FeedHead(last_sequence=1005, epoch=2, jumped_from=100, jumped_to=1000)
+    for after in (100, 450, 999, 1000):
+        _require_no_gap(head, [fed(1001, now)], after)
+    _require_no_gap(head, [fed(43, now)], 42)
+    for after in (50, 1001):
+        with pytest.raises(RejectedError):
+            _require_no_gap(head, [fed(1003, now)], after)
