@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install lock check format test up down top demo chaos-smoke drill-restore exactly-once bench-latency bench-accept bench-sap status openapi fuzz \
+.PHONY: chaos-webhooks bench-webhooks help install lock check format test up down top demo chaos-smoke drill-restore exactly-once bench-latency bench-accept bench-sap status openapi fuzz \
 	terraform-fetch terraform-check terraform-resources
 
 help: ## list the targets
@@ -90,6 +90,12 @@ exactly-once: install ## 500 payments each through lost calls, lost answers, a f
 
 drill-restore: install ## lose the database in the middle of 300 payments, restore a backup, recover
 	$(BIN)/pytest tests/e2e/test_drill_restore.py --drill-full -v -s
+
+chaos-webhooks: install ## 500 events to a failing receiver while webhooks and the task queue are killed and all tasks lost
+	$(BIN)/pytest tests/chaos/test_webhooks_killed.py --chaos-full -v --durations=0
+
+bench-webhooks: install ## measure deliveries beside a bare client loop, and beside endpoints that hang
+	$(BIN)/python -m benchmarks.webhooks
 
 bench-latency: install ## measure 202 → webhook received on an idle stack
 	$(BIN)/python -m devstack.demo.latency

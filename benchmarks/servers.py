@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import socket
 import subprocess
 import sys
 import time
@@ -45,10 +46,18 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    name: str, module: Sequence[str], environment: Mapping[str, str], ready_path: str, log: Path
+    name: str,
+    module: Sequence[str],
+    environment: Mapping[str, str],
+    ready_path: str | None,
+    log: Path,
+    port: int | None = None,
 ) -> Iterator[Server]:
-    """Start `python -m <module…>` with PORT (and `{port}` among the arguments), until the block ends."""
-    port = free_port()
+    """Start `python -m <module…>` with PORT (and `{port}` among the arguments), until the block ends.
+
+    It is ready when it answers at `ready_path`; None: when it takes connections.
+    """
+    port = port or free_port()
     command = [sys.executable, "-m", *(part.format(port=port) for part in module)]
     with log.open("ab") as output:
         started_at = time.perf_counter()
@@ -70,7 +79,10 @@ def running(
             process.wait()
 
 
-def _answers(port: int, path: str) -> bool:
+def _answers(port: int, path: str | None) -> bool:
+    if path is None:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)
