@@ -202,8 +202,11 @@ def _place_one(
     if isinstance(lost, LostStep):
         if lost.kind not in PASSES[walk.pass_number]:
             return
-        place = recovered.place_payment if is_first_pass else recovered.place_later_step
-        if place(connection, lost, now=now):
+        if is_first_pass:
+            is_placed = recovered.place_payment(connection, lost, now=now)
+        else:
+            is_placed = recovered.place_later_step(connection, lost, since=recovery.since, now=now)
+        if is_placed:
             placed.operations += 1
             return
         lost = "external-id-taken" if is_first_pass else "payment-unknown"

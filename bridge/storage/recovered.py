@@ -200,18 +200,19 @@ def place_payment(connection: Connection, lost: LostStep, *, now: datetime) -> b
     return True
 
 
-def place_later_step(connection: Connection, lost: LostStep, *, now: datetime) -> bool:
+def place_later_step(connection: Connection, lost: LostStep, *, since: datetime, now: datetime) -> bool:
     """Add the step that the document is of to its payment, or give it to the same one sent again.
 
-    False if there is no such payment.
+    A step that the backup (of `since`) has is none that was sent again: SAP may have it as well, by its own
+    reference. False if there is no such payment.
     """
     payment_id = _living(connection, lost)
     if payment_id is None:
         return False
     steps = operations_of_payment(connection, payment_id)
     for position, step in enumerate(steps):
-        is_same = step.kind == lost.kind and step.amount == lost.amount
-        if is_same and step.status not in FINAL_OPERATION_STATUSES:
+        is_again = step.created_at > since and step.kind == lost.kind and step.amount == lost.amount
+        if is_again and step.status not in FINAL_OPERATION_STATUSES:
             _adopt(connection, step.operation_id, lost, is_next=has_its_turn(steps[:position]), now=now)
             return True
     _insert(connection, payment_id, lost, steps, now)

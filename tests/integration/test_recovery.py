@@ -352,6 +352,36 @@ def test_lost_later_steps_are_added_to_their_payment(restorable, bridge, is_firs
     assert len(bridge.sap.booked) == 2
 
 
+def test_a_lost_refund_took_the_place_of_another_over_the_same_amount(restorable, bridge):
+    """The other one's document then belonged to nobody: more could be refunded than was captured."""
+    first = bridge.accept()
+    refund = bridge.queue(first, "refund", 10000)
+    bridge.step(first)
+    restorable.back_up()
+    bridge.step(refund)
+    bridge.step(bridge.queue(first, "refund", 10000))
+    restorable.restore()
+    restorable.recover()
+    restorable.let_all_go_on()
+    recovered = restorable.rows("SELECT sap_reference FROM operations WHERE status = 'succeeded'")
+    assert sorted(row.sap_reference for row in recovered) == sorted(restorable.references())
+    assert restorable.rows("SELECT refunded_minor FROM payments") == [(20000,)]
+
+
+def test_a_refund_sent_again_after_the_restore_gets_the_document_of_the_lost_one(restorable, bridge):
+    first = bridge.accept()
+    bridge.step(first)
+    restorable.back_up()
+    bridge.step(bridge.queue(first, "refund", 10000))
+    restorable.restore()
+    again = bridge.queue(first, "refund", 10000)
+    restorable.recover()
+    restorable.let_all_go_on()
+    assert bridge.row(again).status == "succeeded"
+    assert restorable.rows("SELECT refunded_minor FROM payments") == [(10000,)]
+    assert len(bridge.sap.booked) == 2
+
+
 def test_a_step_that_waits_for_another_is_asked_about_when_its_turn_comes(restorable, bridge):
     first = bridge.accept()
     with bridge.engine.begin() as connection:
