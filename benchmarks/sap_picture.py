@@ -13,7 +13,8 @@ def draw(outage: Outage, path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - the group `bench` is installed by its targets only
 
     mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "outage"  # the same samples, the same file
+    # the same samples, the same file; texts as texts
+    mpl.rcParams.update({"svg.hashsalt": "outage", "svg.fonttype": "none"})
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
 
     figure, (backlog, window, rate) = plt.subplots(3, 1, sharex=True, figsize=(9, 7))
@@ -28,7 +29,7 @@ def draw(outage: Outage, path: Path) -> None:
     rate.axhline(outage.capacity, color="grey", linestyle=":", label="what SAP takes from direct callers")
     rate.set_ylabel("posted\n(per second)")
     rate.set_xlabel("seconds since SAP went down")
-    rate.legend(loc="upper left")
+    rate.legend(loc="lower right")
     for axis in (backlog, window, rate):
         axis.axvspan(0, outage.outage_seconds, color="tab:red", alpha=0.12)
         axis.grid(alpha=0.3)

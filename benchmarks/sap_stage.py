@@ -28,7 +28,7 @@ from bridge.clock import SystemClock
 from bridge.key_ring_file import KeyRingSettings, open_key_ring
 from bridge.messages import EVENTS_TOPIC, operations_topic
 from bridge.partner_mirror import PartnerMirror
-from bridge.storage.accept import accept, make_statement_engine
+from bridge.storage.accept import NewPayment, accept, make_statement_engine
 from bridge.storage.engine import DatabaseSettings
 from bridge.storage.lane_control import set_cap
 from bridge.storage.migrate import add_sap_systems
@@ -94,18 +94,23 @@ class SapStage:
         """Accept payments by the gateway's own statement; return their ids."""
         settings = DatabaseSettings(url_as(self.stage.postgres.url(), login_of("gateway")), None, None, None)
         engine = make_statement_engine(settings, pool_size=1, application_name="bench")
-        partner_id = self.stage.keys.partners[partner].partner_id
         made = []
         with engine.connect() as connection:
             for number in range(count):
-                new = replace(new_payment(f"{run}-{partner}", number), encrypted_parties=None)
-                payment = replace(new.payment, partner_id=partner_id)
-                new = replace(new, payment=payment, sap_system=sap_system)
+                new = self._payment(run, number, partner=partner, sap_system=sap_system)
                 if not accept(connection, new):
                     raise RuntimeError("a new payment was taken for an old one")
                 made.append(new.payment.payment_id)
         engine.dispose()
         return made
+
+    def _payment(
+        self, run: str, number: int, *, partner: int = 0, sap_system: str = SAP_SYSTEM
+    ) -> NewPayment:
+        """A payment of one of the stage's partners, without names and accounts."""
+        new = new_payment(f"{run}-{partner}", number)
+        payment = replace(new.payment, partner_id=self.stage.keys.partners[partner].partner_id)
+        return replace(new, payment=payment, encrypted_parties=None, sap_system=sap_system)
 
     def published_after_ms(self, count: int, pause_seconds: float) -> list[float]:
         """Accept payments one by one on an idle stage; return how long after its commit each was published.
@@ -116,7 +121,7 @@ class SapStage:
         engine = make_statement_engine(settings, pool_size=2, application_name="bench")
         waker, committed = Waker(engine), {}
         for number in range(count):
-            new = replace(new_payment("latency", number), encrypted_parties=None)
+            new = self._payment("latency", number)
             with engine.connect() as connection:
                 accept(connection, new)
             committed[new.operation.operation_id] = time.time()
@@ -176,6 +181,7 @@ def sap_staged(
         servers = [stack.enter_context(_adapter(stage, connections, number)) for number in range(adapters)]
         for number in range(dispatchers):
             stack.enter_context(_dispatcher(stage, broker, number))
+        _wait_for_dispatchers(owner, dispatchers)
         urls = [f"http://127.0.0.1:{server.port}/pubsub/operations" for server in servers]
         pushers = []
         for sap_system in sap_systems:
@@ -183,6 +189,19 @@ def sap_staged(
             pushers.append(Pusher(broker, subscription, urls, in_flight=in_flight).start())
             stack.callback(pushers[-1].close)
         yield SapStage(stage, owner, broker, mocks, servers, pushers)
+
+
+def _wait_for_dispatchers(owner: Engine, count: int) -> None:
+    """A dispatcher is ready when it listens for wakes."""
+    listening = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%LISTEN bridge_wake'")
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        with owner.connect() as connection:
+            if connection.execute(listening).scalar_one() >= count:
+                return
+        if time.monotonic() > deadline:
+            raise StartError("a dispatcher did not start")
+        time.sleep(POLL_SECONDS)
 
 
 def _set_up_lanes(stage: Stage, owner: Engine, sap_systems: Sequence[str], hard_cap: int) -> None:

@@ -16,6 +16,8 @@ WAY_SECONDS = 0.2
 # From the last refusal to the first step above what worked; each further step waits half as long.
 GROWTH_PAUSE_SECONDS = 5.0
 MIN_GROWTH_PAUSE_SECONDS = 0.5
+# Where calls are slow, the pause is as long as about so many of them take: one step in so many is refused.
+CALLS_BETWEEN_STEPS = 100
 # The same where the limit is only a guess: the steps begin as if so many had been made.
 GUESS_PAUSE_SECONDS = 1.0
 GUESS_STEPS = 3
@@ -257,7 +259,7 @@ class Lane:
         """
         half = max(1, self.call_window // 2)
         is_confirmed = self.call_window > self.limit
-        pause_seconds = GROWTH_PAUSE_SECONDS if is_confirmed else GUESS_PAUSE_SECONDS
+        pause_seconds = self._confirmed_pause_seconds() if is_confirmed else GUESS_PAUSE_SECONDS
         return replace(
             self,
             call_window=half,
@@ -266,6 +268,10 @@ class Lane:
             grow_not_before=now + timedelta(seconds=max(pause_seconds, retry_after_seconds)),
             shrunk_at=now,
         )
+
+    def _confirmed_pause_seconds(self) -> float:
+        latency_seconds = (self.latency_ms or 0.0) / 1000
+        return max(GROWTH_PAUSE_SECONDS, CALLS_BETWEEN_STEPS * latency_seconds / self.limit)
 
     def opened(self, retry_after_seconds: float, settings: GuardSettings, now: datetime) -> "Lane":
         doublings = min(self.failed_probes, MAX_BACKOFF_DOUBLINGS)

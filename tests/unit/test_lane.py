@@ -173,6 +173,12 @@ def test_no_step_is_tried_before_sap_wants_to_be_tried_again():
     assert lane.grow_not_before == NOW + GROWTH_PAUSE_SECONDS * SECOND
 
 
+def test_where_calls_are_slow_the_next_step_waits_for_about_a_hundred_of_them():
+    """A step every five seconds was one in ten calls, of a SAP that takes a few in a second."""
+    slow = Lane(16, 9, growth_limit=8, latency_ms=4_000.0)
+    assert slow.after_failure(refused(), GUARD, NOW).grow_not_before == NOW + 50 * SECOND
+
+
 def test_a_limit_that_is_only_a_guess_is_soon_tried():
     lane = Lane(16, 12).after_failure(refused(), GUARD, NOW)
     assert (lane.call_window, lane.growth_limit) == (6, 6)
@@ -263,6 +269,16 @@ def test_a_sap_that_takes_eight_is_kept_busy_and_hardly_ever_asked_for_more(seed
     assert sap.refused / sap.served < 0.02
 
 
+@pytest.mark.parametrize("latency", [0.1, 1.0, 4.0])
+def test_hardly_a_call_is_refused_however_slow_they_are(latency):
+    sap = SimulatedSap(capacity=8, latency=latency)
+    run = SimulatedLane(Lane(16, 16), sap, seed=7)
+    run.run(200 * latency)
+    sap.served = sap.refused = 0
+    run.run(1_000 * latency)
+    assert sap.refused / sap.served < 0.02
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("fault", [{"down": True}, {"refuses_all": True}])
 def test_a_sap_that_is_away_is_called_twice_the_window_and_then_by_probes_alone(seed, fault):
@@ -298,7 +314,7 @@ def test_a_capacity_that_falls_and_rises_is_followed():
     run.run(5)
     assert run.lane.call_window <= 3
     sap.capacity = 12
-    run.run(20)
+    run.run(30)
     assert run.lane.call_window >= 10
 
 
