@@ -21,6 +21,8 @@ from webhooks.settings import Settings
 SPARE_CONNECTIONS = 2
 # A push or a task waits no longer for a queue that is away; the sweeper makes the task then.
 TASK_RETRY_TIMEOUT_SECONDS = 3.0
+# A call takes a round trip; a page of the feed is a hundred of them.
+TASK_CALLS_AT_ONCE = 8
 
 
 def _read_keys(settings: Settings) -> KeyRing:
@@ -47,7 +49,16 @@ def _build(settings: Settings, key_ring: KeyRing) -> Flask:
         retry_timeout_seconds=TASK_RETRY_TIMEOUT_SECONDS,
     )
     tracer = make_tracer("webhooks", settings.tracing, settings.firestore.project)
-    use_cases = make_use_cases(settings, key_ring, engine, directory, queue, clock, tracer=tracer)
+    use_cases = make_use_cases(
+        settings,
+        key_ring,
+        engine,
+        directory,
+        queue,
+        clock,
+        tracer=tracer,
+        task_calls_at_once=TASK_CALLS_AT_ONCE,
+    )
     use_cases.sweeper.start()
     return create_app(settings, engine, use_cases, clock, tracer)
 

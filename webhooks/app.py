@@ -49,10 +49,14 @@ def make_use_cases(
     clock: Clock,
     spread: Callable[[], float] | None = None,
     tracer: Tracer = UNTRACED,
+    task_calls_at_once: int = 1,
 ) -> UseCases:
-    """Wire the use cases. `spread` gives the jitter: a number between -1 and 1, at random by default."""
+    """Wire the use cases. `spread` gives the jitter: a number between -1 and 1, at random by default.
+
+    With one call of the queue at a time, tasks are made in the order of the feed.
+    """
     random = SystemRandom()
-    tasks = DeliveryTasks(queue, settings.tasks.target_url)
+    tasks = DeliveryTasks(queue, settings.tasks.target_url, calls_at_once=task_calls_at_once)
     fan_out = FanOut(engine, directory, tasks, clock)
     sender = Sender(
         clock,

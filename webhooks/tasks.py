@@ -5,7 +5,8 @@ A task carries ids only, and losing one is no loss: the sweeper makes another fo
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -51,25 +52,39 @@ def read_payload(document: object) -> tuple[str, int]:
 
 
 class DeliveryTasks:
-    """Creates tasks once what they are about is committed."""
+    """Creates tasks once what they are about is committed; `calls_at_once` calls of the queue at a time."""
 
-    def __init__(self, queue: TaskQueue, target_url: str) -> None:
+    def __init__(self, queue: TaskQueue, target_url: str, *, calls_at_once: int = 1) -> None:
         self._queue = queue
         self._target_url = target_url
+        self._pool = (
+            ThreadPoolExecutor(calls_at_once, thread_name_prefix="tasks") if calls_at_once > 1 else None
+        )
 
-    def create(self, tasks: Iterable[DeliveryTask]) -> bool:
-        """Create the tasks; False as soon as one can't be created: the sweeper makes it and the rest."""
-        for task in tasks:
-            try:
-                self._queue.schedule(task.name, self._target_url, task.payload, task.at)
-            except (TransientError, PermanentError) as error:
-                _log.warning(
-                    "no task for a delivery; the sweeper follows",
-                    delivery_id=task.delivery_id,
-                    attempt=task.attempt_number,
-                    reason=str(error),
-                )
-                return False
+    def create(self, tasks: Sequence[DeliveryTask]) -> bool:
+        """Create the tasks; False if one can't be created: the sweeper makes it and the rest.
+
+        The first goes alone: a queue that is away is found out by one call.
+        """
+        if not tasks:
+            return True
+        if not self._create(tasks[0]):
+            return False
+        if self._pool is None:
+            return all(self._create(task) for task in tasks[1:])
+        return all(list(self._pool.map(self._create, tasks[1:])))
+
+    def _create(self, task: DeliveryTask) -> bool:
+        try:
+            self._queue.schedule(task.name, self._target_url, task.payload, task.at)
+        except (TransientError, PermanentError) as error:
+            _log.warning(
+                "no task for a delivery; the sweeper follows",
+                delivery_id=task.delivery_id,
+                attempt=task.attempt_number,
+                reason=str(error),
+            )
+            return False
         return True
 
 
