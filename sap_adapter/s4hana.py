@@ -12,7 +12,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from bridge.clock import Clock
-from bridge.errors import TransientError, UnknownOutcomeError
+from bridge.errors import SettingsError, TransientError, UnknownOutcomeError
 from sap_adapter import journal_entry
 from sap_adapter.connector import (
     DocumentPage,
@@ -32,6 +32,8 @@ KEY = ("CompanyCode", "FiscalYear", "AccountingDocument", "AccountingDocumentIte
 # The lines of a few hundred documents: well below the bytes of an answer.
 PAGE_ITEMS = 500
 MAX_ANSWER_BYTES = 1024 * 1024
+# What journal_entry writes the reference to. In any other field SAP answers "none", twice, and we post again.
+REFERENCE_FIELDS = frozenset({"DocumentReferenceID", "OriginalReferenceDocument"})
 MAX_RETRY_AFTER_SECONDS = 3600.0
 CHUNK_BYTES = 64 * 1024
 
@@ -50,6 +52,11 @@ class SapConnection:
     reference_field: str = "DocumentReferenceID"
     logical_system_field: str = "ReferenceDocumentLogicalSystem"
     created_on_field: str = "AccountingDocumentCreationDate"
+
+    def __post_init__(self) -> None:
+        """SettingsError for a field that carries no reference of ours: nothing would ever be found."""
+        if self.reference_field not in REFERENCE_FIELDS:
+            raise SettingsError(f"reference_field is none of {', '.join(sorted(REFERENCE_FIELDS))}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,19 @@ import pytest
 import requests
 from fakes.accepted import PARTNER_ID
 from fakes.in_memory_connector import InMemoryConnector
+from lxml import etree
 from stand_ins import REPOSITORY, free_port
 from waiting import wait_until
 
 from bridge.clock import SystemClock
-from bridge.errors import TransientError, UnknownOutcomeError
+from bridge.errors import SettingsError, TransientError, UnknownOutcomeError
 from bridge.ids import new_id, sap_message_uuid, sap_reference
 from bridge.mapping_values import JournalValues
 from bridge.money import Money
 from bridge.payment import OperationKind
 from sap_adapter.connector import Connector, DocumentPage, JournalFacts, Posted, Refused, Sending
 from sap_adapter.document_mark import document_mark
-from sap_adapter.s4hana import S4HanaConnector, SapConnection, Timeouts
+from sap_adapter.s4hana import REFERENCE_FIELDS, S4HanaConnector, SapConnection, Timeouts
 
 pytestmark = pytest.mark.conformance
 
@@ -299,6 +300,18 @@ def test_a_target_that_takes_no_more_calls_has_posted_nothing(target):
             continue  # 503 without Retry-After
     assert refused is not None
     assert refused.retry_after_seconds > 0
+
+
+@pytest.mark.parametrize("field", ["AssignmentReference", "Reference1IDByBusinessPartner"])
+def test_asked_by_a_field_that_carries_no_reference_sap_denied_what_it_had_booked(field):
+    """And after the second "none" it was posted again."""
+    with pytest.raises(SettingsError, match="reference_field"):
+        SapConnection("http://127.0.0.1:1", "sap", "sap-secret", reference_field=field)
+
+
+def test_every_field_that_may_be_asked_by_carries_the_reference():
+    entry = etree.fromstring(rendered(InMemoryTarget(), "op_1").content)
+    assert {entry.findtext(field) for field in REFERENCE_FIELDS} == {sap_reference("op_1")}
 
 
 def test_a_port_on_which_nobody_listens_is_surely_not_posted():
