@@ -130,9 +130,10 @@ def _value(member: str, wanted: str | Expression | None, seen: Mapping[str, Any]
 
 
 def _result(member: str, expression: Expression, seen: Mapping[str, Any]) -> Any:
+    expression_of_member = compiled(member, expression.jmespath)
     try:
-        return compiled(member, expression.jmespath).search(seen)
-    except (JMESPathError, RecursionError) as error:
+        return expression_of_member.search(seen)
+    except Exception as error:  # a number that can't be rounded raises what Python raises
         raise MappingError(member, f"can't be evaluated ({type(error).__name__})") from error
 
 

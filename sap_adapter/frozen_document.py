@@ -1,7 +1,7 @@
 """The document of an operation: rendered and frozen at its first claim, the same bytes in every later one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -42,31 +42,45 @@ def frozen_document(
     `earlier` are the steps before it. PermanentError if the partner's mapping does not give one.
     """
     place = {"table": "operations", "column": "encrypted_document", "row": row.operation.operation_id}
-    if row.encrypted_document is not None and row.document_type is not None and row.posting_date is not None:
-        content = key_ring.decrypt(row.encrypted_document, **place)
-        sent = connector.with_posting_date(content, row.posting_date)
-        encrypted = row.encrypted_document if sent == content else key_ring.encrypt(sent, **place)
-        return FrozenDocument(sent, row.document_type, row.posting_date, row.next_open_day, encrypted)
+    if row.encrypted_document is None:
+        return _rendered(key_ring, connector, payment, row, earlier, partner, place, now)
+    if row.document_type is None or row.posting_date is None:
+        # SAP may have been sent it: what it was must never be made up anew
+        raise PermanentError("a stored document without its type or posting date")
+    content = key_ring.decrypt(row.encrypted_document, **place)
+    sent = connector.with_posting_date(content, row.posting_date)
+    encrypted = row.encrypted_document if sent == content else key_ring.encrypt(sent, **place)
+    return FrozenDocument(sent, row.document_type, row.posting_date, row.next_open_day, encrypted)
+
+
+def _rendered(
+    key_ring: KeyRing,
+    connector: Connector,
+    payment: LockedPayment,
+    row: LockedOperation,
+    earlier: Sequence[Operation],
+    partner: PartnerConfiguration | None,
+    place: Mapping[str, str],
+    now: datetime,
+) -> FrozenDocument:
     mapping = _mapping(partner, payment, row)
     try:
         zone = ZoneInfo(payment.time_zone)
         accepted_on = _day(row.operation.created_at, zone)
         posting_date = accepted_on if mapping.posting_date == "acceptance" else _day(now, zone)
-        values = evaluate(mapping, _view(key_ring, payment, row, accepted_on))
-        entry = connector.render(
-            JournalFacts(
-                kind=row.operation.kind,
-                reference=row.sap_reference,
-                partner_id=payment.payment.partner_id,
-                external_id=payment.payment.external_id,
-                amount=row.operation.amount,
-                company_code=payment.company_code,
-                document_date=accepted_on.isoformat(),
-                posting_date=posting_date.isoformat(),
-                values=values,
-                reverses=_authorisation(earlier) if row.operation.kind == OperationKind.REVERSE else None,
-            )
+        facts = JournalFacts(
+            kind=row.operation.kind,
+            reference=row.sap_reference,
+            partner_id=payment.payment.partner_id,
+            external_id=payment.payment.external_id,
+            amount=row.operation.amount,
+            company_code=payment.company_code,
+            document_date=accepted_on.isoformat(),
+            posting_date=posting_date.isoformat(),
+            values=evaluate(mapping, _view(key_ring, payment, row, accepted_on)),
+            reverses=_authorisation(earlier) if row.operation.kind == OperationKind.REVERSE else None,
         )
+        entry = connector.render(facts)
     except MappingError as error:
         raise PermanentError(f"not mappable: {error}") from error
     except PermanentError:

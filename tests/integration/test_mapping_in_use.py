@@ -86,3 +86,16 @@ def test_a_change_while_the_outcome_is_unknown_still_makes_one_document_by_the_o
     assert len(bridge.sap.booked) == 1
     assert len({sent.content for sent in bridge.sap.sendings}) == 1
     assert len({sent.message_uuid for sent in bridge.sap.sendings}) == 1
+
+
+def test_a_stored_document_that_is_damaged_is_never_rendered_anew(bridge):
+    operation_id = bridge.accept()
+    bridge.sap.script.append("not-posted")
+    bridge.step(operation_id)
+    with bridge.engine.begin() as connection:
+        connection.execute(text("UPDATE operations SET posting_date = NULL"))
+    bridge.clock.advance(2)
+    bridge.step(operation_id)
+    row = bridge.row(operation_id)
+    assert (row.status, row.parked_reason) == ("parked", "mapping")
+    assert len(bridge.sap.sendings) == 1

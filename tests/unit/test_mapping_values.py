@@ -142,6 +142,7 @@ def test_a_fixed_mapping_is_sound_for_every_kind(kind):
         ({"counterparty_text": by("debtor.nmae || 'x'")}, "counterparty_text", "names 'nmae'"),
         ({"header_text": by("not_null(remitance_information, 'x')")}, "header_text", "names"),
         ({"header_text": by("no_such_function(kind)")}, "header_text", "can't be evaluated"),
+        ({"header_text": by("ceil(to_number('1e999')) && kind")}, "header_text", "can't be evaluated"),
         ({"header_text": by("remittance_information")}, "header_text", "gives nothing"),
     ],
 )
