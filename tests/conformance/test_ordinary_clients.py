@@ -24,7 +24,7 @@ ODATA_URL = "/sap/opu/odata/sap/API_OPLACCTGDOCITEMCUBE_SRV/"
 def answers(url):
     try:
         return requests.get(f"{url}/livez", timeout=1).ok
-    except requests.ConnectionError:
+    except requests.RequestException:  # not there yet, or slow on a busy machine
         return False
 
 
@@ -43,7 +43,7 @@ def url(tmp_path_factory):
             [sys.executable, "-m", "sap_mock"], env=environment, cwd=REPOSITORY, stdout=output, stderr=output
         )
     try:
-        wait_until(lambda: answers(url), timeout_seconds=20, what="sap_mock")
+        wait_until(lambda: answers(url), timeout_seconds=60, what="sap_mock")
         yield url
     finally:
         process.terminate()
