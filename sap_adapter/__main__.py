@@ -16,6 +16,7 @@ from bridge.tracing import make_tracer
 from bridge.web.main import run_with_keys
 from sap_adapter.app import create_app
 from sap_adapter.classifier import Classifier
+from sap_adapter.recall import recall_unclaimed
 from sap_adapter.settings import Settings
 
 # Each request uses one connection at a time; the waker and the directory's refresh may want one as well.
@@ -44,6 +45,8 @@ def _build(settings: Settings, key_ring: KeyRing) -> Flask:
     store = make_partner_store(settings.firestore)
     directory = make_directory(store, engine, clock, settings.directory)
     tracer = make_tracer("sap_adapter", settings.tracing, settings.firestore.project)
+    # the port is open already: what goes out now waits for us there
+    recall_unclaimed(engine, settings.sap_connections, clock)
     return create_app(settings, key_ring, directory, engine, clock, tracer)
 
 

@@ -5,6 +5,7 @@ watchdogs at once share the work. Lock order: operation, lane, slot, event.
 """
 
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -41,6 +42,14 @@ LOCK_DISPATCHED = text("""
           - make_interval(secs => CAST(:shortest AS float8) * least(
               CAST(:first_seconds AS float8) * power(2, least(dispatches_without_claim, :max_doublings)),
               CAST(:max_seconds AS float8)))
+    ORDER BY dispatched_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+LOCK_UNCLAIMED = text("""
+    /* published before then in these lanes and never claimed */
+    SELECT operation_id FROM operations
+    WHERE sap_system = ANY(CAST(:lanes AS text[])) AND dispatched_at < :before
+      AND (lease_until IS NULL OR lease_until < :now) AND status IN ('scheduled', 'accepted', 'unknown')
     ORDER BY dispatched_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """)
 
@@ -186,6 +195,14 @@ def lock_dispatched(
         },
     )
     return [DispatchedOperation(*row) for row in rows]
+
+
+def lock_unclaimed(
+    connection: Connection, lanes: Collection[str], *, before: datetime, limit: int, now: datetime
+) -> list[str]:
+    """Return the operations of the lanes that went out before then and that nobody has claimed."""
+    parameters = {"lanes": list(lanes), "before": before, "limit": limit, "now": now}
+    return list(connection.execute(LOCK_UNCLAIMED, parameters).scalars())
 
 
 def recall(connection: Connection, operation_id: str, *, is_lost: bool) -> None:
