@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridge.clock import SystemClock
-from bridge.environment import required, seconds
+from bridge.environment import only_check, required, seconds
 from bridge.errors import SettingsError
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.web.logs import configure_logs
@@ -44,12 +44,15 @@ class Settings:
 
 
 def main() -> int:
+    """Carry the recovery on; with --check, only read the settings."""
     configure_logs("recovery")
     try:
         settings = Settings.from_environment(os.environ)
     except SettingsError as error:
         sys.stderr.write(f"recovery: {error}\n")
         return 2
+    if only_check(sys.argv):
+        return 0
     clock = SystemClock()
     engine = make_engine(settings.database, pool_size=1, application_name="recovery")
     connectors = {

@@ -1,20 +1,35 @@
-# What runs and ends: migrations at each deployment, erasing once a day.
+# What runs and ends: migrations at each deployment, erasing once a day, recovery after a restored backup.
 
 locals {
   jobs = {
     migrate = {
+      egress          = "PRIVATE_RANGES_ONLY"
       module          = "bridge.storage.migrate"
       timeout_seconds = 3600
       # twice would do no harm, but who deploys wants to see the first failure
       retries = 0
     }
     erase = {
+      egress          = "PRIVATE_RANGES_ONLY"
       module          = "bridge.storage.erase"
       timeout_seconds = 3600
       retries         = 3
     }
+    recover = {
+      # SAP is in our network or beyond its VPN; the mock is found by its run.app address
+      egress          = "ALL_TRAFFIC"
+      module          = "sap_adapter.recover"
+      timeout_seconds = 86400
+      # it carries on where it was stopped
+      retries = 3
+    }
   }
   job_environments = {
+    # started by hand (`bridge recover`); it asks SAP as the adapter does
+    recover = merge(local.settling_environment, {
+      SAP_CONNECT_TIMEOUT_SECONDS = tostring(var.sap_timing.connect_timeout_seconds)
+      SAP_READ_TIMEOUT_SECONDS    = tostring(var.sap_timing.read_timeout_seconds)
+    })
     migrate = {
       # tables belong to this role, whoever migrates
       DATABASE_OWNER  = local.database_owner
@@ -30,7 +45,7 @@ locals {
   # process: its role in 0001_grants.sql
   database_roles = merge(
     { for key in keys(local.services) : key => key },
-    { dispatcher = "dispatcher", erase = "retention" },
+    { dispatcher = "dispatcher", erase = "retention", recover = "recovery" },
   )
 }
 
@@ -48,7 +63,7 @@ resource "google_cloud_run_v2_job" "this" {
       max_retries     = each.value.retries
 
       vpc_access {
-        egress = "PRIVATE_RANGES_ONLY"
+        egress = each.value.egress
         network_interfaces {
           subnetwork = google_compute_subnetwork.services.id
         }
@@ -63,10 +78,36 @@ resource "google_cloud_run_v2_job" "this" {
         }
 
         dynamic "env" {
-          for_each = merge(local.job_environments[each.key], local.database_environment[each.key])
+          for_each = merge(
+            local.job_environments[each.key],
+            local.database_environment[each.key],
+            { for name, file in local.secret_files[each.key] : file.variable => "/secrets/${name}/${file.file}" },
+          )
           content {
             name  = env.key
             value = env.value
+          }
+        }
+
+        dynamic "volume_mounts" {
+          for_each = local.secret_files[each.key]
+          content {
+            name       = volume_mounts.key
+            mount_path = "/secrets/${volume_mounts.key}"
+          }
+        }
+      }
+
+      dynamic "volumes" {
+        for_each = local.secret_files[each.key]
+        content {
+          name = volumes.key
+          secret {
+            secret = volumes.value.id
+            items {
+              path    = volumes.value.file
+              version = "latest"
+            }
           }
         }
       }
@@ -80,6 +121,7 @@ resource "google_cloud_run_v2_job" "this" {
   depends_on = [
     google_project_iam_member.process,
     google_project_service.this,
+    google_secret_manager_secret_iam_binding.readers,
     google_sql_user.process,
   ]
 }

@@ -7,7 +7,7 @@ locals {
       fingerprint-key     = { file = "fingerprint-key", variable = "FINGERPRINT_KEY", is_folder = false, readers = ["gateway"] }
       party-key-ring      = { file = "party-key-ring.json", variable = "PARTY_KEY_RING", is_folder = false, readers = ["gateway", "sap_adapter"] }
       receipt-signing-key = { file = "receipt-signing-key.pem", variable = "RECEIPT_SIGNING_KEY", is_folder = false, readers = ["gateway"] }
-      sap-connections     = { file = "sap-connections.json", variable = "SAP_CONNECTIONS_FILE", is_folder = false, readers = ["sap_adapter"] }
+      sap-connections     = { file = "sap-connections.json", variable = "SAP_CONNECTIONS_FILE", is_folder = false, readers = ["sap_adapter", "recover"] }
       # the name is what the gateway looks for in its folder (`bridge keys bundle`)
       token-signing-keys = { file = "signing-keys.json", variable = "TOKEN_SIGNING_KEYS_DIR", is_folder = true, readers = ["gateway"] }
       webhook-key-ring   = { file = "webhook-key-ring.json", variable = "WEBHOOK_KEY_RING", is_folder = false, readers = ["gateway", "webhooks"] }

@@ -21,6 +21,7 @@ from gateway.discovery import JWKS_PATH
 from gateway.settings import Settings as GatewaySettings
 from gateway.signing_keys import BUNDLE
 from partners.settings import Settings as PartnersSettings
+from sap_adapter.recover import Settings as RecoverySettings
 from sap_adapter.settings import Settings as AdapterSettings
 from sap_mock.settings import Settings as SapMockSettings
 from webhooks.settings import Settings as WebhooksSettings
@@ -37,6 +38,7 @@ READERS = {
     "dispatcher.dead_letters": dead_letters_settings.Settings,
     "bridge.storage.migrate": migrate.Settings,
     "bridge.storage.erase": erase.Settings,
+    "sap_adapter.recover": RecoverySettings,
     "sap_mock": SapMockSettings,
 }
 # for a machine without Google: on Cloud Run these are refused or have no meaning
@@ -144,7 +146,9 @@ def test_every_process_is_given_what_it_reads_takes_it_and_is_given_no_more(appl
     for module, given in processes(applied):
         seen.add(module)
         # a mounted file that is read as the settings are
-        readable = given | ({"SAP_CONNECTIONS_FILE": str(connections)} if module == "sap_adapter" else {})
+        readable = given | (
+            {"SAP_CONNECTIONS_FILE": str(connections)} if "SAP_CONNECTIONS_FILE" in given else {}
+        )
         environment = Environment(readable | BY_THE_PLATFORM)
         READERS[module].from_environment(environment)
         needed = environment.read - LOCAL_ONLY - BY_THE_PLATFORM.keys()
@@ -168,6 +172,7 @@ def test_each_process_logs_in_to_the_database_with_its_own_role(applied):
     assert set(granted) <= set(ROLES)
     roles = {module.rpartition(".")[2]: login for module, login in logins.items()}
     roles["retention"] = roles.pop("erase")
+    roles["recovery"] = roles.pop("recover")
     assert granted == {role: login for role, login in roles.items() if role != "migrate"}
     # the migration alone may make tables
     assert {user.key for user in rules.of(applied, "google_sql_user") if user.values["database_roles"]} == {
