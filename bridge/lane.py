@@ -3,7 +3,7 @@
 The window grows by single steps and shrinks by half, as TCP's does (RFC 5681): what was refused (429, 503)
 or took too long says that it was too large. After an outage it starts with one call and doubles up to what
 last worked. Pure: the adapter that sees a failure and the relay that sees the rest decide by the same rules.
-docs/decisions/0015-the-law-of-the-window.md
+docs/decisions/0016-the-law-of-the-window.md
 """
 
 import math
