@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from bridge.ids import new_id
+from bridge.ids import new_id, sap_reference
 from bridge.money import Money
 from bridge.payment import FINAL_OPERATION_STATUSES, EventType, Operation, OperationKind, has_its_turn
 from bridge.storage.events import append_event, put_back
@@ -75,6 +75,11 @@ FIND_LIVING = text("""
     /* the living payment that has the external id */
     SELECT payment_id FROM payments
     WHERE partner_id = :partner_id AND external_id = :external_id AND status NOT IN ('rejected', 'cancelled')
+""")
+
+SELECT_REFERENCES = text("""
+    /* by which reference SAP is asked about each step of the payment */
+    SELECT operation_id, sap_reference FROM operations WHERE payment_id = :payment_id
 """)
 
 INSERT_PAYMENT = text("""
@@ -204,15 +209,19 @@ def place_later_step(connection: Connection, lost: LostStep, *, since: datetime,
     """Add the step that the document is of to its payment, or give it to the same one sent again.
 
     A step that the backup (of `since`) has is none that was sent again: SAP may have it as well, by its own
-    reference. False if there is no such payment.
+    reference. Nor is one that has got a document's reference already. False if there is no such payment.
     """
     payment_id = _living(connection, lost)
     if payment_id is None:
         return False
     steps = operations_of_payment(connection, payment_id)
+    rows = connection.execute(SELECT_REFERENCES, {"payment_id": payment_id})
+    references = {row.operation_id: row.sap_reference for row in rows}
     for position, step in enumerate(steps):
-        is_again = step.created_at > since and step.kind == lost.kind and step.amount == lost.amount
-        if is_again and step.status not in FINAL_OPERATION_STATUSES:
+        has_its_own = references[step.operation_id] == sap_reference(step.operation_id)
+        is_again = step.created_at > since and has_its_own
+        is_same = step.kind == lost.kind and step.amount == lost.amount
+        if is_again and is_same and step.status not in FINAL_OPERATION_STATUSES:
             _adopt(connection, step.operation_id, lost, is_next=has_its_turn(steps[:position]), now=now)
             return True
     _insert(connection, payment_id, lost, steps, now)

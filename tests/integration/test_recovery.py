@@ -368,6 +368,26 @@ def test_a_lost_refund_took_the_place_of_another_over_the_same_amount(restorable
     assert restorable.rows("SELECT refunded_minor FROM payments") == [(20000,)]
 
 
+@pytest.mark.parametrize("sent_again", [0, 1, 2])
+def test_the_second_of_two_lost_refunds_over_the_same_amount_took_the_place_of_the_first(
+    restorable, bridge, sent_again
+):
+    first = bridge.accept()
+    bridge.step(first)
+    restorable.back_up()
+    bridge.step(bridge.queue(first, "refund", 10000))
+    bridge.step(bridge.queue(first, "refund", 10000))
+    restorable.restore()
+    for _ in range(sent_again):
+        bridge.queue(first, "refund", 10000)
+    restorable.recover()
+    restorable.let_all_go_on()
+    recovered = restorable.rows("SELECT sap_reference FROM operations WHERE status = 'succeeded'")
+    assert sorted(row.sap_reference for row in recovered) == sorted(restorable.references())
+    assert restorable.rows("SELECT refunded_minor FROM payments") == [(20000,)]
+    assert len(bridge.sap.booked) == 3
+
+
 def test_a_refund_sent_again_after_the_restore_gets_the_document_of_the_lost_one(restorable, bridge):
     first = bridge.accept()
     bridge.step(first)
