@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
 from bridge.clock import Clock
 from bridge.errors import SettingsError, TransientError, UnknownOutcomeError
@@ -68,7 +68,7 @@ class Timeouts:
 
     @property
     def call_seconds(self) -> float:
-        """The longest a call takes when SAP answers in one piece."""
+        """The longest a call takes, also when SAP's answer comes in drops."""
         return self.connect_seconds + self.read_seconds
 
 
@@ -160,6 +160,7 @@ class S4HanaConnector:
         return content
 
     def _call(self, method: str, path: str, **request: Any) -> tuple[int, Any, bytes]:
+        give_up_at = self._clock.monotonic() + self._timeouts.call_seconds
         try:
             with self._session.request(
                 method,
@@ -170,12 +171,15 @@ class S4HanaConnector:
                 **request,
             ) as response:
                 content = bytearray()
-                for chunk in response.iter_content(CHUNK_BYTES):
+                # what is there, not a whole chunk: drops must not keep us past the lease
+                while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
                     content += chunk
                     if len(content) > MAX_ANSWER_BYTES:
                         raise UnknownOutcomeError("SAP's answer is too long")
+                    if self._clock.monotonic() > give_up_at:
+                        raise UnknownOutcomeError("SAP's answer takes too long")
                 return response.status_code, response.headers, bytes(content)
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             if _nothing_was_sent(error):
                 raise TransientError("SAP can't be reached") from error
             raise UnknownOutcomeError(f"the call to SAP broke off ({type(error).__name__})") from error
@@ -192,7 +196,7 @@ class S4HanaConnector:
         return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
-def _nothing_was_sent(error: requests.RequestException) -> bool:
+def _nothing_was_sent(error: Exception) -> bool:
     """Tell whether the connection was never there: the only failures that surely posted nothing."""
     reason: object = error
     while isinstance(reason, BaseException):

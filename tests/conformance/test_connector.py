@@ -1,8 +1,11 @@
 """What the adapter relies on, asked of the in-memory connector and of S/4HANA's over a real sap_mock."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -319,6 +322,35 @@ def test_a_port_on_which_nobody_listens_is_surely_not_posted():
     connector = S4HanaConnector(connection, TIMEOUTS, max_calls=1, clock=SystemClock())
     with pytest.raises(TransientError):
         connector.post(sending(MockTarget(connector, "")))
+
+
+@pytest.fixture
+def dripping():
+    """A server whose answer comes a byte at a time, for as long as somebody reads it."""
+    listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip():
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 60000\r\n\r\n")
+            while not over.wait(0.02):
+                connection.sendall(b" ")
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    over.set()
+    thread.join(10)
+    listener.close()
+
+
+@pytest.mark.timeout(60)
+def test_an_answer_in_drops_kept_a_call_past_its_lease(dripping):
+    connection = SapConnection(dripping, "sap", "sap-secret")
+    connector = S4HanaConnector(connection, Timeouts(0.3, 0.3), max_calls=1, clock=SystemClock())
+    with pytest.raises(UnknownOutcomeError, match="takes too long"):
+        connector.post(sending(MockTarget(connector, dripping)))
 
 
 @pytest.fixture
