@@ -204,6 +204,8 @@ class PartnerConfiguration(_Document):
     version: Annotated[int, Field(ge=1)]
     name: str
     status: PartnerStatus
+    # held: payments are accepted, and none is posted until this is active again
+    posting: Literal["active", "held"] = "active"
     clients: tuple[Client, ...]
     targets: Annotated[dict[Name, SapTarget], Field(min_length=1, max_length=MAX_TARGETS)]
     routing: Routing

@@ -83,6 +83,8 @@ class ParkReason(StrEnum):
     INVALID_STATE = "invalid-state"
     # an operator has stopped it
     HELD = "held"
+    # its partner's postings are held; it goes on by itself when they are not any more
+    PARTNER_HELD = "partner-held"
 
 
 class OperatorDecision(StrEnum):

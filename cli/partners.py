@@ -147,6 +147,30 @@ def resume(api: Api, partner_id: str, effective_from: str | None, reason: str) -
     _change_status(api, partner_id, "active", effective_from, reason)
 
 
+@partners.command()
+@partner_id_argument
+@reason
+@click.pass_obj
+def hold(api: Api, partner_id: str, reason: str) -> None:
+    """Accept the partner's payments and post none of them, until `release`. What SAP has already goes on."""
+    _change_posting(api, partner_id, "held", reason)
+
+
+@partners.command()
+@partner_id_argument
+@reason
+@click.pass_obj
+def release(api: Api, partner_id: str, reason: str) -> None:
+    """Post the partner's payments again; what was held goes on by itself."""
+    _change_posting(api, partner_id, "active", reason)
+
+
+def _change_posting(api: Api, partner_id: str, posting: str, reason: str) -> None:
+    path = f"/admin/partners/{partner_id}/posting"
+    changed = api.send("PUT", path, {"posting": posting}, reason=reason)
+    click.echo(f"postings of {partner_id} are {posting}, at version {changed.version}")
+
+
 def _change_status(api: Api, partner_id: str, status: str, effective_from: str | None, reason: str) -> None:
     wanted = {"status": status, "effective_from": effective_from}
     changed = api.send("PUT", f"/admin/partners/{partner_id}/status", wanted, reason=reason)

@@ -27,6 +27,7 @@ from bridge.storage.watchdog import (
     lock_stranded,
     mark_delayed,
     recall,
+    release_held,
     waiting_page,
 )
 from dispatcher.worker import Round
@@ -72,6 +73,7 @@ class Watchdog:
             self._expired_claims(now) == MAX_EXPIRED,
             self._lost_dispatches(now) == MAX_DISPATCHED,
             self._delays(now) == MAX_PAGE,
+            self._released_partners(now) == MAX_PAGE,
         )
         self._stranded(now)
         return Round(again=any(is_full), next_seconds=self._settings.interval_seconds)
@@ -125,6 +127,15 @@ class Watchdog:
             self._put_back_some()
         # What is not quite due stays; only a full batch of lost ones means that there may be more.
         return len(lost)
+
+    def _released_partners(self, now: datetime) -> int:
+        """Let go on what waited for its partner; an adapter that has not heard of it yet parks it again."""
+        with self._engine.begin() as connection:
+            released = release_held(connection, limit=MAX_PAGE, now=now)
+        if released:
+            _log.info("postings of partners go on", operations=released)
+            self._put_back_some()
+        return released
 
     def _delays(self, now: datetime) -> int:
         """Follow the limit in time: everything that waits since before it is looked at once."""

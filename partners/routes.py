@@ -17,7 +17,7 @@ from partners import documents
 from partners.change import Change, Partners, Wish
 from partners.clients import add_client, revoke_client
 from partners.explain_route import explain_route
-from partners.status import change_status_of
+from partners.status import change_posting_of, change_status_of
 
 REASON_HEADER = "X-Reason"
 MAX_BODY_BYTES = 256 * 1024
@@ -87,6 +87,10 @@ def _register_amendments(admin: Blueprint, partners: Partners, operator: Callabl
     def change_status(partner_id: str) -> Response:
         wished = wish(partner_id)
         return _render(change_status_of(partners, wished, _object()))
+
+    @admin.put("/partners/<partner_id>/posting")
+    def change_posting(partner_id: str) -> Response:
+        return _render(change_posting_of(partners, wish(partner_id), _object()))
 
     @admin.post("/partners/<partner_id>/clients")
     def new_client(partner_id: str) -> Response:

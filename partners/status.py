@@ -1,4 +1,4 @@
-"""The use case: suspend a partner or take its requests again, at once or from a date on."""
+"""The use cases: suspend a partner at once or from a date on, hold its postings."""
 
 from datetime import datetime
 from typing import Any
@@ -43,3 +43,13 @@ def change_status_of(partners: Partners, wish: Wish, wanted: dict[str, Any]) -> 
         )
 
     return partners.amend(wish, f"partner.{status}", amend)
+
+
+def change_posting_of(partners: Partners, wish: Wish, wanted: dict[str, Any]) -> PartnerConfiguration:
+    """Set `posting` to active or held. RejectedError as `change_status_of`."""
+    posting = wanted.get("posting")
+    if set(wanted) != {"posting"} or posting not in ("active", "held"):
+        raise documents.invalid(FieldError("/posting", "is neither active nor held, or not alone"))
+    return partners.amend(
+        wish, f"partner.posting_{posting}", lambda document: document.update(posting=posting)
+    )

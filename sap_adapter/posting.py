@@ -159,9 +159,8 @@ class Posting:
                 self._put_back(connection, row, NO_CONFIGURATION_PAUSE_SECONDS, now)
                 return None
             earlier = _earlier_steps(connection, row)
-            if status != OperationStatus.UNKNOWN and not self._is_next(
-                connection, payment, row, earlier, now
-            ):
+            may_be_sent = status != OperationStatus.UNKNOWN
+            if may_be_sent and not self._is_next(connection, payment, row, earlier, partner, now):
                 return None
             return self._start(connection, payment, row, earlier, number, partner, started, now, may_wait)
 
@@ -171,9 +170,10 @@ class Posting:
         payment: LockedPayment,
         row: LockedOperation,
         earlier: Sequence[Operation],
+        partner: PartnerConfiguration | None,
         now: datetime,
     ) -> bool:
-        """Look once more, under lock: nothing before it is unfinished, and the payment allows it.
+        """Look once more, under lock: nothing before it is unfinished, partner and payment allow it.
 
         Past this point SAP books it, and what does not fit the payment could not be recorded.
         """
@@ -181,6 +181,9 @@ class Posting:
         if not has_its_turn(earlier):
             log.error("dispatched-out-of-turn", operation_id=operation_id)
             put_back(connection, operation_id, not_before=None, now=now)
+            return False
+        if not row.sent_unresolved and partner is not None and partner.posting == "held":
+            self._park(connection, payment, row, ParkReason.PARTNER_HELD, now)
             return False
         if not row.sent_unresolved and not allows(payment.payment, row.operation):
             log.error("not-allowed-any-more", operation_id=operation_id, status=payment.payment.status)

@@ -53,6 +53,27 @@ LOCK_UNCLAIMED = text("""
     ORDER BY dispatched_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """)
 
+RELEASE_HELD = text("""
+    /* what was parked because its partner was held, and is not any more: it goes on as if it were new */
+    WITH operation AS (
+        UPDATE operations SET status = 'accepted', parked_reason = NULL, updated_at = :now
+        WHERE operation_id IN (
+            SELECT parked.operation_id
+            FROM operations AS parked JOIN partner_configs AS partner USING (partner_id)
+            WHERE parked.status = 'parked' AND parked.parked_reason = 'partner-held'
+              AND NOT parked.sent_unresolved
+              AND coalesce(partner.document ->> 'posting', 'active') <> 'held'
+            ORDER BY parked.updated_at LIMIT :limit
+            FOR NO KEY UPDATE OF parked SKIP LOCKED
+        )
+        RETURNING operation_id, sap_system, partner_id, traceparent
+    )
+    INSERT INTO outbox (lane, partner_id, operation_id, not_before, is_returned, traceparent, created_at)
+    SELECT sap_system, partner_id, operation_id, :now, true, traceparent, :now FROM operation
+    ON CONFLICT (operation_id) WHERE operation_id IS NOT NULL DO UPDATE
+    SET not_before = excluded.not_before, is_returned = true, claim_id = NULL, lease_until = NULL
+""")
+
 RECALL = text("""
     /* it is not out any more; nobody has claimed it this often now */
     UPDATE operations SET dispatched_at = NULL, dispatches_without_claim = dispatches_without_claim + :lost
@@ -216,6 +237,11 @@ def waiting_page(
     """Return the next operations without an end, by (waits_since, operation_id)."""
     parameters = {"after_since": after[0], "after_id": after[1], "limit": limit}
     return [WaitingOperation(*row) for row in connection.execute(SELECT_WAITING, parameters)]
+
+
+def release_held(connection: Connection, *, limit: int, now: datetime) -> int:
+    """Let operations of partners that are not held any more go on; return how many did."""
+    return connection.execute(RELEASE_HELD, {"limit": limit, "now": now}).rowcount
 
 
 def lock_stranded(connection: Connection, operation_id: str) -> bool:

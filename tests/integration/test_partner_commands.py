@@ -150,6 +150,15 @@ def test_a_suspension_can_be_dated_and_a_date_that_has_passed_is_refused(bridge,
     assert "/dated_changes/0/effective_from is not in the future" in refused
 
 
+def test_a_partners_postings_are_held_and_released(bridge, store, partner, database):
+    bridge("hold", partner.partner_id, *WHY)
+    assert store.get(partner.partner_id).posting == "held"
+    assert PartnerMirror(database.engine).get(partner.partner_id).configuration.posting == "held"
+    bridge("release", partner.partner_id, *WHY)
+    assert store.get(partner.partner_id).posting == "active"
+    assert [action for _, action, _ in audit(database)] == ["partner.posting_held", "partner.posting_active"]
+
+
 def test_an_amendment_goes_on_top_of_what_somebody_has_written_meanwhile(bridge, store, partner):
     inner, overtaking = store.put, [changed(partner, name="Overtaker")]
 

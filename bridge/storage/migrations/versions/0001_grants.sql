@@ -38,6 +38,8 @@ GRANT SELECT, UPDATE ON operations, sap_systems, sap_slots TO dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO dispatcher;
 GRANT SELECT, INSERT, UPDATE ON feed_counters TO dispatcher;
 GRANT SELECT, INSERT ON feed TO dispatcher;
+-- whether a partner is held
+GRANT SELECT (partner_id, document) ON partner_configs TO dispatcher;
 
 GRANT SELECT, UPDATE ON payments, operations TO dead_letters;
 GRANT SELECT, INSERT ON events TO dead_letters;
