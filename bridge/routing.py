@@ -15,6 +15,8 @@ from bridge.money import Money, exponent
 MAX_RULES = 50
 MAX_CURRENCIES = 200
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+# every amount is above nothing
+LEAST = 1
 # minor units of any amount that passes `Money.parse` are below it
 NO_BOUND = 10**18
 
@@ -55,7 +57,7 @@ class RouteRule(_Part):
     def bounds(self, currency: str) -> tuple[int, int]:
         """Return the least amount and the one that is too much, in minor units."""
         return (
-            Money.parse(self.amount_from, currency).minor if self.amount_from is not None else 0,
+            Money.parse(self.amount_from, currency).minor if self.amount_from is not None else LEAST,
             Money.parse(self.amount_below, currency).minor if self.amount_below is not None else NO_BOUND,
         )
 

@@ -186,7 +186,8 @@ def test_a_stop_lets_the_round_under_way_end(owner, start, publisher, wake):
     stop, thread = start()
     accept(owner)
     wake()
-    wait_until(lambda: publisher.calls >= 1 and publisher.messages(EVENTS_TOPIC))
+    # the operation is in the gate, and its event has gone out
+    wait_until(lambda: publisher.calls >= 2 and publisher.messages(EVENTS_TOPIC))
     stop.set()
     gate.set()
     thread.join(8)

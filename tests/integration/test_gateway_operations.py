@@ -297,7 +297,7 @@ def test_an_error_stores_nothing_under_the_key(stage):
         "DELETE FROM payments",
         "UPDATE operations SET amount_minor = 1",
         "UPDATE operations SET claims_started = 0",
-        "UPDATE operations SET sent_unresolved = false",
+        "UPDATE operations SET generation = 0",
         "UPDATE operations SET dispatch_number = 0",
         "UPDATE operations SET sap_document_number = '1'",
         "DELETE FROM operations",

@@ -82,7 +82,7 @@ def test_one_item_by_its_key(client):
         ("/A_OperationalAcctgDocItemCube", {"filter": "Bukrs eq '1000'"}, 400),
         ("/A_OperationalAcctgDocItemCube", {"filter": ""}, 400),
         ("/A_OperationalAcctgDocItemCube", {"select": "Bukrs"}, 400),
-        ("/A_OperationalAcctgDocItemCube", {"orderby": "CompanyCode"}, 400),
+        ("/A_OperationalAcctgDocItemCube", {"orderby": "Bukrs"}, 400),
         ("/A_OperationalAcctgDocItemCube", {"top": "-1"}, 400),
         ("/A_OperationalAcctgDocItemCube", {"format": "xml"}, 406),
         ("/A_OperationalAcctgDocItemCube(CompanyCode='1000')", {}, 400),

