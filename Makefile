@@ -42,10 +42,16 @@ HAS_TERRAFORM := $(shell command -v terraform)
 tests/node/node_modules: tests/node/package-lock.json
 	if command -v npm > /dev/null; then cd tests/node && npm ci --ignore-scripts --no-audit --no-fund --silent; fi
 
+# The two run side by side: one keeps the cores busy, the other mostly waits for its stacks.
 test: install tests/node/node_modules $(if $(HAS_TERRAFORM),terraform-fetch) ## every test tier that runs on one machine
-	$(BIN)/pytest --numprocesses 4 --dist loadfile tests/unit tests/contract tests/integration tests/conformance
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-parts test-stacks
+
+test-parts: install tests/node/node_modules $(if $(HAS_TERRAFORM),terraform-fetch) ## all tiers but those that need whole stacks
+	$(BIN)/pytest --numprocesses 3 --dist loadfile tests/unit tests/contract tests/integration tests/conformance
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/terraform
-	$(BIN)/pytest tests/e2e tests/chaos
+
+test-stacks: install tests/node/node_modules ## the tiers that start whole stacks: as a partner sees them, and kill -9
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/e2e tests/chaos
 
 terraform-fetch: install .terraform-offline/.fetched ## get the providers' schemas and checkov; then no network is needed
 

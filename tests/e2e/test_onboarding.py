@@ -26,7 +26,7 @@ def test_the_readmes_lines_lead_to_a_verified_webhook(stack):
         + lines.replace("9000", str(free_port())).replace("listen", "listen > listened.txt")
         + f"for _ in $(seq {ARRIVES_SECONDS * 2}); do\n"
         + "grep -q verified listened.txt && break; sleep 0.5; done\n"
-        + "kill -INT $!; cat listened.txt\n"
+        + "kill $!; cat listened.txt\n"
     )
     environment = {
         "PATH": os.environ["PATH"],
