@@ -29,6 +29,7 @@ def accepts_per_second(stage: Stage, *, connections: int, seconds: int) -> float
     script.chmod(0o644)
     # pgbench knows no NULL that it could send as a parameter
     parameters["requested_execution_date"] = datetime.now(UTC).date()
+    parameters["due_at"] = parameters["not_before"]
     constants = [f"-D{name}={_word(value)}" for name, value in parameters.items() if name not in _NEW]
     done = subprocess.run(  # noqa: S603 - our own command
         [
