@@ -199,7 +199,7 @@ AGAINST_THE_RULES = {
     "a job outside the network": Mistake(
         "jobs.tf",
         """      vpc_access {
-        egress = "PRIVATE_RANGES_ONLY"
+        egress = each.value.egress
         network_interfaces {
           subnetwork = google_compute_subnetwork.services.id
         }
