@@ -1,24 +1,34 @@
 """`bridge`: what operators do from a terminal."""
 
+from pkgutil import resolve_name
+
 import click
 
-from cli.dead_letters import dead_letters
-from cli.keys import keys
-from cli.partners import partners
-from cli.payments import payments
-from cli.recover import recover
-from cli.sap import sap
-from cli.status import status
-from cli.webhooks import webhooks
+# each is imported when it is asked for: what one command needs must not slow the start of the others
+COMMANDS = {
+    "dead-letters": "cli.dead_letters:dead_letters",
+    "keys": "cli.keys:keys",
+    "partners": "cli.partners:partners",
+    "payments": "cli.payments:payments",
+    "recover": "cli.recover:recover",
+    "sap": "cli.sap:sap",
+    "status": "cli.status:status",
+    "webhooks": "cli.webhooks:webhooks",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        return resolve_name(COMMANDS[name]) if name in COMMANDS else None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Operate the Partner Payments Bridge."""
 
-
-for command in (dead_letters, keys, partners, payments, recover, sap, status, webhooks):
-    main.add_command(command)
 
 if __name__ == "__main__":
     main()
