@@ -3,6 +3,7 @@
 Only who has the partner's credentials registers where it is told, and sees the secret: no operator has to.
 """
 
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,12 @@ LOCAL_URL = "http://127.0.0.1:8080"
 TIMEOUT_SECONDS = 30.0
 SCOPES = "webhooks:read webhooks:write"
 ENDPOINTS = "/v1/webhook-endpoints"
+DELIVERIES = "/v1/webhook-deliveries"
+# An attempt takes 15 s at most; the rest is for a bridge that has much to do.
+ATTEMPT_SECONDS = 60.0
+LOOK_EVERY_SECONDS = 0.5
+TEST_PAUSE_SECONDS = 1.0
+MAX_WAIT_SECONDS = 3600
 
 
 class PublicApi:
@@ -101,11 +108,25 @@ def add(
 
 @endpoints.command()
 @click.argument("endpoint_id")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.IntRange(0, MAX_WAIT_SECONDS),
+    default=0,
+    show_default=True,
+    help="Seconds to go on for until a test is taken: the receiver may still be starting.",
+)
 @click.pass_obj
-def test(api: PublicApi, endpoint_id: str) -> None:
-    """Have a delivery of the type webhook.test sent to the endpoint."""
-    delivery = api.call("POST", f"{ENDPOINTS}/{endpoint_id}/test")
-    click.echo(f"{delivery['id']} is on its way")
+def test(api: PublicApi, endpoint_id: str, wait_seconds: int) -> None:
+    """Have a delivery of the type webhook.test sent to the endpoint, and tell how it went.
+
+    A test is attempted once. Exits with 1 if none was taken.
+    """
+    give_up_at = time.monotonic() + wait_seconds
+    while not _is_taken(api, api.call("POST", f"{ENDPOINTS}/{endpoint_id}/test")["id"]):
+        if time.monotonic() >= give_up_at:
+            raise click.exceptions.Exit(1)
+        time.sleep(TEST_PAUSE_SECONDS)
 
 
 @endpoints.command()
@@ -150,3 +171,18 @@ def deliveries(api: PublicApi, endpoint_id: str, limit: int, as_json: bool) -> N
 
 def _change(api: PublicApi, endpoint_id: str, status: str) -> str:
     return str(api.call("PATCH", f"{ENDPOINTS}/{endpoint_id}", {"status": status})["id"])
+
+
+def _is_taken(api: PublicApi, delivery_id: str) -> bool:
+    """Follow a test to its end, print what its attempt came to; return whether it was a 2xx."""
+    give_up_at = time.monotonic() + ATTEMPT_SECONDS
+    while (delivery := api.call("GET", f"{DELIVERIES}/{delivery_id}"))["status"] == "pending":
+        if time.monotonic() >= give_up_at:
+            raise ApiError(f"{delivery_id} has not been attempted for {ATTEMPT_SECONDS:.0f} s")
+        time.sleep(LOOK_EVERY_SECONDS)
+    taken = bool(delivery["status"] == "delivered")
+    for attempt in delivery["attempts"]:
+        came_to = attempt["response_status"] or attempt["error_class"]
+        verdict = "taken" if taken else "not taken"
+        click.echo(f"{delivery_id}: {verdict}, {came_to} after {attempt['duration_ms']} ms")
+    return taken

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 
 import pytest
 from stand_ins import free_port
@@ -14,19 +15,25 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 LINES_SECONDS = 120
 ARRIVES_SECONDS = 30
+# a test is attempted once, and met a closed port where Python started slowly
+SLOW_START_SECONDS = 8
 
 
-def test_the_readmes_lines_lead_to_a_verified_webhook(stack):
+@pytest.mark.parametrize("start_seconds", [0, SLOW_START_SECONDS])
+def test_the_readmes_lines_lead_to_a_verified_webhook(stack, start_seconds, tmp_path):
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     section = readme.partition("### Bring a partner in")[2].partition("\n### ")[0]
     (lines,) = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    listened = tmp_path / "listened.txt"
     # what a reader of the README does in the same shell: wait for the line, then end the listener
     script = (
         "set -e\n"
-        + lines.replace("9000", str(free_port())).replace("listen", "listen > listened.txt")
+        + lines.replace("bridge webhooks listen", f"sleep {start_seconds} && exec bridge webhooks listen")
+        .replace("--port 9000 &", f"--port 9000 > {listened} &")
+        .replace("9000", str(free_port()))
         + f"for _ in $(seq {ARRIVES_SECONDS * 2}); do\n"
-        + "grep -q verified listened.txt && break; sleep 0.5; done\n"
-        + "kill $!; cat listened.txt\n"
+        + f"grep -q verified {listened} && break; sleep 0.5; done\n"
+        + f"kill $!; cat {listened}\n"
     )
     environment = {
         "PATH": os.environ["PATH"],
@@ -50,6 +57,35 @@ def test_the_readmes_lines_lead_to_a_verified_webhook(stack):
         if shell.poll() is None:
             os.killpg(shell.pid, signal.SIGKILL)
             shell.communicate()
-        (REPOSITORY / "listened.txt").unlink(missing_ok=True)
     assert shell.returncode == 0, errors
     assert re.search(r"^evt_\S+ #0 webhook\.test: verified$", output, re.MULTILINE), output + errors
+    assert re.search(r"^dlv_\S+: taken, 200 after \d+ ms$", output, re.MULTILINE), output + errors
+    if start_seconds:
+        assert re.search(r"^dlv_\S+: not taken, connection-failed after \d+ ms$", output, re.MULTILINE), (
+            output
+        )
+
+
+def test_the_test_of_an_endpoint_that_refuses_it_says_so_and_fails(stack):
+    endpoint = stack.request(
+        "POST",
+        "/v1/webhook-endpoints",
+        stack.token(),
+        json={"url": f"http://127.0.0.1:{free_port()}/", "event_types": ["payment.cancelled"]},
+    ).json()["id"]
+    partner = stack.document["partner"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.main", "partners", "endpoints", "test", endpoint],
+        cwd=REPOSITORY,
+        env={
+            "BRIDGE_API_URL": stack.layout.api,
+            "BRIDGE_CLIENT_ID": partner["client_id"],
+            "BRIDGE_CLIENT_SECRET": partner["client_secret"],
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LINES_SECONDS,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.fullmatch(r"dlv_\S+: not taken, connection-failed after \d+ ms\n", done.stdout), done.stderr
