@@ -11,6 +11,7 @@ from cli.api import Api
 from cli.clients import clients
 from cli.documents import read_document
 from cli.endpoints import endpoints
+from cli.mapping import mapping
 from cli.options import partner_id_argument, reason
 from cli.screen import as_json, print_json, print_table
 
@@ -29,6 +30,7 @@ def partners(context: click.Context, url: str) -> None:
 
 partners.add_command(clients)
 partners.add_command(endpoints)
+partners.add_command(mapping)
 
 
 @partners.command("list")

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from bridge.errors import PermanentError
 from bridge.journal_mapping import JournalEntryMapping
 from bridge.keyring import KeyRing
-from bridge.mapping_values import MappingError, evaluate, view
+from bridge.mapping_values import MappingError
 from bridge.partner import PartnerConfiguration
 from bridge.payment import Operation, OperationKind, OperationStatus, SapDocument
 from bridge.storage.operations import LockedOperation, LockedPayment
-from sap_adapter.connector import Connector, JournalFacts
+from sap_adapter.connector import Connector
+from sap_adapter.journal_facts import Place, journal_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +65,16 @@ def _rendered(
 ) -> FrozenDocument:
     mapping = _mapping(partner, payment, row)
     try:
-        zone = ZoneInfo(payment.time_zone)
-        accepted_on = _day(row.operation.created_at, zone)
-        posting_date = accepted_on if mapping.posting_date == "acceptance" else _day(now, zone)
-        facts = JournalFacts(
-            kind=row.operation.kind,
+        facts = journal_facts(
+            mapping,
+            payment.payment,
+            row.operation,
+            place=Place(row.sap_system, payment.company_code, payment.time_zone),
             reference=row.sap_reference,
-            partner_id=payment.payment.partner_id,
-            external_id=payment.payment.external_id,
-            amount=row.operation.amount,
-            company_code=payment.company_code,
-            document_date=accepted_on.isoformat(),
-            posting_date=posting_date.isoformat(),
-            values=evaluate(mapping, _view(key_ring, payment, row, accepted_on)),
-            reverses=_authorisation(earlier) if row.operation.kind == OperationKind.REVERSE else None,
+            parties=_parties(key_ring, payment),
+            metadata=payment.metadata,
+            authorisation=_authorisation(earlier),
+            now=now,
         )
         entry = connector.render(facts)
     except MappingError as error:
@@ -89,31 +85,21 @@ def _rendered(
         # It would fail in every claim, and each would be undone with all that counts claims.
         raise PermanentError(f"not renderable ({type(error).__name__})") from error
     encrypted = key_ring.encrypt(entry.content, **place)
+    posting_date = date.fromisoformat(facts.posting_date)
     return FrozenDocument(entry.content, entry.document_type, posting_date, mapping.next_open_day, encrypted)
 
 
-def _view(
-    key_ring: KeyRing, payment: LockedPayment, row: LockedOperation, accepted_on: date
-) -> dict[str, Any]:
-    """Return what the mapping's expressions see."""
-    parties: dict[str, Any] = {}
-    if payment.encrypted_parties is not None:
-        plain = key_ring.decrypt(
-            payment.encrypted_parties,
-            table="payments",
-            column="encrypted_parties",
-            row=payment.payment.payment_id,
-        )
-        parties = json.loads(plain)
-    return view(
-        payment.payment,
-        row.operation,
-        parties=parties,
-        metadata=payment.metadata,
-        sap_system=row.sap_system,
-        company_code=payment.company_code,
-        accepted_on=accepted_on,
+def _parties(key_ring: KeyRing, payment: LockedPayment) -> dict[str, Any]:
+    """Return what the mapping's expressions see of who pays whom and why."""
+    if payment.encrypted_parties is None:
+        return {}
+    plain = key_ring.decrypt(
+        payment.encrypted_parties,
+        table="payments",
+        column="encrypted_parties",
+        row=payment.payment.payment_id,
     )
+    return dict(json.loads(plain))
 
 
 def _authorisation(earlier: Sequence[Operation]) -> SapDocument | None:
@@ -142,7 +128,3 @@ def _mapping(
     if mapping is None:
         raise PermanentError(f"no mapping for {row.operation.kind}")
     return mapping
-
-
-def _day(moment: datetime, zone: ZoneInfo) -> date:
-    return moment.astimezone(zone).date()

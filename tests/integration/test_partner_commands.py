@@ -299,3 +299,28 @@ def test_a_mapping_is_tried_when_it_is_configured(bridge, store, partner):
     del mapping["header_text"]
     bridge("update", partner.partner_id, "-", *WHY, given=json.dumps(document))
     assert store.get(partner.partner_id).targets["main"].mappings["payment"].customer.jmespath
+
+
+SAMPLE = str(REPOSITORY / "docs" / "examples" / "payment.json")
+
+
+def test_a_stored_mapping_is_tried_on_a_sample_payment(bridge, partner):
+    printed = bridge("mapping", "try", SAMPLE, "--partner", partner.partner_id)
+    assert printed.startswith("payment at main: SAP system s4-main, company code 1000, by the default\n")
+    assert "<Debtor>10000001</Debtor>" in printed
+    found = json.loads(bridge("mapping", "try", SAMPLE, "--partner", partner.partner_id, "--json"))
+    assert (found["kind"], found["target"], found["rule"]) == ("payment", "main", None)
+
+
+def test_a_mapping_that_is_not_stored_yet_is_tried_and_its_mistake_pointed_at(bridge, tmp_path):
+    document = new_partner().model_dump(mode="json", include={"name", "targets", "routing"})
+    document["targets"]["main"]["mappings"]["payment"]["customer"] = {"jmespath": "metadata.order"}
+    (tmp_path / "partner.json").write_text(json.dumps(document))
+    said = bridge("mapping", "try", SAMPLE, "--document", str(tmp_path / "partner.json"), fails=True)
+    assert "the document gives no journal entry" in said
+    assert "/targets/main/mappings/payment/customer" in said
+
+
+@pytest.mark.parametrize("choice", [(), ("--partner", "par_x", "--document", SAMPLE)])
+def test_a_trial_is_of_one_document(bridge, choice):
+    assert "either --partner or --document" in bridge("mapping", "try", SAMPLE, *choice, fails=True)

@@ -1,0 +1,67 @@
+"""What a step's journal entry is rendered from: the payment, the step, what the mapping makes of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from bridge.journal_mapping import JournalEntryMapping
+from bridge.mapping_values import evaluate, view
+from bridge.payment import Operation, OperationKind, Payment, SapDocument
+from sap_adapter.connector import JournalFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the payment was routed to when it was accepted. `time_zone` is the company code's."""
+
+    sap_system: str
+    company_code: str
+    time_zone: str
+
+
+def journal_facts(
+    mapping: JournalEntryMapping,
+    payment: Payment,
+    operation: Operation,
+    *,
+    place: Place,
+    reference: str,
+    parties: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    authorisation: SapDocument | None,
+    now: datetime,
+) -> JournalFacts:
+    """Return the facts of an entry posted `now`; MappingError if the mapping gives none.
+
+    `parties` is bridge.parties' JSON, `authorisation` the document that a reversal takes back.
+    """
+    zone = ZoneInfo(place.time_zone)
+    accepted_on = _day(operation.created_at, zone)
+    posting_date = accepted_on if mapping.posting_date == "acceptance" else _day(now, zone)
+    seen = view(
+        payment,
+        operation,
+        parties=parties,
+        metadata=metadata,
+        sap_system=place.sap_system,
+        company_code=place.company_code,
+        accepted_on=accepted_on,
+    )
+    return JournalFacts(
+        kind=operation.kind,
+        reference=reference,
+        partner_id=payment.partner_id,
+        external_id=payment.external_id,
+        amount=operation.amount,
+        company_code=place.company_code,
+        document_date=accepted_on.isoformat(),
+        posting_date=posting_date.isoformat(),
+        values=evaluate(mapping, seen),
+        reverses=authorisation if operation.kind == OperationKind.REVERSE else None,
+    )
+
+
+def _day(moment: datetime, zone: ZoneInfo) -> date:
+    return moment.astimezone(zone).date()
