@@ -47,7 +47,7 @@ class RelayBench:
         self._broker = broker
         self._owner = create_engine(stage.postgres.url())
         settings = DatabaseSettings(url_as(stage.postgres.url(), login_of("dispatcher")), None, None, None)
-        self._engine = make_engine(settings, pool_size=4, application_name="bench-relay")
+        self._engine = make_engine(settings, pool_size=4, application_name="bench-relay", prepared=True)
         self._publisher = PubSubPublisher(PROJECT, emulator_host=broker, timeout_seconds=PUBLISH_SECONDS)
         self._payment_id = self._accept()
         self._rounds = 0
@@ -144,7 +144,7 @@ def idle_statements_per_second(stage: Stage, seconds: float) -> float:
         "GOOGLE_CLOUD_PROJECT": PROJECT,
     }
     settings = Settings.from_environment(environment)
-    engine = make_engine(settings.database, pool_size=8, application_name="bench-idle")
+    engine = make_engine(settings.database, pool_size=8, application_name="bench-idle", prepared=True)
     stop, statements = threading.Event(), []
     dispatcher = Dispatcher(settings, engine, NobodyPublishes(), SystemClock(), stop)
     thread = threading.Thread(target=dispatcher.run)

@@ -32,7 +32,10 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     engine = make_engine(
-        settings.database, pool_size=settings.database_connections, application_name="dispatcher"
+        settings.database,
+        pool_size=settings.database_connections,
+        application_name="dispatcher",
+        prepared=True,
     )
     hold_lanes_of_a_restored_database(engine)
     publisher = PubSubPublisher(

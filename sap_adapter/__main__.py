@@ -40,6 +40,7 @@ def _build(settings: Settings, key_ring: KeyRing) -> Flask:
         settings.database,
         pool_size=settings.threads + SPARE_CONNECTIONS,
         application_name="sap_adapter",
+        prepared=True,
     )
     hold_lanes_of_a_restored_database(engine)
     store = make_partner_store(settings.firestore)

@@ -10,6 +10,7 @@ from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError
 
 from bridge.errors import SettingsError
+from bridge.storage.prepared_engine import PLANNING, prepare_statements
 
 POOL_RECYCLE_SECONDS = 1800
 POOL_TIMEOUT_SECONDS = 5.0
@@ -53,11 +54,17 @@ class DatabaseSettings:
 
 
 def make_engine(
-    settings: DatabaseSettings, *, pool_size: int, application_name: str, pre_ping: bool = True
+    settings: DatabaseSettings,
+    *,
+    pool_size: int,
+    application_name: str,
+    pre_ping: bool = True,
+    prepared: bool = False,
 ) -> Engine:
     """Return an engine with `pool_size` connections at most; it connects at first use (so: after fork).
 
-    `hide_parameters` keeps party data out of error messages and logs.
+    `hide_parameters` keeps party data out of error messages and logs. `prepared`: for a service whose
+    statements are a fixed set, each of which is then parsed and planned once per connection.
     """
     options: dict[str, Any] = {
         "pool_size": pool_size,
@@ -72,6 +79,7 @@ def make_engine(
         "statement_timeout": str(STATEMENT_TIMEOUT_MILLISECONDS),
         "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MILLISECONDS),
         "TimeZone": "UTC",
+        **(PLANNING if prepared else {}),
     }
     if settings.url:
         url: URL = make_url(settings.url)
@@ -81,7 +89,7 @@ def make_engine(
             "tcp_keepalive": True,
             "startup_params": startup,
         }
-        return _adapted(create_engine(url, connect_args=connect_args, **options))
+        return _adapted(create_engine(url, connect_args=connect_args, **options), prepared=prepared)
     # Imported here: a service on a plain DSN does not pay for the connector at start.
     from bridge.gcp.sql import cloud_sql_creator  # noqa: PLC0415
 
@@ -101,10 +109,10 @@ def make_engine(
         ),
         **options,
     )
-    return _adapted(engine)
+    return _adapted(engine, prepared=prepared)
 
 
-def _adapted(engine: Engine) -> Engine:
+def _adapted(engine: Engine, *, prepared: bool) -> Engine:
     """Have every failure of the connection raised as the driver's, and the pool's ping open no transaction.
 
     pg8000 lets a socket that times out raise as it is: nobody who waits for the database's errors would see
@@ -126,6 +134,8 @@ def _adapted(engine: Engine) -> Engine:
         return True
 
     engine.dialect.do_ping = ping  # type: ignore[method-assign]
+    if prepared:
+        prepare_statements(engine)
     for name in ("connect", "do_ping", "do_execute", "do_commit", "do_rollback"):
         setattr(engine.dialect, name, _with_driver_errors(getattr(engine.dialect, name), OSError))
     return engine

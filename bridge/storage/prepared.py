@@ -25,6 +25,8 @@ _INT32 = struct.Struct("!i")
 _ALL_TEXT = b"\x00\x00"
 _UNNAMED_PORTAL = b"\x00"
 _NULL = _INT32.pack(-1)
+# its name on the connection, the columns of its rows, what reads each of them
+Plan = tuple[bytes, Any, Any]
 
 
 class Prepared:
@@ -52,7 +54,7 @@ class Prepared:
             if plan is None:
                 plan = connection.info[self] = driver.prepare_statement(self._sql, ())
             values = make_params(driver.py_types, [parameters[name] for name in self._names])
-            return _run(driver, plan, values, self._sql)
+            return cast("list[list[Any]]", run(driver, plan, [execution_of(plan, values)], self._sql).rows)
         except (DriverError, OSError) as error:
             raise self._wrapped(connection, error) from error
 
@@ -76,23 +78,26 @@ class Prepared:
         )
 
 
-def _run(
-    driver: Any, plan: tuple[bytes, Any, Any], values: Sequence[str | None], sql: str
-) -> list[list[Any]]:
-    """Send Bind, Execute and Sync at once, and read the answer.
+def run(driver: Any, plan: Plan, messages: Sequence[bytes], sql: str) -> Context:
+    """Send the messages and Sync at once, and read the answer, whose rows are those of `plan`.
 
     The driver's own way asks the server to flush after each of them. The answer then comes in three pieces,
     for each of which the thread wakes up, waits for the interpreter lock, and goes to sleep again.
     """
-    name, columns, readers = plan
+    _, columns, readers = plan
     if driver._sock is None:  # noqa: SLF001 - the driver has no public way to send a message
         raise InterfaceError("connection is closed")
-    bound = _bound(name, values)
-    driver._sock.write(BIND + _INT32.pack(len(bound) + _INT32.size) + bound + EXECUTE_MSG + SYNC_MSG)  # noqa: SLF001
+    driver._sock.write(b"".join(messages) + SYNC_MSG)  # noqa: SLF001
     driver._sock.flush()  # noqa: SLF001
     context = Context(sql, columns=columns, input_funcs=readers)
     driver.handle_messages(context)
-    return cast("list[list[Any]]", context.rows)
+    return context
+
+
+def execution_of(plan: Plan, values: Sequence[str | None]) -> bytes:
+    """Return the messages that bind and execute it."""
+    bound = _bound(plan[0], values)
+    return BIND + _INT32.pack(len(bound) + _INT32.size) + bound + bytes(EXECUTE_MSG)
 
 
 def _bound(name: bytes, values: Sequence[str | None]) -> bytes:

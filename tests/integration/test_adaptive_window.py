@@ -6,7 +6,8 @@ import pytest
 from accepted import LANE, NOW, add_lanes, add_payments, lane_row, scalar, set_lane
 from fakes.publisher import CrashError, InMemoryPublisher
 from races import InBackground
-from sqlalchemy import create_engine, text
+from service_engine import service_engine
+from sqlalchemy import text
 
 from bridge.clock import ManualClock
 from bridge.lane import FailedCall, GuardSettings
@@ -40,14 +41,14 @@ def owner(database):
 
 @pytest.fixture
 def dispatcher(database):
-    engine = create_engine(database.url_for("dispatcher"), pool_size=4)
+    engine = service_engine(database, "dispatcher", pool_size=4)
     yield engine
     engine.dispose()
 
 
 @pytest.fixture
 def adapter(database):
-    engine = create_engine(database.url_for("sap_adapter"), pool_size=4)
+    engine = service_engine(database, "sap_adapter", pool_size=4)
     yield engine
     engine.dispose()
 

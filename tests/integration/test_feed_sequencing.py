@@ -5,7 +5,7 @@ import threading
 import pytest
 from accepted import NOW, add_event, add_lanes, add_payment, add_payments, operation, outbox_rows
 from fakes.publisher import CrashError, InMemoryPublisher
-from sqlalchemy import create_engine
+from service_engine import service_engine
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError
@@ -27,7 +27,7 @@ def owner(database):
 
 @pytest.fixture
 def engine(database):
-    engine = create_engine(database.url_for("dispatcher"), pool_size=10)
+    engine = service_engine(database, "dispatcher")
     yield engine
     engine.dispose()
 

@@ -3,7 +3,8 @@
 import pytest
 from lxml import etree
 from posting_stage import SETTLING_SECONDS, make_bridge
-from sqlalchemy import create_engine, text
+from service_engine import service_engine
+from sqlalchemy import text
 
 from dispatcher.watchdog import Watchdog, WatchdogSettings
 
@@ -14,7 +15,7 @@ CLEARING = "113100"
 
 @pytest.fixture
 def bridge(database):
-    engine = create_engine(database.url_for("sap_adapter"), hide_parameters=True, pool_size=10)
+    engine = service_engine(database, "sap_adapter")
     yield make_bridge(database.engine, engine)
     engine.dispose()
 
@@ -164,7 +165,7 @@ def test_a_step_that_nobody_let_go_is_found(bridge, database):
     bridge.step(first)
     with bridge.engine.begin() as connection:
         connection.execute(text("UPDATE outbox SET not_before = NULL WHERE operation_id IS NOT NULL"))
-    engine = create_engine(database.url_for("dispatcher"))
+    engine = service_engine(database, "dispatcher")
     settings = WatchdogSettings(5.0, 60.0, SETTLING_SECONDS, 900.0)
     Watchdog(engine, bridge.clock, settings, lambda: None).go_round()
     engine.dispose()

@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 from fakes.accepted import TARGET
 from posting_stage import LEASE_SECONDS, READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
-from sqlalchemy import create_engine, text
+from service_engine import service_engine
+from sqlalchemy import text
 from waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def bridge(database):
-    engine = create_engine(database.url_for("sap_adapter"), hide_parameters=True, pool_size=10)
+    engine = service_engine(database, "sap_adapter")
     yield make_bridge(database.engine, engine)
     engine.dispose()
 

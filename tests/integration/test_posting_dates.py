@@ -4,7 +4,7 @@ import pytest
 from fakes.accepted import MAPPING, TARGET
 from lxml import etree
 from posting_stage import make_bridge
-from sqlalchemy import create_engine
+from service_engine import service_engine
 
 from bridge.payment import OperationKind
 
@@ -16,7 +16,7 @@ DAY_SECONDS = 86_400
 
 @pytest.fixture
 def bridge(database):
-    engine = create_engine(database.url_for("sap_adapter"), hide_parameters=True, pool_size=10)
+    engine = service_engine(database, "sap_adapter")
     yield make_bridge(database.engine, engine)
     engine.dispose()
 

@@ -3,7 +3,8 @@
 import pytest
 from fakes.accepted import MAPPING, TARGET
 from posting_stage import READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
-from sqlalchemy import create_engine, text
+from service_engine import service_engine
+from sqlalchemy import text
 
 from bridge.journal_mapping import Expression
 from bridge.payment import OperationKind
@@ -16,7 +17,7 @@ LOCKED = "refuse:601(MC)"
 
 @pytest.fixture
 def bridge(database):
-    engine = create_engine(database.url_for("sap_adapter"), hide_parameters=True, pool_size=10)
+    engine = service_engine(database, "sap_adapter")
     yield make_bridge(database.engine, engine)
     engine.dispose()
 

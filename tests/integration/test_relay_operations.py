@@ -19,7 +19,8 @@ from accepted import (
     set_lane,
 )
 from fakes.publisher import CrashError, InMemoryPublisher
-from sqlalchemy import create_engine, text
+from service_engine import service_engine
+from sqlalchemy import text
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError
@@ -48,7 +49,7 @@ def publisher():
 @pytest.fixture
 def engine(database):
     """Everything here is done with the dispatcher's own rights."""
-    engine = create_engine(database.url_for("dispatcher"), pool_size=10)
+    engine = service_engine(database, "dispatcher")
     yield engine
     engine.dispose()
 

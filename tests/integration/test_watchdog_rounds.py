@@ -14,7 +14,8 @@ from accepted import (
     scalar,
 )
 from fakes.publisher import InMemoryPublisher
-from sqlalchemy import create_engine, text
+from service_engine import service_engine
+from sqlalchemy import text
 
 from bridge.clock import ManualClock
 from bridge.storage.guard import take_slot
@@ -37,7 +38,7 @@ def owner(database):
 
 @pytest.fixture
 def engine(database):
-    engine = create_engine(database.url_for("dispatcher"), pool_size=5)
+    engine = service_engine(database, "dispatcher", pool_size=5)
     yield engine
     engine.dispose()
 
