@@ -97,7 +97,7 @@ def run(driver: Any, plan: Plan, messages: Sequence[bytes], sql: str) -> Context
 def execution_of(plan: Plan, values: Sequence[str | None]) -> bytes:
     """Return the messages that bind and execute it."""
     bound = _bound(plan[0], values)
-    return BIND + _INT32.pack(len(bound) + _INT32.size) + bound + bytes(EXECUTE_MSG)
+    return b"".join((BIND, _INT32.pack(len(bound) + _INT32.size), bound, EXECUTE_MSG))
 
 
 def _bound(name: bytes, values: Sequence[str | None]) -> bytes:

@@ -8,7 +8,7 @@ https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUE
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from pg8000 import IntegrityError, InterfaceError, ProgrammingError
@@ -87,7 +87,7 @@ def prepare_statements(engine: Engine) -> None:
             rests_since[driver] = time.monotonic()
 
     engine.dialect.do_execute = execute  # type: ignore[method-assign]
-    engine.dialect.do_ping = ping_after_rest  # type: ignore[method-assign]
+    engine.dialect.do_ping = ping_after_rest  # type: ignore[method-assign, assignment]
 
 
 def _as_the_cursor_does(error: DatabaseError) -> Exception:
@@ -96,5 +96,6 @@ def _as_the_cursor_does(error: DatabaseError) -> Exception:
     state = fields.get("C")
     if (state, fields.get("R")) == _REPLANNING or state == _UNKNOWN_STATEMENT:
         # as a broken connection: thrown away, and whoever repeats has a new one
-        return InterfaceError("network error: the connection's statements are out of date")
-    return (IntegrityError if state == UNIQUE_VIOLATION else ProgrammingError)(*error.args)
+        return cast("Exception", InterfaceError("network error: the connection's statements are out of date"))
+    kind: type[Exception] = IntegrityError if state == UNIQUE_VIOLATION else ProgrammingError
+    return kind(*error.args)
