@@ -48,8 +48,10 @@ class Dispatcher:
         self._stop = stop
         self._listener = WakeListener(engine)
         self._lanes: dict[str, Worker] = {}
-        relay = EventsRelay(engine, publisher, clock, settings.relay)
+        relay = EventsRelay(engine, publisher, clock, settings.relay, self._help_with_events)
         self._events = Worker("events relay", relay.go_round, stop)
+        # claims the next batch while the first publishes one; woken by it alone
+        self._events_help = Worker("events relay, help", relay.go_round, stop)
         self._sequencer = Worker("sequencer", Sequencer(engine, self._events.wake).go_round, stop)
         watchdog = Watchdog(engine, clock, settings.watchdog, self._wake_all)
         self._watchdog = Worker("watchdog", watchdog.go_round, stop)
@@ -59,7 +61,7 @@ class Dispatcher:
 
     def run(self) -> bool:
         """Work until stopped, then let every round end; return whether all did in time."""
-        for worker in (self._sequencer, self._events, self._watchdog):
+        for worker in (self._sequencer, self._events, self._events_help, self._watchdog):
             worker.start()
         _log.info("ready")
         while not self._stop.is_set():
@@ -121,8 +123,14 @@ class Dispatcher:
         for worker in (self._sequencer, *list(self._lanes.values())):
             worker.wake()
 
+    def _help_with_events(self) -> None:
+        self._events_help.wake()
+
     def _end(self) -> bool:
-        workers = (self._sequencer, self._events, self._watchdog, *self._lanes.values())
+        workers = (
+            *(self._sequencer, self._events, self._events_help, self._watchdog),
+            *self._lanes.values(),
+        )
         for worker in workers:
             worker.wake()
         deadline = self._clock.monotonic() + STOP_SECONDS

@@ -3,8 +3,9 @@
 A crash between only publishes again. No network call happens inside a transaction.
 """
 
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -115,17 +116,41 @@ class OperationsRelay:
 
 
 class EventsRelay:
-    """Relays the events that have their place in the feed. This lane is always open. Used by one thread."""
+    """Relays the events that have their place in the feed. This lane is always open.
 
-    def __init__(self, engine: Engine, publisher: Publisher, clock: Clock, settings: RelaySettings) -> None:
+    Used by several threads: while one publishes, another claims. `more` is called when there is more to do
+    than this round does.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        publisher: Publisher,
+        clock: Clock,
+        settings: RelaySettings,
+        more: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._publisher = publisher
         self._clock = clock
         self._settings = settings
+        self._more = more
+        # one claim at a time: a second would look at the same rows, and find them locked
+        self._claiming = threading.Lock()
         self._last_partner = ""
 
     def go_round(self) -> Round:
         """Publish a batch of events."""
+        with self._claiming:
+            batch = self._claim()
+        if not batch.messages:
+            return Round(next_seconds=BUSY_SECONDS if batch.found else None)
+        if batch.is_more:
+            self._more()
+        publish_batch(self._engine, self._publisher, EVENTS_TOPIC, batch)
+        return Round(again=batch.is_more)
+
+    def _claim(self) -> Batch[EventMessage]:
         now = self._clock.now()
         with self._engine.begin() as connection:
             batch = claim_events(
@@ -136,10 +161,7 @@ class EventsRelay:
                 now=now,
             )
         self._last_partner = batch.last_partner
-        if not batch.messages:
-            return Round(next_seconds=BUSY_SECONDS if batch.found else None)
-        publish_batch(self._engine, self._publisher, EVENTS_TOPIC, batch)
-        return Round(again=batch.is_more)
+        return batch
 
 
 def new_claim(now: datetime, settings: RelaySettings) -> Claim:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from bridge.messages import EVENTS_LANE, EventMessage, OperationMessage
 from bridge.payment import OperationStatus
@@ -121,16 +121,24 @@ CLAIM_ROWS = text("""
     WHERE identity = ANY(CAST(:identities AS bigint[]))
 """)
 
-CLAIM_EVENTS = text("""
-    /* nobody else publishes these until the lease ends */
-    UPDATE outbox SET claim_id = :claim_id, lease_until = :lease_until
-    WHERE identity IN (
-        SELECT identity FROM outbox
-        WHERE identity = ANY(CAST(:identities AS bigint[])) AND (claim_id IS NULL OR lease_until < :now)
+CLAIM_EVENTS = text(f"""
+    /* nobody else publishes these until the lease ends. The rows are found again where they lie, which costs
+       as many looks as there are rows, and come as one document, which the driver reads at once */
+    WITH candidates AS MATERIALIZED ({FAIR_ROWS.text}), locked AS MATERIALIZED (
+        SELECT ctid FROM outbox
+        WHERE identity = ANY(ARRAY(SELECT identity FROM candidates))
+          AND (claim_id IS NULL OR lease_until < :now)
         FOR UPDATE SKIP LOCKED
+    ), claimed AS (
+        UPDATE outbox SET claim_id = :claim_id, lease_until = :lease_until
+        WHERE ctid = ANY(ARRAY(SELECT ctid FROM locked))
+        RETURNING identity, event_id, partner_id, sequence, traceparent
     )
-    RETURNING identity, event_id, partner_id, sequence, traceparent
-""")
+    SELECT (SELECT count(*) FROM candidates) AS found,
+           json_agg(json_build_array(identity, event_id, claimed.partner_id, sequence, traceparent)
+                    ORDER BY turn, place) AS rows
+    FROM claimed JOIN candidates USING (identity)
+""")  # noqa: S608 - made of constants
 
 DELETE_ROWS = text("""
     /* what has nothing to say any more: the operation is with somebody or at its end */
@@ -140,11 +148,11 @@ DELETE_ROWS = text("""
 DELETE_PUBLISHED = text("""
     /* published; a row that was put back meanwhile has lost the claim and stays. One that is just being put
        back is left alone: whoever does that has rows of its own, and takes them in another order */
-    DELETE FROM outbox WHERE identity IN (
-        SELECT identity FROM outbox
+    DELETE FROM outbox WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM outbox
         WHERE identity = ANY(CAST(:identities AS bigint[])) AND claim_id = :claim_id
         FOR UPDATE SKIP LOCKED
-    )
+    ))
 """)
 
 RECALL_OPERATIONS = text("""
@@ -240,30 +248,34 @@ def claim_events(
     connection: Connection, claim: Claim, *, limit: int, after_partner: str, now: datetime
 ) -> Batch[EventMessage]:
     """Claim up to `limit` sequenced rows of the events lane."""
-    candidates = _fair_rows(
-        connection, EVENTS_LANE, limit=limit, returned=0, after_partner=after_partner, now=now
-    )
-    parameters = {
-        "identities": [identity for identity, _ in candidates],
-        "claim_id": claim.claim_id,
-        "lease_until": claim.lease_until,
-        "now": now,
-    }
-    rows = {row.identity: row for row in connection.execute(CLAIM_EVENTS, parameters)} if candidates else {}
-    taken = [(identity, partner) for identity, partner in candidates if identity in rows]
+    claimed = connection.execute(
+        CLAIM_EVENTS,
+        {
+            "lane": EVENTS_LANE,
+            "limit": limit,
+            "returned": 0,
+            "after_partner": after_partner,
+            "claim_id": claim.claim_id,
+            "lease_until": claim.lease_until,
+            "now": now,
+        },
+    ).one()
+    rows = claimed.rows or []
+    taken = [(row[0], row[2]) for row in rows]
     return Batch(
         claim=claim,
-        identities=tuple(identity for identity, _ in taken),
-        messages=tuple(_event_message(rows[identity]) for identity, _ in taken),
-        found=len(candidates),
-        is_more=_is_more(candidates, limit),
+        identities=tuple(row[0] for row in rows),
+        messages=tuple(EventMessage(*row[1:]) for row in rows),
+        found=claimed.found,
+        # what somebody else holds may be all that there is, or not
+        is_more=bool(taken) and (len(taken) < claimed.found or _is_more(taken, limit)),
         last_partner=taken[-1][1] if taken else after_partner,
     )
 
 
 def delete_published(connection: Connection, claim: Claim, identities: Sequence[int]) -> int:
     """Delete what was published under the claim; return how many rows that were."""
-    parameters = {"identities": list(identities), "claim_id": claim.claim_id}
+    parameters = {"identities": _array(identities), "claim_id": claim.claim_id}
     return connection.execute(DELETE_PUBLISHED, parameters).rowcount
 
 
@@ -342,10 +354,6 @@ def _claim_rows(connection: Connection, claim: Claim, identities: Sequence[int])
         )
 
 
-def _event_message(row: Row[tuple[object, ...]]) -> EventMessage:
-    return EventMessage(
-        event_id=row.event_id,
-        partner_id=row.partner_id,
-        sequence=row.sequence,
-        traceparent=row.traceparent,
-    )
+def _array(identities: Sequence[int]) -> str:
+    """Return the array as PostgreSQL writes it: the driver takes longer over a long one."""
+    return f"{{{','.join(map(str, identities))}}}"
