@@ -7,11 +7,12 @@ from flask import Flask
 from backoffice.app import create_app
 from backoffice.settings import Settings
 from bridge.clock import SystemClock
+from bridge.metrics import make_metrics
 from bridge.storage.engine import make_engine
 from bridge.web.main import run
 
-# The waker rings beside the requests.
-SPARE_CONNECTIONS = 1
+# The waker rings beside the requests, and the gauges are read.
+SPARE_CONNECTIONS = 2
 
 
 def _build(settings: Settings) -> Flask:
@@ -21,7 +22,7 @@ def _build(settings: Settings) -> Flask:
         pool_size=settings.threads + SPARE_CONNECTIONS,
         application_name="backoffice",
     )
-    return create_app(settings, engine, SystemClock())
+    return create_app(settings, engine, SystemClock(), make_metrics("backoffice", settings.metrics))
 
 
 if __name__ == "__main__":

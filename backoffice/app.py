@@ -12,20 +12,25 @@ from backoffice.payment_routes import register_payments
 from backoffice.recover import Recover
 from backoffice.recovery_routes import register_recoveries
 from backoffice.settings import Settings
+from backoffice.state_metrics import StateMetrics
 from backoffice.status import register_status
 from bridge.clock import Clock
 from bridge.gcp.operators import make_operator_authenticator
+from bridge.metrics import UNMEASURED, Metrics
 from bridge.storage.engine import ping
 from bridge.storage.wake import Waker
 from bridge.web.health import register_health
 from bridge.web.logs import register_request_log
+from bridge.web.metrics import register_request_metrics
 from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
 
 
-def create_app(settings: Settings, engine: Engine, clock: Clock) -> Flask:
+def create_app(settings: Settings, engine: Engine, clock: Clock, metrics: Metrics = UNMEASURED) -> Flask:
     """Put the routes before the use cases."""
     app = Flask("backoffice")
+    register_request_metrics(app, metrics)
+    StateMetrics(engine, clock, settling_seconds=settings.settling_seconds).register(metrics)
     register_request_id(app)
     register_request_log(app)
     register_problems(app)
@@ -36,7 +41,7 @@ def create_app(settings: Settings, engine: Engine, clock: Clock) -> Flask:
     register_payments(admin, engine, clock, operations, authenticate)
     lanes = Lanes(engine, clock, wake)
     register_lanes(admin, lanes, authenticate)
-    register_status(admin, engine, clock, lanes, authenticate)
+    register_status(admin, engine, clock, lanes, authenticate, settling_seconds=settings.settling_seconds)
     register_dead_letters(admin, DeadLetters(engine, clock, wake, operations), authenticate)
     register_recoveries(admin, Recover(engine, clock), clock, authenticate)
     app.register_blueprint(admin)

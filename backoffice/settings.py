@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bridge.environment import MAX_PORT, MAX_THREADS, seconds, whole
 from bridge.gcp.operators import OperatorSettings
+from bridge.metrics import MetricsSettings
 from bridge.storage.engine import DatabaseSettings
 
 MAX_SECONDS = 86_400.0
@@ -20,6 +21,7 @@ class Settings:
     database: DatabaseSettings
     operators: OperatorSettings
     settling_seconds: float
+    metrics: MetricsSettings
     host: str
     port: int
     threads: int
@@ -34,6 +36,7 @@ class Settings:
             settling_seconds=seconds(
                 environ, "SAP_SETTLING_SECONDS", 600.0 + read_lag_seconds, at_most=MAX_SECONDS
             ),
+            metrics=MetricsSettings.from_environment(environ),
             host=environ.get("HOST", "127.0.0.1"),
             port=whole(environ, "PORT", 8089, at_most=MAX_PORT),
             threads=whole(environ, "THREADS", 4, at_most=MAX_THREADS),

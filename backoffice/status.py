@@ -9,11 +9,17 @@ from backoffice.lanes import Lanes
 from backoffice.order import require_operator
 from bridge.clock import Clock, rfc3339
 from bridge.gcp.operators import OperatorAuthenticator
-from bridge.storage.state_figures import Waiting, state_figures, totals
+from bridge.storage.state_figures import Waiting, state_figures, totals, unknown_by_lane
 
 
 def register_status(
-    admin: Blueprint, engine: Engine, clock: Clock, lanes: Lanes, authenticate: OperatorAuthenticator
+    admin: Blueprint,
+    engine: Engine,
+    clock: Clock,
+    lanes: Lanes,
+    authenticate: OperatorAuthenticator,
+    *,
+    settling_seconds: float,
 ) -> None:
     """Add the route."""
 
@@ -27,10 +33,15 @@ def register_status(
 
         with engine.connect() as connection:
             state, written = state_figures(connection, now), totals(connection)
+            unknown = unknown_by_lane(connection, now, settling_seconds=settling_seconds)
+        in_lanes = Waiting(
+            sum(lane.count for lane in unknown.values()),
+            min((lane.since for lane in unknown.values() if lane.since), default=None),
+        )
         return jsonify(
             at=rfc3339(now),
             lanes=lanes.status(),
-            operations={"unknown": waiting(state.unknown), "parked": waiting(state.parked)},
+            operations={"unknown": waiting(in_lanes), "parked": waiting(state.parked)},
             feed={"unsequenced": waiting(state.unsequenced), "unpublished": waiting(state.unpublished)},
             webhooks={
                 "overdue": waiting(state.overdue),

@@ -15,13 +15,14 @@ import click
 
 from benchmarks.load import WRK_MISSING, Load, Result
 from benchmarks.pgbench import accepts_per_second
-from benchmarks.report import Measured, table
+from benchmarks.report import TELEMETRY, Measured, table
 from benchmarks.routes import THREADS
 from benchmarks.servers import Server, running
 from benchmarks.stage import Stage, staged
+from devstack.postgres import free_port
 from devstack.preflight import StartError
 
-ROUTES = ("constant", "storage", "pgqueuer", "gateway")
+ROUTES = ("constant", "storage", "pgqueuer", "gateway", TELEMETRY)
 CONNECTIONS = 16
 WARM_UP_SECONDS = 2
 # Statistics of empty tables make bad plans; what is prepared is planned once for good.
@@ -90,9 +91,21 @@ def _servers(stage: Stage) -> Iterator[dict[str, Server]]:
 def _server(stage: Stage, route: str) -> contextlib.AbstractContextManager[Server]:
     environment = stage.environment() | {"THREADS": str(THREADS)}
     log = stage.folder / f"{route}.log"
-    if route == "gateway":
-        return running(route, ["gateway"], environment, "/readyz", log)
+    if route in ("gateway", TELEMETRY):
+        told = _telemetry(stage) if route == TELEMETRY else {}
+        return running(route, ["gateway"], environment | told, "/readyz", log)
     return running(route, ["benchmarks.routes", route, "{port}"], environment, "/", log)
+
+
+def _telemetry(stage: Stage) -> dict[str, str]:
+    """Every metric, and a tenth of the traces, as in production; both stay on this machine."""
+    return {
+        "OTEL_METRICS_EXPORTER": "prometheus",
+        "OTEL_EXPORTER_PROMETHEUS_PORT": str(free_port()),
+        "OTEL_TRACES_EXPORTER": "file",
+        "OTEL_TRACES_SAMPLER_ARG": "0.1",
+        "TRACES_FILE": str(stage.folder / "traces.jsonl"),
+    }
 
 
 def _starts(stage: Stage, starts: int) -> dict[str, list[float]]:

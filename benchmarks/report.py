@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from benchmarks.load import Result
 
+# the gateway once more, in the same rounds
+TELEMETRY = "telemetry"
 NAMES = {
     "constant": "bare Flask route (ceiling)",
     "storage": "our storage part behind a bare route",
     "pgqueuer": "PgQueuer enqueue behind a bare route",
-    "gateway": "gateway, everything on",
+    "gateway": "gateway, everything on but telemetry",
+    TELEMETRY: "gateway with metrics and a tenth of the traces",
 }
 
 
@@ -111,8 +114,21 @@ def targets(measured: Measured) -> list[Target]:
             at_least=False,
         ),
         Target(
+            "throughput, 16 connections: with telemetry / without",
+            _ratio(many[TELEMETRY], many["gateway"], lambda result: result.per_second),
+            0.9,
+            at_least=True,
+        ),
+        Target(
             "resident memory of the gateway's worker",
             measured.rss_mib["gateway"],
+            120,
+            at_least=False,
+            unit=" MiB",
+        ),
+        Target(
+            "the same with telemetry",
+            measured.rss_mib[TELEMETRY],
             120,
             at_least=False,
             unit=" MiB",

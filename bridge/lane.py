@@ -91,6 +91,7 @@ class Lane:
 
     `call_window`: calls allowed at once; 0: the circuit is open; 1 with failed probes: half-open.
     `growth_limit`: what last worked, up to which the window doubles; None: no limit but the cap is known.
+    `closed_at`: since when nothing but probes has gone out; None: the lane is open.
     """
 
     hard_cap: int
@@ -102,6 +103,7 @@ class Lane:
     shrunk_at: datetime | None = None
     probe_not_before: datetime | None = None
     failed_probes: int = 0
+    closed_at: datetime | None = None
     failing_operations: tuple[str, ...] = ()
     folded: Answers = Answers()
     folded_at: datetime | None = None
@@ -180,6 +182,7 @@ class Lane:
             call_window=1,
             probe_not_before=None,
             failed_probes=0,
+            closed_at=None,
             failing_operations=(),
             grow_not_before=None,
             growth_steps=0,
@@ -282,6 +285,7 @@ class Lane:
             self,
             call_window=0,
             failed_probes=self.failed_probes + 1,
+            closed_at=self.closed_at or now,
             probe_not_before=now + timedelta(seconds=max(pause_seconds, retry_after_seconds)),
         )
 

@@ -29,7 +29,14 @@ PORTS = {
     "sap_mock": 8090,
     "receiver": 8091,
     "postgres": 8092,
+    # Prometheus text, one port for each service that tells metrics
+    "gateway_metrics": 8093,
+    "dispatcher_metrics": 8094,
+    "sap_adapter_metrics": 8095,
+    "webhooks_metrics": 8096,
+    "backoffice_metrics": 8097,
 }
+MEASURED = ("gateway", "dispatcher", "sap_adapter", "webhooks", "backoffice")
 
 
 @dataclass(frozen=True)

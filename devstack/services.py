@@ -6,7 +6,7 @@ The times of the SAP adapter are short: the mock answers in milliseconds, its fa
 from collections.abc import Mapping
 
 from devstack.keys import Keys
-from devstack.layout import PROJECT_ID, QUEUE_LOCATION, Layout
+from devstack.layout import MEASURED, PROJECT_ID, QUEUE_LOCATION, Layout
 from devstack.logins import login_of
 from devstack.postgres import DATABASE, Postgres, url_at
 from devstack.programs import python
@@ -109,7 +109,12 @@ def _http_service(layout: Layout, name: str, module: str, own: Mapping[str, str]
 
 def _environment(layout: Layout, role: str) -> dict[str, str]:
     """What every service gets; each logs in to the database with its own rights."""
+    metrics = {
+        "OTEL_METRICS_EXPORTER": "prometheus",
+        "OTEL_EXPORTER_PROMETHEUS_PORT": str(layout.ports.get(f"{role}_metrics")),
+    }
     return {
+        **(metrics if role in MEASURED else {}),
         "DATABASE_URL": url_at(layout.ports["postgres"], DATABASE, login_of(role)),
         "GOOGLE_CLOUD_PROJECT": PROJECT_ID,
         "PUBSUB_EMULATOR_HOST": layout.address("pubsub"),

@@ -9,11 +9,13 @@ from bridge.clock import SystemClock
 from bridge.environment import only_check
 from bridge.errors import SettingsError
 from bridge.gcp.pubsub import PubSubPublisher
+from bridge.metrics import make_metrics
 from bridge.storage.engine import make_engine
 from bridge.storage.restores import hold_lanes_of_a_restored_database
 from bridge.tracing import make_tracer
 from bridge.web.logs import configure_logs
 from dispatcher.app import Dispatcher
+from dispatcher.measured import MeasuredPublisher
 from dispatcher.settings import Settings
 from dispatcher.traced import TracedPublisher
 
@@ -44,8 +46,9 @@ def main() -> int:
         timeout_seconds=settings.publish_timeout_seconds,
     )
     tracer = make_tracer("dispatcher", settings.tracing, settings.project)
-    traced = TracedPublisher(publisher, tracer)
-    is_clean = Dispatcher(settings, engine, traced, SystemClock(), stop).run()
+    metrics = make_metrics("dispatcher", settings.metrics)
+    observed = MeasuredPublisher(TracedPublisher(publisher, tracer), metrics)
+    is_clean = Dispatcher(settings, engine, observed, SystemClock(), stop).run()
     publisher.close()
     engine.dispose()
     return 0 if is_clean else 1

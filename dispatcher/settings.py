@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bridge.environment import emulator, number, required
 from bridge.gcp.pubsub import MAX_BATCH_MESSAGES
+from bridge.metrics import MetricsSettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.tracing import TracingSettings
 from dispatcher.relay import RelaySettings
@@ -28,6 +29,7 @@ class Settings:
     relay: RelaySettings
     watchdog: WatchdogSettings
     tracing: TracingSettings
+    metrics: MetricsSettings
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -40,6 +42,7 @@ class Settings:
             project=required(environ, "GOOGLE_CLOUD_PROJECT"),
             database=DatabaseSettings.from_environment(environ),
             tracing=TracingSettings.from_environment(environ),
+            metrics=MetricsSettings.from_environment(environ),
             database_connections=int(number(environ, "DATABASE_CONNECTIONS", 10, 2, 200)),
             pubsub_emulator_host=emulator(environ, "PUBSUB_EMULATOR_HOST"),
             publish_timeout_seconds=publish_timeout_seconds,

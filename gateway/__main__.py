@@ -12,6 +12,7 @@ from flask import Flask
 
 from bridge.clock import SystemClock
 from bridge.gcp.firestore import make_partner_store
+from bridge.metrics import make_metrics
 from bridge.partner_directory import make_directory
 from bridge.partner_mirror import PartnerMirror
 from bridge.storage.accept import make_statement_engine
@@ -40,7 +41,8 @@ def _build(settings: Settings, keys: Keys) -> Flask:
     engine = make_statement_engine(settings.database, pool_size=settings.threads, application_name="gateway")
     tracer = make_tracer("gateway", settings.tracing, settings.firestore.project)
     record = PartnerRecord(store, PartnerMirror(mirror), clock)
-    return create_app(settings, keys, engine, directory, record, clock, tracer)
+    metrics = make_metrics("gateway", settings.metrics)
+    return create_app(settings, keys, engine, directory, record, clock, tracer, metrics=metrics)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from bridge.clock import Clock
 from bridge.key_ring_file import open_key_ring
 from bridge.keyring import KeyRing
+from bridge.metrics import UNMEASURED, Metrics
 from bridge.ports import PartnerDirectory
 from bridge.storage.accept import find_key
 from bridge.storage.engine import ping
@@ -19,10 +20,12 @@ from bridge.tracing import UNTRACED, Tracer
 from bridge.web.addresses import Resolver, resolve
 from bridge.web.health import register_health
 from bridge.web.logs import register_request_log
+from bridge.web.metrics import register_request_metrics
 from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
 from bridge.web.tracing import register_tracing
 from gateway.accept_payment import AcceptPayment
+from gateway.acceptance_metrics import register_acceptance_metrics
 from gateway.authorization import register_authorization, require_declared_routes
 from gateway.batch import AcceptBatch
 from gateway.batch_routes import BatchRoutes
@@ -85,6 +88,7 @@ def create_app(
     clock: Clock,
     tracer: Tracer = UNTRACED,
     resolver: Resolver = resolve,
+    metrics: Metrics = UNMEASURED,
 ) -> Flask:
     """Wire the service. Call it in the process that serves: nothing it makes may cross a fork.
 
@@ -115,6 +119,8 @@ def create_app(
     operate_payment = OperatePayment(once_per_key, timedelta(days=settings.refund_window_days), wake)
     cancel_payment = CancelPayment(once_per_key, wake)
 
+    register_request_metrics(app, metrics)
+    register_acceptance_metrics(app, metrics)
     register_tracing(app, tracer, settings.firestore.project)
     register_request_id(app)
     register_request_log(app)

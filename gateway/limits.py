@@ -109,7 +109,7 @@ class PartnerRequests:
     def _tell(self, answer: Response) -> Response:
         readings: list[Reading] = g.get("readings", [])
         if readings:
-            accepted = _accepted(answer)
+            accepted = accepted_payments(answer)
             if accepted:
                 readings[-1] = self._limits.take(_daily(g.partner), g.partner.partner_id, accepted)
             answer.headers["RateLimit-Policy"] = ", ".join([_shown(one.policy) for one in readings])
@@ -130,7 +130,8 @@ def note_accepted(count: int) -> None:
     g.accepted_payments = count
 
 
-def _accepted(answer: Response) -> int:
+def accepted_payments(answer: Response) -> int:
+    """Return how many payments this request has made; what an earlier one made does not count."""
     if request.endpoint not in PAYMENT_ENDPOINTS:
         return 0
     one = answer.status_code == 202 and REPLAYED_HEADER not in answer.headers

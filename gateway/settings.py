@@ -8,6 +8,7 @@ from bridge.environment import MAX_PORT, MAX_THREADS, http_url, required, whole
 from bridge.errors import SettingsError
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.key_ring_file import KeyRingSettings
+from bridge.metrics import NO_METRICS, MetricsSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.tracing import NO_TRACES, TracingSettings
@@ -38,6 +39,7 @@ class Settings:
     forwarded_hops: int = 1
     refund_window_days: int = 400
     tracing: TracingSettings = NO_TRACES
+    metrics: MetricsSettings = NO_METRICS
     allow_http_loopback: bool = False
 
     @classmethod
@@ -51,6 +53,7 @@ class Settings:
             firestore=FirestoreSettings.from_environment(environ),
             directory=PartnerDirectorySettings.from_environment(environ),
             tracing=TracingSettings.from_environment(environ),
+            metrics=MetricsSettings.from_environment(environ),
             token_issuer=http_url(environ, "TOKEN_ISSUER"),
             token_audience=required(environ, "TOKEN_AUDIENCE"),
             token_signing_keys_dir=required(environ, "TOKEN_SIGNING_KEYS_DIR"),

@@ -9,6 +9,7 @@ from bridge.clock import SystemClock
 from bridge.gcp.firestore import make_partner_store
 from bridge.key_ring_file import open_key_ring
 from bridge.keyring import KeyRing
+from bridge.metrics import make_metrics
 from bridge.partner_directory import make_directory
 from bridge.storage.engine import make_engine
 from bridge.storage.restores import hold_lanes_of_a_restored_database
@@ -46,9 +47,10 @@ def _build(settings: Settings, key_ring: KeyRing) -> Flask:
     store = make_partner_store(settings.firestore)
     directory = make_directory(store, engine, clock, settings.directory)
     tracer = make_tracer("sap_adapter", settings.tracing, settings.firestore.project)
+    metrics = make_metrics("sap_adapter", settings.metrics)
     # the port is open already: what goes out now waits for us there
     recall_unclaimed(engine, settings.sap_connections, clock)
-    return create_app(settings, key_ring, directory, engine, clock, tracer)
+    return create_app(settings, key_ring, directory, engine, clock, tracer, metrics)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,24 @@ from collections.abc import Mapping
 
 from flask import Flask
 from sqlalchemy import Engine
+from structlog.contextvars import bind_contextvars
 
 from bridge.clock import Clock
 from bridge.gcp.identity import make_authenticator
 from bridge.keyring import KeyRing
 from bridge.messages import decode_operation
+from bridge.metrics import UNMEASURED, Metrics
 from bridge.ports import PartnerDirectory
 from bridge.storage.engine import ping
 from bridge.storage.wake import Waker
 from bridge.tracing import Tracer
 from bridge.web.health import register_health
+from bridge.web.logs import register_request_log
+from bridge.web.metrics import register_request_metrics
 from bridge.web.push import PushedMessage, register_push
 from sap_adapter.classifier import Classifier
 from sap_adapter.connector import Connector
+from sap_adapter.measured import MeasuredConnector
 from sap_adapter.permits import PermitQueue
 from sap_adapter.posting import Posting
 from sap_adapter.record import Recorder
@@ -36,6 +41,7 @@ def create_app(
     engine: Engine,
     clock: Clock,
     tracer: Tracer,
+    metrics: Metrics = UNMEASURED,
 ) -> Flask:
     """Wire the adapter: one pooled session per SAP system, one waker, one use case."""
     waker = Waker(engine)
@@ -43,7 +49,7 @@ def create_app(
     posting = Posting(
         engine,
         directory,
-        make_connectors(settings, clock, tracer),
+        make_connectors(settings, clock, tracer, metrics),
         key_ring,
         recorder,
         clock,
@@ -55,19 +61,34 @@ def create_app(
     )
 
     def handle(message: PushedMessage) -> None:
-        posting.handle(decode_operation(message.data, message.attributes))
+        operation = decode_operation(message.data, message.attributes)
+        bind_contextvars(
+            partner_id=operation.partner_id,
+            payment_id=operation.payment_id,
+            operation_id=operation.operation_id,
+            dispatch_number=operation.dispatch_number,
+        )
+        posting.handle(operation)
 
     app = Flask("sap_adapter")
+    register_request_metrics(app, metrics)
+    register_request_log(app)
     register_push(app, PUSH_PATH, handle, make_authenticator(settings.callers, clock), tracer)
     register_health(app, {"database": lambda: ping(engine)})
     return app
 
 
-def make_connectors(settings: Settings, clock: Clock, tracer: Tracer) -> Mapping[str, Connector]:
+def make_connectors(
+    settings: Settings, clock: Clock, tracer: Tracer, metrics: Metrics
+) -> Mapping[str, Connector]:
     """Return one connector per SAP system that is configured."""
     return {
         sap_system: TracedConnector(
-            S4HanaConnector(connection, settings.timeouts, max_calls=settings.threads, clock=clock),
+            MeasuredConnector(
+                S4HanaConnector(connection, settings.timeouts, max_calls=settings.threads, clock=clock),
+                metrics,
+                sap_system,
+            ),
             tracer,
             sap_system,
         )

@@ -11,6 +11,7 @@ from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
 from bridge.key_ring_file import KeyRingSettings
 from bridge.lane import GuardSettings
+from bridge.metrics import MetricsSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.tracing import TracingSettings
@@ -34,6 +35,7 @@ class Settings:
     callers: CallerSettings
     firestore: FirestoreSettings
     tracing: TracingSettings
+    metrics: MetricsSettings
     directory: PartnerDirectorySettings
     host: str
     port: int
@@ -77,6 +79,7 @@ class Settings:
             callers=CallerSettings.from_environment(environ),
             firestore=FirestoreSettings.from_environment(environ),
             tracing=TracingSettings.from_environment(environ),
+            metrics=MetricsSettings.from_environment(environ),
             directory=PartnerDirectorySettings.from_environment(environ),
             host=environ.get("HOST", "127.0.0.1"),
             port=whole(environ, "PORT", 8082, at_most=MAX_PORT),

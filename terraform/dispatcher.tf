@@ -60,7 +60,7 @@ locals {
     module      = "dispatcher"
     connections = 10
   }
-  dispatcher_environment = merge(local.project_environment, local.tracing_environment, local.settling_environment, {
+  dispatcher_environment = merge(local.project_environment, local.telemetry_environment, local.settling_environment, {
     DATABASE_CONNECTIONS       = "10"
     DELAYED_AFTER_SECONDS      = "900"
     MAX_BATCH_MESSAGES         = "500"

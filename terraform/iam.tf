@@ -36,13 +36,14 @@ resource "google_project_iam_member" "process" {
 }
 
 locals {
-  traced = ["gateway", "dispatcher", "sap_adapter", "webhooks"]
+  traced   = ["gateway", "dispatcher", "sap_adapter", "webhooks"]
+  measured = concat(local.traced, ["backoffice"])
   project_roles = {
     "roles/cloudsql.client"         = local.processes
     "roles/cloudsql.instanceUser"   = local.processes
     "roles/cloudtrace.agent"        = local.traced
     "roles/logging.logWriter"       = local.processes
-    "roles/monitoring.metricWriter" = local.traced
+    "roles/telemetry.metricsWriter" = local.measured
   }
   database_resource = "projects/${var.project_id}/instances/${google_sql_database_instance.this.name}"
 }

@@ -35,7 +35,7 @@ resource "google_monitoring_alert_policy" "this" {
     display_name = each.value.says
 
     condition_prometheus_query_language {
-      query    = "${local.alert_values[each.key]} > ${each.value.above}"
+      query    = local.alert_queries[each.key]
       duration = "${each.value.for_seconds}s"
       # ours exist only once a service has told them
       disable_metric_validation = true
@@ -192,29 +192,34 @@ locals {
   # name: instrument, unit, attributes
   our_metrics = jsondecode(file("${path.module}/../bridge/metrics.json"))
 
-  # how Cloud Monitoring's PromQL names a metric: domain, colon, path, and no other signs than underscores
+  # How Cloud Monitoring's PromQL names a metric. Ours come by OTLP and keep their own names, in quotes for their dots
+  # (cloud.google.com/stackdriver/docs/otlp-metrics/overview); Google's are domain, colon, path, with underscores.
   series = {
     for name, alert in local.alerts : name => (
-      contains(keys(local.our_metrics), alert.metric) ? "workload_googleapis_com:${replace(alert.metric, ".", "_")}"
-      : can(alert.log) ? "logging_googleapis_com:user_${alert.metric}"
-      : "${replace(split("/", alert.metric)[0], ".", "_")}:${join("_", slice(split("/", alert.metric), 1, length(split("/", alert.metric))))}"
+      contains(keys(local.our_metrics), alert.metric) ? "{\"${alert.metric}\"}"
+      : can(alert.log) ? "logging_googleapis_com:user_${alert.metric}{}"
+      : "${replace(split("/", alert.metric)[0], ".", "_")}:${join("_", slice(split("/", alert.metric), 1, length(split("/", alert.metric))))}{${try(alert.where, "")}}"
     )
   }
   alert_values = {
     for name, alert in local.alerts : name => (
       can(alert.query) ? replace(alert.query, "MAX_CONNECTIONS", tostring(var.database.max_connections))
-      : alert.judge == "increase" ? "sum(increase(${local.series[name]}{${try(alert.where, "")}}[5m]))"
-      : "max(${local.series[name]}{${try(alert.where, "")}})"
+      : alert.judge == "increase" ? "sum(increase(${local.series[name]}[5m]))"
+      : "max(${local.series[name]})"
     )
   }
+  alert_queries = { for name, alert in local.alerts : name => (
+    can(alert.above) ? "${local.alert_values[name]} > ${alert.above}" : local.alert_values[name]
+  ) }
 
-  # attributes are labels, with underscores for their dots
+  # attributes are labels, in quotes too
+  metric_labels = { for name, metric in local.our_metrics : name => [for label in metric.attributes : "\"${label}\""] }
   charts = merge(
     {
       for name, metric in local.our_metrics : name => (
-        metric.instrument == "histogram" ? "histogram_quantile(0.99, sum by (${join(", ", [for label in concat(["le"], metric.attributes) : replace(label, ".", "_")])}) (rate(workload_googleapis_com:${replace(name, ".", "_")}_bucket[5m])))"
-        : metric.instrument == "counter" ? "sum by (${join(", ", [for label in metric.attributes : replace(label, ".", "_")])}) (rate(workload_googleapis_com:${replace(name, ".", "_")}[5m]))"
-        : "max by (${join(", ", [for label in metric.attributes : replace(label, ".", "_")])}) (workload_googleapis_com:${replace(name, ".", "_")})"
+        metric.instrument == "histogram" ? "histogram_quantile(0.99, sum by (${join(", ", concat(["le"], local.metric_labels[name]))}) (rate({\"${name}_bucket\"}[5m])))"
+        : metric.instrument == "counter" ? "sum by (${join(", ", local.metric_labels[name])}) (rate({\"${name}\"}[5m]))"
+        : "max by (${join(", ", local.metric_labels[name])}) ({\"${name}\"})"
       )
     },
     {

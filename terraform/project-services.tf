@@ -24,6 +24,7 @@ resource "google_project_service" "this" {
     "servicenetworking.googleapis.com",
     "sqladmin.googleapis.com",
     "storage.googleapis.com",
+    "telemetry.googleapis.com",
   ])
 
   service = each.key

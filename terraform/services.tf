@@ -69,13 +69,14 @@ locals {
       module          = "backoffice"
       ingress         = "INGRESS_TRAFFIC_INTERNAL_ONLY"
       threads         = 4
-      connections     = 4 + 1
+      connections     = 4 + 2
       timeout_seconds = 60
       cpu             = "1"
       memory          = "512Mi"
-      cpu_idle        = true
-      egress          = "ALL_TRAFFIC"
-      network_tags    = []
+      # it tells how everything stands, asked or not
+      cpu_idle     = false
+      egress       = "ALL_TRAFFIC"
+      network_tags = []
     }
   }
 
@@ -87,7 +88,7 @@ locals {
   # --- what they are told: every variable that they read, and no other (tests/terraform) ---
 
   environments = {
-    gateway = merge(local.firestore_environment, local.tracing_environment, local.directory_environment, {
+    gateway = merge(local.firestore_environment, local.telemetry_environment, local.directory_environment, {
       FORWARDED_HOPS            = var.public_domain == null ? "1" : "2"
       RATE_LIMIT_STORAGE_URL    = "redis://${local.valkey_address}:6379/0"
       REFUND_WINDOW_DAYS        = tostring(var.refund_window_days)
@@ -96,7 +97,7 @@ locals {
       TOKEN_ISSUER              = var.token_issuer
       TOKEN_REQUESTS_PER_MINUTE = "600"
     })
-    sap_adapter = merge(local.firestore_environment, local.tracing_environment, local.directory_environment, local.push_environment, local.settling_environment, {
+    sap_adapter = merge(local.firestore_environment, local.telemetry_environment, local.directory_environment, local.push_environment, local.settling_environment, {
       SAP_CONNECT_TIMEOUT_SECONDS    = tostring(var.sap_timing.connect_timeout_seconds)
       SAP_FAILING_OPERATIONS_TO_OPEN = "3"
       SAP_FIRST_QUESTION_SECONDS     = "1"
@@ -105,7 +106,7 @@ locals {
       SAP_PROBE_INTERVAL_SECONDS     = "1"
       SAP_READ_TIMEOUT_SECONDS       = tostring(var.sap_timing.read_timeout_seconds)
     })
-    webhooks = merge(local.firestore_environment, local.tracing_environment, local.directory_environment, local.push_environment, {
+    webhooks = merge(local.firestore_environment, local.telemetry_environment, local.directory_environment, local.push_environment, {
       PUSH_CALLERS                  = join(",", [google_service_account.push.email, google_service_account.tasks.email])
       SWEEP_GRACE_SECONDS           = "20"
       SWEEP_SECONDS                 = "10"
@@ -117,7 +118,7 @@ locals {
       WEBHOOK_TIMEOUT_SECONDS       = "15"
     })
     dead_letters = local.push_environment
-    backoffice   = merge(local.operator_environment, local.settling_environment)
+    backoffice   = merge(local.operator_environment, local.settling_environment, local.metrics_environment)
     partners     = merge(local.firestore_environment, local.operator_environment)
   }
 
@@ -137,9 +138,15 @@ locals {
     OPERATOR_AUDIENCE = var.operator_audience
   }
   # one of ten payments is traced, as the gateway decides
-  tracing_environment = {
+  telemetry_environment = merge(local.metrics_environment, {
     OTEL_TRACES_EXPORTER    = "gcp_trace"
     OTEL_TRACES_SAMPLER_ARG = "0.1"
+  })
+  # what Google's endpoint asks of a process: where it runs, and whose it is
+  metrics_environment = {
+    OTEL_EXPORTER_OTLP_METRICS_ENDPOINT = "https://telemetry.googleapis.com/v1/metrics"
+    OTEL_METRICS_EXPORTER               = "otlp"
+    OTEL_RESOURCE_ATTRIBUTES            = "cloud.platform=gcp_cloud_run,cloud.region=${var.region},gcp.project_id=${var.project_id}"
   }
   # when the adapter believes SAP's "none" is when the dispatcher has it asked: one value for both
   settling_environment = {

@@ -224,6 +224,10 @@ variable "scaling" {
     condition     = alltrue([for bounds in values(var.scaling) : bounds.min >= 0 && bounds.max >= max(1, bounds.min)])
     error_message = "scaling: min is 0 or more, max at least 1 and at least min."
   }
+  validation {
+    condition     = var.scaling["backoffice"].min >= 1
+    error_message = "scaling: one backoffice at least is always there. It tells how everything stands, and alerts hang on it."
+  }
 }
 
 variable "services_image" {

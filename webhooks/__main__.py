@@ -10,6 +10,7 @@ from bridge.gcp.tasks import make_task_queue
 from bridge.key_ring_file import open_key_ring
 from bridge.keyring import KeyRing
 from bridge.messages import WEBHOOK_QUEUE
+from bridge.metrics import make_metrics
 from bridge.partner_directory import make_directory
 from bridge.storage.engine import make_engine
 from bridge.tracing import make_tracer
@@ -49,6 +50,7 @@ def _build(settings: Settings, key_ring: KeyRing) -> Flask:
         retry_timeout_seconds=TASK_RETRY_TIMEOUT_SECONDS,
     )
     tracer = make_tracer("webhooks", settings.tracing, settings.firestore.project)
+    metrics = make_metrics("webhooks", settings.metrics)
     use_cases = make_use_cases(
         settings,
         key_ring,
@@ -57,10 +59,11 @@ def _build(settings: Settings, key_ring: KeyRing) -> Flask:
         queue,
         clock,
         tracer=tracer,
+        metrics=metrics,
         task_calls_at_once=TASK_CALLS_AT_ONCE,
     )
     use_cases.sweeper.start()
-    return create_app(settings, engine, use_cases, clock, tracer)
+    return create_app(settings, engine, use_cases, clock, tracer, metrics)
 
 
 if __name__ == "__main__":

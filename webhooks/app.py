@@ -11,12 +11,14 @@ from sqlalchemy import Engine
 from bridge.clock import Clock
 from bridge.gcp.identity import make_authenticator
 from bridge.keyring import KeyRing
+from bridge.metrics import UNMEASURED, Metrics
 from bridge.ports import PartnerDirectory, TaskQueue
 from bridge.storage.engine import ping
 from bridge.storage.wake import WEBHOOKS_CHANNEL, WakeListener
 from bridge.tracing import UNTRACED, Tracer
 from bridge.web.health import register_health
 from bridge.web.logs import register_request_log
+from bridge.web.metrics import register_request_metrics
 from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
 from webhooks.deliver import Deliver
@@ -49,6 +51,7 @@ def make_use_cases(
     clock: Clock,
     spread: Callable[[], float] | None = None,
     tracer: Tracer = UNTRACED,
+    metrics: Metrics = UNMEASURED,
     task_calls_at_once: int = 1,
 ) -> UseCases:
     """Wire the use cases. `spread` gives the jitter: a number between -1 and 1, at random by default.
@@ -70,6 +73,7 @@ def make_use_cases(
         RetrySchedule(settings.delays_seconds, spread or (lambda: random.uniform(-1.0, 1.0))),
         clock,
         disable_after=timedelta(seconds=settings.disable_after_seconds),
+        metrics=metrics,
     )
     deliver = Deliver(
         engine,
@@ -96,13 +100,19 @@ def make_use_cases(
 
 
 def create_app(
-    settings: Settings, engine: Engine, use_cases: UseCases, clock: Clock, tracer: Tracer = UNTRACED
+    settings: Settings,
+    engine: Engine,
+    use_cases: UseCases,
+    clock: Clock,
+    tracer: Tracer = UNTRACED,
+    metrics: Metrics = UNMEASURED,
 ) -> Flask:
     """Put the routes before the use cases; the sweeper's thread is started by whoever serves."""
     callers = settings.callers
     # Tasks come with the token of the account that they were made for, pushes with Pub/Sub's.
     task_callers = replace(callers, callers=frozenset(filter(None, [settings.tasks.service_account_email])))
     app = Flask("webhooks")
+    register_request_metrics(app, metrics)
     register_request_id(app)
     register_request_log(app)
     register_problems(app)

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from bridge.clock import Clock
+from bridge.metrics import UNMEASURED, Metrics
 from bridge.storage import audit, webhook_attempts, webhook_endpoints
 from bridge.storage.failures import is_passing
 from bridge.storage.webhook_attempts import AttemptRecord, StandingDelivery
@@ -22,6 +23,8 @@ from webhooks.tasks import DeliveryTask, DeliveryTasks
 
 GONE = 410
 ACTOR = "webhooks"
+DELIVERED = {"bridge.outcome": "delivered"}
+FAILED = {"bridge.outcome": "failed"}
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 
@@ -66,6 +69,7 @@ class RecordAttempt:
         clock: Clock,
         *,
         disable_after: timedelta,
+        metrics: Metrics = UNMEASURED,
         sleep: Callable[[float], None] = _sleep,
     ) -> None:
         """`disable_after`: how long every attempt may fail before the endpoint is disabled."""
@@ -75,12 +79,17 @@ class RecordAttempt:
         self._clock = clock
         self._disable_after = disable_after
         self._sleep = sleep
+        self._attempts = metrics.counter("bridge.webhook.attempts")
+        for outcome in (DELIVERED, FAILED):
+            # a rate can only be told of what was there before
+            self._attempts.add(0, outcome)
 
     def __call__(self, attempted: Attempted) -> None:
         """Record the attempt and have the next one made at its time; nothing if the claim was lost."""
         ended_at = self._clock.now()
         outcome = self._persistently(attempted, ended_at)
         standing, answer = attempted.standing, attempted.answer
+        self._attempts.add(1, DELIVERED if answer.is_success else FAILED)
         _log.info(
             "webhook attempt",
             delivery_id=attempted.delivery_id,

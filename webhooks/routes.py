@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from flask import Flask, Response, request
+from structlog.contextvars import bind_contextvars
 
 from bridge.errors import RejectedError
 from bridge.messages import decode_event
@@ -49,6 +50,7 @@ def register_tasks(
             delivery_id, attempt_number = read_payload(request.get_json(force=True))
         except UnreadableTaskError as error:
             raise RejectedError("malformed-request", 400, str(error)) from error
+        bind_contextvars(delivery_id=delivery_id, attempt=attempt_number)
         attempt(delivery_id, attempt_number)
         after()
         return Response(status=204)

@@ -8,6 +8,7 @@ from bridge.errors import SettingsError
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
 from bridge.key_ring_file import KeyRingSettings
+from bridge.metrics import MetricsSettings
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.tracing import TracingSettings
@@ -66,6 +67,7 @@ class Settings:
     directory: PartnerDirectorySettings
     callers: CallerSettings
     tracing: TracingSettings
+    metrics: MetricsSettings
     tasks: TaskSettings
     webhook_key_ring: KeyRingSettings
     delays_seconds: tuple[float, ...]
@@ -91,6 +93,7 @@ class Settings:
             directory=PartnerDirectorySettings.from_environment(environ),
             callers=callers,
             tracing=TracingSettings.from_environment(environ),
+            metrics=MetricsSettings.from_environment(environ),
             tasks=tasks,
             webhook_key_ring=KeyRingSettings.from_environment(environ, "WEBHOOK_KEY_RING", "webhook-secrets"),
             delays_seconds=_delays(environ.get("WEBHOOK_SCHEDULE_SECONDS")),

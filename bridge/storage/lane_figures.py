@@ -13,7 +13,7 @@ MAX_COUNTED_ROWS = 100_000
 SELECT_FIGURES = text("""
     /* every lane with its guard, its permits and what is due in it */
     SELECT lane.sap_system, lane.held, lane.hard_cap, lane.call_window, lane.failed_probes,
-           lane.probe_not_before, lane.latency_ms, lane.answers_per_second,
+           lane.probe_not_before, lane.closed_at, lane.latency_ms, lane.answers_per_second,
            permits.calling, permits.settling, dispatched.count AS dispatched,
            waiting.count AS waiting, oldest.not_before AS oldest_due_at
     FROM sap_systems AS lane
@@ -81,6 +81,7 @@ class LaneState(StrEnum):
 class LaneFigures:
     """One lane. Counts are operations; `backlog` is due (waiting or dispatched) and not with SAP yet.
 
+    `waiting` is what of it is still in the outbox. `closed_at`: since when nothing but probes goes out.
     `calls` are with SAP now, `settling` permits are kept for lost calls. `oldest_due_at` is since when the
     first of those that wait has been due. `latency_ms` is smoothed. `answers_per_second` was measured while
     the lane was last behind; None: never.
@@ -93,9 +94,11 @@ class LaneFigures:
     calls: int
     settling: int
     backlog: int
+    waiting: int
     oldest_due_at: datetime | None
     probe_not_before: datetime | None
     failed_probes: int
+    closed_at: datetime | None
     latency_ms: float | None
     answers_per_second: float | None
 
@@ -107,6 +110,12 @@ class LaneFigures:
         if self.state is not LaneState.OPEN or not self.answers_per_second:
             return None
         return self.backlog / self.answers_per_second
+
+    def closed_seconds(self, now: datetime) -> float:
+        """How long nothing but probes has gone out; 0 for a lane that is open or that somebody holds."""
+        if self.closed_at is None or self.state is LaneState.HELD:
+            return 0.0
+        return max((now - self.closed_at).total_seconds(), 0.0)
 
     def oldest_age(self, now: datetime) -> timedelta | None:
         """How long the first of those that wait has been due."""
@@ -125,9 +134,11 @@ def lane_figures(connection: Connection, now: datetime) -> list[LaneFigures]:
             calls=row.calling,
             settling=row.settling,
             backlog=row.waiting + row.dispatched,
+            waiting=row.waiting,
             oldest_due_at=row.oldest_due_at,
             probe_not_before=row.probe_not_before,
             failed_probes=row.failed_probes,
+            closed_at=row.closed_at,
             latency_ms=row.latency_ms,
             answers_per_second=row.answers_per_second,
         )

@@ -7,15 +7,15 @@ from sqlalchemy import Connection, Row, text
 from bridge.lane import Answers, Lane, Rate
 
 COLUMNS = """hard_cap, call_window, held, growth_limit, grow_not_before, growth_steps, shrunk_at,
-           probe_not_before, failed_probes, failing_operations, folded_answers, folded_latency_ms, folded_at,
-           latency_ms, answers_per_second, rated_answers, rated_at"""
+           probe_not_before, failed_probes, closed_at, failing_operations, folded_answers,
+           folded_latency_ms, folded_at, latency_ms, answers_per_second, rated_answers, rated_at"""
 
 UPDATE_LANE = text("""
     /* what the guard has become; caps and holds are the operators own */
     UPDATE sap_systems
     SET call_window = :call_window, growth_limit = :growth_limit, grow_not_before = :grow_not_before,
         growth_steps = :growth_steps, shrunk_at = :shrunk_at, probe_not_before = :probe_not_before,
-        failed_probes = :failed_probes, failing_operations = :failing_operations,
+        failed_probes = :failed_probes, closed_at = :closed_at, failing_operations = :failing_operations,
         folded_answers = :folded_answers, folded_latency_ms = :folded_latency_ms, folded_at = :folded_at,
         latency_ms = :latency_ms, answers_per_second = :answers_per_second, rated_answers = :rated_answers,
         rated_at = :rated_at
@@ -35,6 +35,7 @@ def lane_of(row: Row[Any]) -> Lane:
         shrunk_at=row.shrunk_at,
         probe_not_before=row.probe_not_before,
         failed_probes=row.failed_probes,
+        closed_at=row.closed_at,
         failing_operations=tuple(row.failing_operations),
         folded=Answers(row.folded_answers, row.folded_latency_ms),
         folded_at=row.folded_at,
@@ -58,6 +59,7 @@ def save_lane(connection: Connection, sap_system: str, before: Lane, after: Lane
             "shrunk_at": after.shrunk_at,
             "probe_not_before": after.probe_not_before,
             "failed_probes": after.failed_probes,
+            "closed_at": after.closed_at,
             "failing_operations": list(after.failing_operations),
             "folded_answers": after.folded.count,
             "folded_latency_ms": after.folded.latency_ms,

@@ -14,17 +14,13 @@ OVERDUE = timedelta(seconds=60)
 
 SELECT_STATE = text("""
     /* what waits outside the lanes, how much of it and since when */
-    SELECT unknown.count AS unknown, unknown.since AS unknown_since,
-           parked.count AS parked, parked.since AS parked_since,
+    SELECT parked.count AS parked, parked.since AS parked_since,
            unsequenced.count AS unsequenced, unsequenced.since AS unsequenced_since,
            unpublished.count AS unpublished, unpublished.since AS unpublished_since,
            overdue.count AS overdue, overdue.since AS overdue_since,
            held.count AS held_deliveries, disabled.count AS disabled_endpoints,
            dead.count AS dead_letters, dead.since AS dead_letters_since
     FROM (SELECT count(*), min(updated_at) AS since FROM (
-              SELECT updated_at FROM operations WHERE status = 'unknown'
-              LIMIT :max_rows) AS bounded) AS unknown
-    CROSS JOIN (SELECT count(*), min(updated_at) AS since FROM (
               SELECT updated_at FROM operations WHERE status = 'parked'
               ORDER BY updated_at LIMIT :max_rows) AS bounded) AS parked
     CROSS JOIN (SELECT count(*), min(created_at) AS since FROM (
@@ -44,6 +40,20 @@ SELECT_STATE = text("""
     CROSS JOIN (SELECT count(*), min(received_at) AS since FROM (
               SELECT received_at FROM dead_letters WHERE status = 'open'
               ORDER BY received_at LIMIT :max_rows) AS bounded) AS dead
+""")
+
+SELECT_UNKNOWN = text("""
+    /* per lane, whose outcome is not known; a lost call is settled a fixed time after it */
+    SELECT sap_system, count(*) AS operations, min(settled_at) AS settled_at FROM (
+        SELECT sap_system, settled_at FROM operations WHERE status = 'unknown' LIMIT :max_rows
+    ) AS bounded GROUP BY sap_system
+""")
+
+SELECT_DUE_DELIVERY = text("""
+    /* when the attempt was due that has waited longest */
+    SELECT next_attempt_at FROM webhooks.deliveries
+    WHERE status = 'pending' AND task = 'made' AND next_attempt_at < :now
+    ORDER BY next_attempt_at LIMIT 1
 """)
 
 SELECT_TOTALS = text("""
@@ -67,11 +77,11 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class StateFigures:
-    """`unknown`, `parked`: operations. `unsequenced`: events without a place in the feed yet, `unpublished`:
-    all that have not gone out. `overdue`: webhook attempts. `disabled_endpoints`: not by their partners.
+    """`parked`: operations (those that are unknown: `unknown_by_lane`). `unsequenced`: events without a
+    place in the feed yet, `unpublished`: all that have not gone out. `overdue`: webhook attempts.
+    `disabled_endpoints`: not by their partners.
     """
 
-    unknown: Waiting
     parked: Waiting
     unsequenced: Waiting
     unpublished: Waiting
@@ -95,7 +105,6 @@ def state_figures(connection: Connection, now: datetime) -> StateFigures:
     parameters = {"max_rows": MAX_COUNTED_ROWS, "overdue_at": now - OVERDUE}
     row = connection.execute(SELECT_STATE, parameters).one()
     return StateFigures(
-        unknown=Waiting(row.unknown, row.unknown_since),
         parked=Waiting(row.parked, row.parked_since),
         unsequenced=Waiting(row.unsequenced, row.unsequenced_since),
         unpublished=Waiting(row.unpublished, row.unpublished_since),
@@ -104,6 +113,25 @@ def state_figures(connection: Connection, now: datetime) -> StateFigures:
         held_deliveries=row.held_deliveries,
         disabled_endpoints=row.disabled_endpoints,
     )
+
+
+def unknown_by_lane(connection: Connection, now: datetime, *, settling_seconds: float) -> dict[str, Waiting]:
+    """Return the operations whose outcome is unknown, for the lanes that have some.
+
+    `settling_seconds`: how long after a lost call SAP may still be booking it, as whoever lost it had it.
+    """
+    settling = timedelta(seconds=settling_seconds)
+    rows = connection.execute(SELECT_UNKNOWN, {"max_rows": MAX_COUNTED_ROWS})
+    # after a restore it settles without a call; never in the future then
+    return {
+        row.sap_system: Waiting(row.operations, min((row.settled_at or now) - settling, now)) for row in rows
+    }
+
+
+def overdue_delivery(connection: Connection, now: datetime) -> datetime | None:
+    """Return when the webhook attempt was due that has waited longest beyond its time."""
+    due_at: datetime | None = connection.execute(SELECT_DUE_DELIVERY, {"now": now}).scalar()
+    return due_at
 
 
 def totals(connection: Connection) -> Totals:

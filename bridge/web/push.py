@@ -16,6 +16,7 @@ import structlog
 from flask import Flask, Request, Response, request
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from structlog.contextvars import bind_contextvars
 
 from bridge.errors import RejectedError, TransientError
 from bridge.messages import UnreadableMessageError
@@ -81,6 +82,7 @@ def _handle(handler: PushHandler, message: PushedMessage, tracer: Tracer) -> Non
         "messaging.destination.subscription.name": message.subscription,
         "messaging.message.id": message.message_id,
     }
+    bind_contextvars(message_id=message.message_id, delivery_attempt=message.delivery_attempt)
     name, parent = message.subscription.rpartition("/")[2], message.attributes.get("traceparent")
     with tracer.span(f"process {name}", "consumer", parent=parent, attributes=attributes) as span:
         if span.traceparent is not None:

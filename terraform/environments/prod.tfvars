@@ -36,7 +36,7 @@ scaling = {
   webhooks     = { min = 1, max = 6 }
   dead_letters = { min = 0, max = 2 }
   partners     = { min = 0, max = 2 }
-  backoffice   = { min = 0, max = 2 }
+  backoffice   = { min = 1, max = 2 }
   dispatcher   = { min = 2, max = 2 }
 }
 

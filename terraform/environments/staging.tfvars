@@ -38,7 +38,7 @@ scaling = {
   webhooks     = { min = 1, max = 2 }
   dead_letters = { min = 0, max = 1 }
   partners     = { min = 0, max = 1 }
-  backoffice   = { min = 0, max = 1 }
+  backoffice   = { min = 1, max = 1 }
   dispatcher   = { min = 1, max = 1 }
 }
 

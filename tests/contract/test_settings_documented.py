@@ -68,6 +68,8 @@ def test_the_readme_lists_exactly_the_variables_that_are_read():
 # Of a machine without Google (Cloud Run refuses them, or they mean nothing there), or of the platform.
 NOT_FROM_TERRAFORM = {"DATABASE_URL", "PUSH_AUTHENTICATION", "OPERATOR_AUTHENTICATION", "TRACES_FILE"}
 NOT_FROM_TERRAFORM |= {"WEBHOOK_ALLOW_HTTP_LOOPBACK", "HOST", "PORT"}
+# metrics go by OTLP there: nobody could reach the port
+NOT_FROM_TERRAFORM |= {"OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"}
 
 
 def test_terraform_gives_every_variable_of_a_service():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 import pytest
+import requests
 from google.api_core.exceptions import DeadlineExceeded
 from google.pubsub_v1 import SubscriberClient
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
@@ -23,7 +24,7 @@ from bridge.messages import EVENTS_TOPIC, dead_letter_topic, operations_topic
 from bridge.parties import COLUMN, TABLE
 from devstack.demo.instructions import german_iban
 from devstack.evidence import open_database
-from devstack.layout import PROJECT_ID, SAP_SYSTEMS
+from devstack.layout import MEASURED, PROJECT_ID, SAP_SYSTEMS
 from devstack.leaks import find_leaks
 from devstack.postgres import DATABASE, OWNER, Postgres
 from devstack.running_stack import RunningStack
@@ -240,6 +241,10 @@ def test_nothing_that_exists_shows_a_name_an_account_or_a_text(stack, planted):
             path.read_text(errors="ignore") for path in sorted(running.logs_folder.glob("*.log*"))
         ),
     }
+    places["metrics"] = "\n".join(
+        requests.get(f"{stack.layout.url(f'{service}_metrics')}/metrics", timeout=10).text
+        for service in MEASURED
+    )
     places["tasks"] = rows_of(database_of(stack, "cloud_tasks"))
     places["received"] = rows_of(database_of(stack, "receiver"))
     assert all(places.values())

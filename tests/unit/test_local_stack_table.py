@@ -44,7 +44,7 @@ def test_processes_have_the_names_of_the_contract(units):
 
 def test_every_process_with_a_port_is_given_the_shifted_one(units, layout):
     for name in PORTS:
-        unit = units[name]
+        unit = units[name.removesuffix("_metrics")]
         told = " ".join((*unit.command, *unit.environment.values()))
         assert str(layout.ports[name]) in told
         assert str(PORTS[name]) not in told

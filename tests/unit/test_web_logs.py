@@ -14,6 +14,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def lines():
+    structlog.contextvars.clear_contextvars()
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     stream = io.StringIO()

@@ -11,6 +11,8 @@ CREATE TABLE sap_systems (
     -- while the circuit is open: when the next probe may go out, and how many have failed in a row
     probe_not_before    timestamptz,
     failed_probes       integer NOT NULL DEFAULT 0,
+    -- since when nothing but probes has gone out; NULL: the lane is open
+    closed_at           timestamptz,
     -- the distinct operations whose calls failed with no success between
     failing_operations  text[] NOT NULL DEFAULT '{}',
     -- up to here the window doubles, above it goes by single steps; NULL: no limit is known but the cap
