@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 
+import alert_conditions
 import pytest
 import terraform_rules as rules
 import yaml
@@ -86,19 +87,29 @@ def test_each_alert_tells_somebody_and_what_to_do(applied):
 
 def test_what_our_metrics_are_called_in_alerts_is_what_the_code_calls_them(applied):
     metrics = json.loads((REPOSITORY / "bridge/metrics.json").read_text(encoding="utf-8"))
-    names = {name.replace(".", "_") for name in metrics}
     queries = [
         policy.values["conditions"][0]["condition_prometheus_query_language"][0]["query"]
         for policy in rules.of(applied, "google_monitoring_alert_policy")
         if policy.values["conditions"][0]["condition_prometheus_query_language"]
     ]
     [dashboard] = rules.of(applied, "google_monitoring_dashboard")
-    text = "\n".join(queries) + dashboard.values["dashboard_json"]
-    used = set(re.findall(r"workload_googleapis_com:(bridge_\w+?)(?:_bucket)?\b", text))
+    text = "\n".join(queries) + dashboard.values["dashboard_json"].replace('\\"', '"')
+    used = set(re.findall(r'\{"([a-z_.]+?)(?:_bucket)?"\}', text))
     # each has its chart
-    assert used == names
+    assert used == metrics.keys()
     lines = set(re.findall(r"logging_googleapis_com:user_(\w+)", text))
     assert lines == {metric.values["name"] for metric in rules.of(applied, "google_logging_metric")}
+
+
+def test_what_is_tried_on_a_running_stack_is_what_cloud_monitoring_is_given(applied):
+    given = {
+        policy.key: policy.values["conditions"][0]["condition_prometheus_query_language"]
+        for policy in rules.of(applied, "google_monitoring_alert_policy")
+    }
+    for name, alert in alert_conditions.ours().items():
+        [condition] = given[name]
+        assert condition["query"] == alert_conditions.query_of(alert), name
+        assert condition["duration"] == f"{alert['for_seconds']}s", name
 
 
 def test_the_documented_count_of_resources_is_true(applied_environments):
