@@ -77,7 +77,7 @@ class Backoffice:
 
 
 def make_backoffice(database):
-    adapter = create_engine(database.url_for("sap_adapter"), hide_parameters=True, pool_size=10)
+    adapter = database.engine_for("sap_adapter")
     bridge = make_bridge(database.engine, adapter)
     url = database.url_for("backoffice")
     engine = create_engine(url, hide_parameters=True, pool_size=10)

@@ -2,10 +2,8 @@
 
 import json
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 
 import psutil
 import requests
+from scratch import scratch_folder
 
 from devstack import edge
 from devstack.layout import REPOSITORY, Layout
@@ -109,19 +108,9 @@ class Stack:
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="bridge-stack-"))
-    folder.chmod(0o711)  # as root PostgreSQL runs as another account that has to get in
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
 def private_stack() -> Iterator[Stack]:
     """Start a stack of our own, stop it at the end."""
-    with private_folder() as folder:
+    with scratch_folder("bridge-stack-") as folder:
         layout = free_layout(folder / "state")
         done = devstack("up", layout)
         assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from fakes.accepted import insert_accepted
 from fakes.partner_store import InMemoryPartnerStore
 from fakes.task_queue import InMemoryTaskQueue
 from partner_documents import changed, new_partner
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from stand_ins import Worker
 
 from bridge.clock import ManualClock
@@ -71,7 +71,7 @@ class Stage:
 
     def __init__(self, database, folder, *, timeout_seconds=5.0, now=None):
         self.owner = database.engine
-        self.engine = create_engine(database.url_for("webhooks"), hide_parameters=True, pool_size=20)
+        self.engine = database.engine_for("webhooks")
         self.clock = ManualClock(now or datetime.now(UTC))
         self.queue = InMemoryTaskQueue(self.clock)
         self.store = InMemoryPartnerStore()

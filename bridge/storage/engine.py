@@ -18,7 +18,7 @@ POOL_TIMEOUT_SECONDS = 5.0
 SOCKET_TIMEOUT_SECONDS = 15.0
 STATEMENT_TIMEOUT_MILLISECONDS = 10_000
 IDLE_IN_TRANSACTION_TIMEOUT_MILLISECONDS = 15_000
-
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 PING = text("/* is the database there? */ SELECT 1")
 
@@ -88,6 +88,8 @@ def make_engine(
             "timeout": SOCKET_TIMEOUT_SECONDS,
             "tcp_keepalive": True,
             "startup_params": startup,
+            # Before it asks a server whether it has TLS, the driver loads all of the system's certificates.
+            "ssl_context": False if url.host in LOOPBACK else None,
         }
         return _adapted(create_engine(url, connect_args=connect_args, **options), prepared=prepared)
     # Imported here: a service on a plain DSN does not pay for the connector at start.

@@ -7,7 +7,8 @@ import time
 
 import psutil
 import pytest
-from local_stack import Stack, devstack, free_layout, private_folder, private_stack, processes_of
+from local_stack import Stack, devstack, free_layout, private_stack, processes_of
+from scratch import scratch_folder
 from waiting import wait_until
 
 from devstack.layout import PORTS
@@ -149,7 +150,7 @@ def assert_refused(layout, *, saying):
 
 
 def test_port_in_use_is_one_line_and_nothing_is_started():
-    with private_folder() as folder, socket.socket() as occupant:
+    with scratch_folder("bridge-stack-") as folder, socket.socket() as occupant:
         layout = free_layout(folder / "state")
         occupant.bind(("127.0.0.1", layout.ports["webhooks"]))
         occupant.listen()
@@ -159,14 +160,14 @@ def test_port_in_use_is_one_line_and_nothing_is_started():
 
 
 def test_state_folder_that_is_a_file_is_one_line():
-    with private_folder() as folder:
+    with scratch_folder("bridge-stack-") as folder:
         layout = free_layout(folder / "state")
         layout.state_folder.write_text("")
         assert len(assert_refused(layout, saying=f"can't create the folder {layout.state_folder}")) == 1
 
 
 def test_process_that_does_not_start_is_shown_with_its_last_words_and_the_others_are_stopped():
-    with private_folder() as folder:
+    with scratch_folder("bridge-stack-") as folder:
         layout = free_layout(folder / "state")
         layout.data("cloud_tasks.sqlite").mkdir(parents=True)
         lines = assert_refused(layout, saying="cloud_tasks did not start (exit code 1)")

@@ -6,7 +6,6 @@ import pytest
 from accepted import LANE, NOW, add_lanes, add_payments, lane_row, scalar, set_lane
 from fakes.publisher import CrashError, InMemoryPublisher
 from races import InBackground
-from service_engine import service_engine
 from sqlalchemy import text
 
 from bridge.clock import ManualClock
@@ -41,14 +40,14 @@ def owner(database):
 
 @pytest.fixture
 def dispatcher(database):
-    engine = service_engine(database, "dispatcher", pool_size=4)
+    engine = database.engine_for("dispatcher")
     yield engine
     engine.dispose()
 
 
 @pytest.fixture
 def adapter(database):
-    engine = service_engine(database, "sap_adapter", pool_size=4)
+    engine = database.engine_for("sap_adapter")
     yield engine
     engine.dispose()
 

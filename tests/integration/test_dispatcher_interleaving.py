@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from accepted import LANE, add_lanes, add_payments, scalar
 from fakes.publisher import InMemoryPublisher
-from service_engine import service_engine
 from sqlalchemy import text
 
 from bridge.clock import SystemClock
@@ -144,8 +143,8 @@ def test_everybody_at_once_never_deadlocks_and_every_operation_ends_once(databas
     owner = database.engine
     add_lanes(owner, s4_main=4)
     ids = [id_ for partner in PARTNERS for id_ in add_payments(owner, OPERATIONS // 3, partner, now=now())]
-    dispatcher = service_engine(database, "dispatcher")
-    adapter = service_engine(database, "sap_adapter")
+    dispatcher = database.engine_for("dispatcher")
+    adapter = database.engine_for("sap_adapter")
     publisher, clock, documents = UnreliablePublisher(1), SystemClock(), []
     relay_settings = RelaySettings(lease_seconds=0.3, max_batch=500)
     rounds = [

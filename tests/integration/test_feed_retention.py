@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from accepted import NOW, add_event, add_lanes, add_payment, operation, scalar
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from waiting import wait_until
 
 from bridge.clock import ManualClock
@@ -47,7 +47,7 @@ def owner(database):
 @pytest.fixture
 def engine(database):
     """With the rights of the job and no others."""
-    engine = create_engine(database.url_for("retention"), pool_size=4)
+    engine = database.engine_for("retention")
     yield engine
     engine.dispose()
 

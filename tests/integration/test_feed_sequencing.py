@@ -5,7 +5,6 @@ import threading
 import pytest
 from accepted import NOW, add_event, add_lanes, add_payment, add_payments, operation, outbox_rows
 from fakes.publisher import CrashError, InMemoryPublisher
-from service_engine import service_engine
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError
@@ -27,7 +26,7 @@ def owner(database):
 
 @pytest.fixture
 def engine(database):
-    engine = service_engine(database, "dispatcher")
+    engine = database.engine_for("dispatcher")
     yield engine
     engine.dispose()
 

@@ -9,7 +9,7 @@ from fakes.in_memory_connector import InMemoryConnector
 from fakes.publisher import InMemoryPublisher
 from gateway_stage import GatewayStage, keys, new_payment
 from races import InBackground, at_once
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from bridge.lane import GuardSettings
 from bridge.storage import cancel
@@ -46,7 +46,7 @@ class OnePartner:
 @pytest.fixture
 def adapter(database, stage, sap):
     """The adapter as it is, with its own rights in the database."""
-    engine = create_engine(database.url_for("sap_adapter"), pool_size=10)
+    engine = database.engine_for("sap_adapter")
     recorder = Recorder(
         engine, keys().parties, Classifier.from_package(), stage.clock,
         RecordSettings(60.0, 5.0, 1.0, GuardSettings(3, 1.0, 5.0)), lambda: None,
@@ -238,7 +238,7 @@ def test_claims_and_cancellations_at_once_end_one_way_or_the_other(stage, adapte
 
 
 def test_relays_and_cancellations_at_once_leave_nothing_on_its_way(stage, database):
-    engine = create_engine(database.url_for("dispatcher"))
+    engine = database.engine_for("dispatcher")
     publisher = InMemoryPublisher()
     relay = OperationsRelay("s4-main", engine, publisher, stage.clock, RelaySettings(25.0, 500))
 

@@ -7,7 +7,7 @@ from accepted import scalar
 from booking import book, refuse
 from fakes.publisher import InMemoryPublisher
 from gateway_stage import GatewayStage, new_payment
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from bridge.storage.erase import erase_all
@@ -315,7 +315,7 @@ def test_the_gateway_has_no_right_to_more_than_it_does(stage, statement):
 
 
 def test_later_steps_stay_in_their_lane_and_disturb_nobody(stage, database):
-    dispatcher = create_engine(database.url_for("dispatcher"))
+    dispatcher = database.engine_for("dispatcher")
     publisher = InMemoryPublisher()
     relay = OperationsRelay("s4-main", dispatcher, publisher, stage.clock, RelaySettings(25.0, 500))
     woken = []

@@ -4,7 +4,6 @@ import threading
 
 import pytest
 from posting_stage import make_bridge
-from sqlalchemy import create_engine
 
 from bridge.partner_mirror import PartnerMirror
 from dispatcher.watchdog import Watchdog, WatchdogSettings
@@ -16,9 +15,9 @@ SETTINGS = WatchdogSettings(5.0, 60.0, 60.0, 900.0)
 
 @pytest.fixture
 def stage(database):
-    adapter = create_engine(database.url_for("sap_adapter"), hide_parameters=True, pool_size=10)
+    adapter = database.engine_for("sap_adapter")
     bridge = make_bridge(database.engine, adapter)
-    dispatcher = create_engine(database.url_for("dispatcher"), hide_parameters=True, pool_size=10)
+    dispatcher = database.engine_for("dispatcher")
     yield bridge, dispatcher
     adapter.dispose()
     dispatcher.dispose()

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from accepted import LANE, NOW, OTHER_LANE, add_lanes, add_payments, change, set_lane
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from bridge.storage.guard import give_back_slot, keep_settling_slot, take_slot
 from bridge.storage.lane_figures import LaneState, lane_figures
@@ -21,7 +21,7 @@ def owner(database):
 @pytest.fixture
 def figures(database, owner):
     """Read with the rights of the operators' API."""
-    engine = create_engine(database.url_for("backoffice"))
+    engine = database.engine_for("backoffice")
 
     def read(lane=LANE, now=NOW):
         with engine.connect() as connection:

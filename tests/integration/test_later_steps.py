@@ -3,7 +3,6 @@
 import pytest
 from lxml import etree
 from posting_stage import SETTLING_SECONDS, make_bridge
-from service_engine import service_engine
 from sqlalchemy import text
 
 from dispatcher.watchdog import Watchdog, WatchdogSettings
@@ -15,7 +14,7 @@ CLEARING = "113100"
 
 @pytest.fixture
 def bridge(database):
-    engine = service_engine(database, "sap_adapter")
+    engine = database.engine_for("sap_adapter")
     yield make_bridge(database.engine, engine)
     engine.dispose()
 
@@ -165,7 +164,7 @@ def test_a_step_that_nobody_let_go_is_found(bridge, database):
     bridge.step(first)
     with bridge.engine.begin() as connection:
         connection.execute(text("UPDATE outbox SET not_before = NULL WHERE operation_id IS NOT NULL"))
-    engine = service_engine(database, "dispatcher")
+    engine = database.engine_for("dispatcher")
     settings = WatchdogSettings(5.0, 60.0, SETTLING_SECONDS, 900.0)
     Watchdog(engine, bridge.clock, settings, lambda: None).go_round()
     engine.dispose()

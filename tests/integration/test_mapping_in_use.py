@@ -6,7 +6,7 @@ import pytest
 from fakes.accepted import MAPPING, TARGET
 from lxml import etree
 from posting_stage import READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from bridge.journal_mapping import Expression
 from bridge.payment import OperationKind
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def bridge(database):
-    engine = create_engine(database.url_for("sap_adapter"), hide_parameters=True, pool_size=10)
+    engine = database.engine_for("sap_adapter")
     yield make_bridge(database.engine, engine)
     engine.dispose()
 

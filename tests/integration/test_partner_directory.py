@@ -443,7 +443,7 @@ def test_every_service_that_reads_partners_may_keep_the_mirror(make, store, data
     partner = new_partner("shop")
     store.put(partner, None)
     for role in ("gateway", "sap_adapter", "webhooks", "partners"):
-        engine = create_engine(database.url_for(role), hide_parameters=True)
+        engine = database.engine_for(role)
         with capture_logs() as logs:
             assert make(engine).by_client("shop") == partner
         engine.dispose()

@@ -14,7 +14,6 @@ from fakes.partner_store import InMemoryPartnerStore
 from firestore_emulator import FirestoreEmulator
 from joserfc.jwk import ECKey, RSAKey
 from partner_documents import changed, new_partner
-from sqlalchemy import create_engine
 from stand_ins import REPOSITORY, accepts_connections, free_port
 from waiting import wait_until
 
@@ -55,7 +54,7 @@ def store():
 
 @pytest.fixture
 def client(database, store):
-    engine = create_engine(database.url_for("partners"), hide_parameters=True)
+    engine = database.engine_for("partners")
     settings = Settings.from_environment(environment(database.url_for("partners")))
     with database.engine.begin() as connection:
         add_sap_systems(connection, {"s4-main": 8})

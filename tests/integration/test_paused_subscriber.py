@@ -3,7 +3,7 @@
 import pytest
 from fakes.publisher import InMemoryPublisher
 from posting_stage import SETTLING_SECONDS, make_bridge
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from bridge.messages import operations_topic
 from bridge.storage.events import put_back
@@ -24,14 +24,14 @@ MAX_MESSAGES = 4
 def bridge(database):
     with database.engine.begin() as connection:
         add_sap_systems(connection, {LANE: PAYMENTS})
-    engine = create_engine(database.url_for("sap_adapter"), hide_parameters=True, pool_size=10)
+    engine = database.engine_for("sap_adapter")
     yield make_bridge(database.engine, engine)
     engine.dispose()
 
 
 @pytest.fixture
 def dispatcher(database):
-    engine = create_engine(database.url_for("dispatcher"), hide_parameters=True, pool_size=3)
+    engine = database.engine_for("dispatcher")
     yield engine
     engine.dispose()
 

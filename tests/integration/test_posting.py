@@ -6,7 +6,6 @@ from datetime import timedelta
 import pytest
 from fakes.accepted import TARGET
 from posting_stage import LEASE_SECONDS, READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
-from service_engine import service_engine
 from sqlalchemy import text
 from waiting import wait_until
 
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def bridge(database):
-    engine = service_engine(database, "sap_adapter")
+    engine = database.engine_for("sap_adapter")
     yield make_bridge(database.engine, engine)
     engine.dispose()
 

@@ -4,7 +4,6 @@ import pytest
 from fakes.accepted import MAPPING, TARGET
 from lxml import etree
 from posting_stage import make_bridge
-from service_engine import service_engine
 
 from bridge.payment import OperationKind
 
@@ -16,7 +15,7 @@ DAY_SECONDS = 86_400
 
 @pytest.fixture
 def bridge(database):
-    engine = service_engine(database, "sap_adapter")
+    engine = database.engine_for("sap_adapter")
     yield make_bridge(database.engine, engine)
     engine.dispose()
 

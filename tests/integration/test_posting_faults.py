@@ -3,7 +3,6 @@
 import pytest
 from fakes.accepted import MAPPING, TARGET
 from posting_stage import READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
-from service_engine import service_engine
 from sqlalchemy import text
 
 from bridge.journal_mapping import Expression
@@ -17,7 +16,7 @@ LOCKED = "refuse:601(MC)"
 
 @pytest.fixture
 def bridge(database):
-    engine = service_engine(database, "sap_adapter")
+    engine = database.engine_for("sap_adapter")
     yield make_bridge(database.engine, engine)
     engine.dispose()
 

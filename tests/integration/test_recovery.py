@@ -116,7 +116,7 @@ class Restorable:
 
 @pytest.fixture
 def restorable(database, postgres_server):
-    engine = create_engine(database.url_for("recovery"), hide_parameters=True)
+    engine = database.engine_for("recovery")
     with database.engine.begin() as connection:
         connection.execute(
             text("INSERT INTO partner_configs VALUES (:partner_id, 1, '{}', '2026-11-21T12:00:00Z')"),
@@ -196,7 +196,7 @@ def test_a_restored_database_is_noticed_by_whoever_connects(restorable, bridge, 
     restorable.back_up()
     with bridge.engine.begin() as connection:
         connection.execute(text("UPDATE database_identity SET system_identifier = 1"))
-    engine = create_engine(database.url_for("dispatcher"))
+    engine = database.engine_for("dispatcher")
     hold_lanes_of_a_restored_database(engine)
     engine.connect().close()
     engine.dispose()
@@ -212,7 +212,7 @@ def test_a_restored_database_is_noticed_by_whoever_connects(restorable, bridge, 
 
 
 def test_a_database_at_home_is_left_alone(database, bridge):
-    engine = create_engine(database.url_for("sap_adapter"))
+    engine = database.engine_for("sap_adapter")
     hold_lanes_of_a_restored_database(engine)
     engine.connect().close()
     engine.dispose()

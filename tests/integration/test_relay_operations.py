@@ -19,7 +19,6 @@ from accepted import (
     set_lane,
 )
 from fakes.publisher import CrashError, InMemoryPublisher
-from service_engine import service_engine
 from sqlalchemy import text
 
 from bridge.clock import ManualClock
@@ -49,7 +48,7 @@ def publisher():
 @pytest.fixture
 def engine(database):
     """Everything here is done with the dispatcher's own rights."""
-    engine = service_engine(database, "dispatcher")
+    engine = database.engine_for("dispatcher")
     yield engine
     engine.dispose()
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from accepted import LANE, NOW, OTHER_LANE, add_lanes, add_payments, change
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from bridge.messages import EVENTS_LANE
 from bridge.storage.events import put_back
@@ -25,7 +25,7 @@ def owner(database):
 
 @pytest.fixture
 def engine(database):
-    engine = create_engine(database.url_for("dispatcher"))
+    engine = database.engine_for("dispatcher")
     yield engine
     engine.dispose()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from accepted import NOW, add_lanes, add_payment, change, operation, scalar
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from bridge.clock import ManualClock
@@ -65,7 +65,7 @@ def owner(database):
 @pytest.fixture
 def engine(database):
     """With the rights of the job and no others."""
-    engine = create_engine(database.url_for("retention"), pool_size=4)
+    engine = database.engine_for("retention")
     yield engine
     engine.dispose()
 

@@ -14,7 +14,6 @@ from accepted import (
     scalar,
 )
 from fakes.publisher import InMemoryPublisher
-from service_engine import service_engine
 from sqlalchemy import text
 
 from bridge.clock import ManualClock
@@ -38,7 +37,7 @@ def owner(database):
 
 @pytest.fixture
 def engine(database):
-    engine = service_engine(database, "dispatcher", pool_size=5)
+    engine = database.engine_for("dispatcher")
     yield engine
     engine.dispose()
 

@@ -7,7 +7,6 @@ import pytest
 from fakes.task_queue import InMemoryTaskQueue
 from gateway_stage import GatewayStage, keys
 from partner_documents import changed
-from sqlalchemy import create_engine
 from stand_ins import Worker
 from standardwebhooks import Webhook
 from webhook_stage import environment
@@ -34,7 +33,7 @@ class Both(GatewayStage):
         self.partner = self.emptied(self.partner)
         self.receiver = Worker()
         self.queue = InMemoryTaskQueue(self.clock)
-        self.webhooks_engine = create_engine(database.url_for("webhooks"), hide_parameters=True, pool_size=20)
+        self.webhooks_engine = database.engine_for("webhooks")
         self.webhooks_settings = Settings.from_environment(environment(folder))
         directory = make_directory(
             self.store, self.webhooks_engine, self.clock, PartnerDirectorySettings(), lambda task: task()
