@@ -9,6 +9,8 @@ from dispatcher.worker import Round
 
 MAX_PARTNERS = 100
 MAX_EVENTS = 500
+# Under load one round numbers the events of this time; a lone event is not delayed by it.
+PAUSE_SECONDS = 0.025
 
 
 class Sequencer:
@@ -23,7 +25,9 @@ class Sequencer:
         with self._engine.begin() as connection:
             partners = partners_to_sequence(connection, limit=MAX_PARTNERS)
         counts = [self._sequence(partner_id) for partner_id in partners]
-        return Round(again=len(partners) == MAX_PARTNERS or MAX_EVENTS in counts)
+        if len(partners) == MAX_PARTNERS or MAX_EVENTS in counts:
+            return Round(again=True)
+        return Round(pause_seconds=PAUSE_SECONDS)
 
     def _sequence(self, partner_id: str) -> int:
         with self._engine.begin() as connection:

@@ -21,10 +21,15 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """How a round ended. `again`: there is more; `next_seconds`: go again then without being woken."""
+    """How a round ended.
+
+    `again`: there is more; `next_seconds`: go again then without being woken; `pause_seconds`: not before,
+    whoever wakes.
+    """
 
     again: bool = False
     next_seconds: float | None = None
+    pause_seconds: float = 0.0
 
 
 def backoff_seconds(failures: int, fraction: float) -> float:
@@ -65,6 +70,8 @@ class Worker:
                 # Numbers that nobody could guess are not needed for spreading load.
                 self._stop.wait(backoff_seconds(self._failures, random.random()))  # noqa: S311 - see above
             elif not done.again:
+                if done.pause_seconds > 0:
+                    self._stop.wait(done.pause_seconds)
                 self._wanted.wait(done.next_seconds)
 
     def _safely(self) -> Round | None:

@@ -99,8 +99,11 @@ def sequence_events(connection: Connection, partner_id: str, *, limit: int) -> i
     Waits for another sequencer at the same feed. The events are looked up after the lock, in a statement of
     their own: one that another sequencer has just numbered is not seen without its number.
     """
-    connection.execute(ADD_COUNTER, {"partner_id": partner_id})
-    last = connection.execute(LOCK_COUNTER, {"partner_id": partner_id}).scalar_one()
+    partner = {"partner_id": partner_id}
+    last = connection.execute(LOCK_COUNTER, partner).scalar_one_or_none()
+    if last is None:
+        connection.execute(ADD_COUNTER, partner)
+        last = connection.execute(LOCK_COUNTER, partner).scalar_one()
     parameters = {"partner_id": partner_id, "last_sequence": last, "limit": limit}
     return int(connection.execute(SEQUENCE_EVENTS, parameters).scalar_one()) - int(last)
 

@@ -109,16 +109,15 @@ LOCK_ROWS = text("""
 """)
 
 DISPATCH_OPERATIONS = text("""
-    /* the operations go out: every earlier message of theirs is out of date from now on */
+    /* the operations go out: every earlier message of theirs is out of date from now on, and nobody else
+       publishes their rows until the lease ends */
+    WITH claimed AS (
+        UPDATE outbox SET claim_id = :claim_id, lease_until = :lease_until
+        WHERE identity = ANY(CAST(:identities AS bigint[]))
+    )
     UPDATE operations SET dispatch_number = dispatch_number + 1, dispatched_at = :now
     WHERE operation_id = ANY(CAST(:operation_ids AS text[]))
     RETURNING operation_id, payment_id, partner_id, sap_system, dispatch_number, traceparent
-""")
-
-CLAIM_ROWS = text("""
-    /* nobody else publishes these until the lease ends */
-    UPDATE outbox SET claim_id = :claim_id, lease_until = :lease_until
-    WHERE identity = ANY(CAST(:identities AS bigint[]))
 """)
 
 CLAIM_EVENTS = text(f"""
@@ -232,8 +231,8 @@ def claim_operations(
     if outdated:
         connection.execute(DELETE_ROWS, {"identities": list(outdated)})
     taken = [(identity, partner) for identity, partner in candidates if identity in locked.keys() - outdated]
-    messages = _dispatch(connection, [locked[identity].operation_id for identity, _ in taken], now)
-    _claim_rows(connection, claim, [identity for identity, _ in taken])
+    operation_ids = [locked[identity].operation_id for identity, _ in taken]
+    messages = _dispatch(connection, claim, [identity for identity, _ in taken], operation_ids, now)
     return Batch(
         claim=claim,
         identities=tuple(identity for identity, _ in taken),
@@ -324,11 +323,24 @@ def _unknown_row(connection: Connection, lane: str, now: datetime) -> list[tuple
 
 
 def _dispatch(
-    connection: Connection, operation_ids: Sequence[str], now: datetime
+    connection: Connection,
+    claim: Claim,
+    identities: Sequence[int],
+    operation_ids: Sequence[str],
+    now: datetime,
 ) -> dict[str, OperationMessage]:
     if not operation_ids:
         return {}
-    rows = connection.execute(DISPATCH_OPERATIONS, {"operation_ids": list(operation_ids), "now": now})
+    rows = connection.execute(
+        DISPATCH_OPERATIONS,
+        {
+            "identities": _array(identities),
+            "claim_id": claim.claim_id,
+            "lease_until": claim.lease_until,
+            "operation_ids": list(operation_ids),
+            "now": now,
+        },
+    )
     return {
         row.operation_id: OperationMessage(
             operation_id=row.operation_id,
@@ -340,18 +352,6 @@ def _dispatch(
         )
         for row in rows
     }
-
-
-def _claim_rows(connection: Connection, claim: Claim, identities: Sequence[int]) -> None:
-    if identities:
-        connection.execute(
-            CLAIM_ROWS,
-            {
-                "identities": list(identities),
-                "claim_id": claim.claim_id,
-                "lease_until": claim.lease_until,
-            },
-        )
 
 
 def _array(identities: Sequence[int]) -> str:

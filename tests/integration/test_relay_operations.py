@@ -26,7 +26,7 @@ from bridge.errors import TransientError
 from bridge.messages import operations_topic
 from bridge.storage.events import put_back
 from bridge.storage.lanes import next_due
-from dispatcher.relay import BUSY_SECONDS, OperationsRelay, RelaySettings
+from dispatcher.relay import BUSY_SECONDS, FULL_SECONDS, OperationsRelay, RelaySettings
 from dispatcher.worker import Round
 
 pytestmark = pytest.mark.integration
@@ -103,6 +103,29 @@ def test_no_more_goes_out_than_the_lane_has_room_for(owner, relay, publisher, cl
     take_slots(owner, "<= 2")
     drain(relay)
     assert publisher.operation_ids() == ids[:9]
+
+
+def test_a_lane_that_is_full_is_left_alone_for_a_moment_and_one_that_is_not_knows_what_is_due_next(
+    owner, relay, publisher, clock
+):
+    ids = add_payments(owner, 10)
+    assert relay.go_round() == Round(pause_seconds=FULL_SECONDS)
+    assert publisher.operation_ids() == ids[:8]
+    assert relay.go_round() == Round(pause_seconds=FULL_SECONDS), "no room"
+    for operation_id in ids[:8]:
+        change(owner, operation_id, dispatched_at=None, status="rejected", completed_at=NOW)
+    with owner.begin() as connection:
+        add_payment(connection, not_before=NOW + timedelta(seconds=5))
+    assert relay.go_round() == Round(next_seconds=5.0)
+    assert publisher.operation_ids() == ids
+
+
+def test_a_batch_that_is_smaller_than_the_room_is_followed_by_the_next(owner, engine, publisher, clock):
+    ids = add_payments(owner, 5)
+    relay = OperationsRelay(LANE, engine, publisher, clock, RelaySettings(lease_seconds=25.0, max_batch=3))
+    assert relay.go_round() == Round(again=True)
+    assert relay.go_round() == Round()
+    assert publisher.operation_ids() == ids
 
 
 def test_concurrent_relays_never_publish_a_row_twice_nor_more_than_the_room(owner, engine, publisher, clock):

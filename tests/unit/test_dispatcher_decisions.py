@@ -1,6 +1,7 @@
 """The dispatcher's decisions, without a database: room, probes, backoff, redispatch, settings."""
 
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -146,3 +147,20 @@ def test_the_settings_defaults():
 def test_a_wrong_setting_is_named_at_boot(changes, named):
     with pytest.raises(SettingsError, match=named):
         Settings.from_environment(ENVIRONMENT | changes)
+
+
+def test_a_worker_that_is_woken_all_the_time_goes_round_once_in_each_pause():
+    stop, rounds = threading.Event(), []
+
+    def go_round():
+        rounds.append(time.monotonic())
+        worker.wake()
+        if len(rounds) == 5:
+            stop.set()
+        return Round(pause_seconds=0.02)
+
+    worker = Worker("paced", go_round, stop)
+    worker.start()
+    assert worker.join(20.0)
+    assert len(rounds) == 5
+    assert rounds[-1] - rounds[0] >= 4 * 0.02
