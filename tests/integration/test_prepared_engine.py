@@ -78,6 +78,37 @@ def test_an_error_is_the_databases_own_and_the_connection_goes_on(engine):
         assert write(connection, 2) == 1
 
 
+def test_a_commit_that_the_database_refuses_is_an_error(engine, database):
+    """A deferred constraint is checked then: nobody may take the transaction for committed."""
+    with database.engine.begin() as connection:
+        connection.execute(
+            text("ALTER TABLE written ADD CONSTRAINT late UNIQUE (words) DEFERRABLE INITIALLY DEFERRED")
+        )
+
+    def write_two(n):
+        with engine.begin() as connection:
+            write(connection, n, ["same"])
+            write(connection, n + 1, ["same"])
+
+    for n in (1, 3):
+        with pytest.raises(IntegrityError) as raised:
+            write_two(n)
+        assert sqlstate(raised.value) == "23505"
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM written")).scalar() == 0
+
+
+def test_a_transaction_that_has_failed_is_not_taken_for_committed(engine):
+    with engine.connect() as connection:
+        write(connection, 1)
+        with pytest.raises(IntegrityError):
+            write(connection, 1)
+        with pytest.raises(DBAPIError):
+            connection.commit()
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM written")).scalar() == 0
+
+
 def test_a_column_added_under_a_prepared_statement_broke_it_for_as_long_as_the_connection_lived(
     engine, database
 ):
