@@ -49,7 +49,9 @@ class Settings:
             poll_seconds=number(environ, "POLL_SECONDS", 1.0, 0.05, 60),
             relay=RelaySettings(
                 lease_seconds=publish_timeout_seconds + LEASE_MARGIN_SECONDS,
-                max_batch=int(number(environ, "MAX_BATCH_MESSAGES", 500, 1, MAX_BATCH_MESSAGES)),
+                max_batch=int(
+                    number(environ, "MAX_BATCH_MESSAGES", MAX_BATCH_MESSAGES, 1, MAX_BATCH_MESSAGES)
+                ),
                 latency_target_seconds=number(environ, "SAP_LATENCY_TARGET_SECONDS", 5.0, 0.01, 3600),
             ),
             watchdog=WatchdogSettings(

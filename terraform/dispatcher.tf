@@ -63,7 +63,7 @@ locals {
   dispatcher_environment = merge(local.project_environment, local.telemetry_environment, local.settling_environment, {
     DATABASE_CONNECTIONS       = "10"
     DELAYED_AFTER_SECONDS      = "900"
-    MAX_BATCH_MESSAGES         = "500"
+    MAX_BATCH_MESSAGES         = "1000"
     POLL_SECONDS               = "1"
     PUBLISH_TIMEOUT_SECONDS    = "5"
     SAP_LATENCY_TARGET_SECONDS = "5"
