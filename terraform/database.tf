@@ -18,6 +18,7 @@ resource "google_sql_database_instance" "this" {
 
     backup_configuration {
       enabled                        = true
+      location                       = "eu"
       start_time                     = "01:00"
       point_in_time_recovery_enabled = true
       transaction_log_retention_days = var.database.transaction_log_days

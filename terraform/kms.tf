@@ -1,7 +1,8 @@
 # Each key here wraps the data keys of one ring (bridge/keyring.py); the rings themselves are secrets.
 resource "google_kms_key_ring" "this" {
-  name     = local.prefix
-  location = var.region
+  name = local.prefix
+  # several regions: a lost one must not take the names and accounts with it (docs/runbooks/region-loss.md)
+  location = "europe"
 
   depends_on = [google_project_service.this["cloudkms.googleapis.com"]]
 }

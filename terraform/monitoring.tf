@@ -152,7 +152,8 @@ resource "google_monitoring_uptime_check_config" "api" {
     type = "uptime_url"
     labels = {
       project_id = var.project_id
-      host       = trimprefix(var.token_issuer, "https://")
+      # without a domain of ours nothing answers at the issuer's
+      host = coalesce(var.public_domain, google_api_gateway_gateway.this.default_hostname)
     }
   }
 }

@@ -29,8 +29,11 @@ resource "google_secret_manager_secret" "this" {
 
   replication {
     user_managed {
-      replicas {
-        location = var.region
+      dynamic "replicas" {
+        for_each = [var.region, var.recovery_region]
+        content {
+          location = replicas.value
+        }
       }
     }
   }

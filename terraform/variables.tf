@@ -133,12 +133,28 @@ variable "public_domain" {
   default     = null
 }
 
+variable "recovery_region" {
+  description = "Where secrets are kept a second time, and the bridge would be built anew if `region` were lost; in the EU."
+  type        = string
+  default     = "europe-west4"
+
+  validation {
+    condition     = var.recovery_region != var.region && startswith(var.recovery_region, "europe-")
+    error_message = "recovery_region is another region than `region`, in Europe."
+  }
+}
+
 variable "redis" {
   description = "Memorystore (Valkey) that counts requests for all instances of the gateway."
   type = object({
     node_type     = string
     replica_count = number
   })
+
+  validation {
+    condition     = var.environment != "prod" || var.redis.node_type != "SHARED_CORE_NANO"
+    error_message = "Google gives no SLA for SHARED_CORE_NANO, and advises against it in production."
+  }
 }
 
 variable "refund_window_days" {

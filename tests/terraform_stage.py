@@ -90,3 +90,9 @@ def copy_configuration(folder):
     shutil.copy(REPOSITORY / "bridge/metrics.json", folder / "bridge")
     (folder / "terraform/backend_override.tf").write_text('terraform {\n  backend "local" {}\n}\n')
     return folder / "terraform"
+
+
+def copy_of(initialized, folder, environment):
+    """A copy of an initialized configuration, to break or to apply."""
+    shutil.copytree(initialized.folder.parent, folder, dirs_exist_ok=True, symlinks=True)
+    return Terraform(folder / "terraform", environment)

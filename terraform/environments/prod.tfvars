@@ -26,7 +26,7 @@ database = {
 }
 
 redis = {
-  node_type     = "SHARED_CORE_NANO"
+  node_type     = "STANDARD_SMALL"
   replica_count = 1
 }
 

@@ -112,6 +112,76 @@ def test_what_is_tried_on_a_running_stack_is_what_cloud_monitoring_is_given(appl
         assert condition["duration"] == f"{alert['for_seconds']}s", name
 
 
+# what each environment has to consist of: type, and the keys that there must be (`*`: any)
+ASKED_FOR = {
+    "network": ("google_compute_network", "*"),
+    "its subnetwork for direct egress": ("google_compute_subnetwork", "*"),
+    "private services access": ("google_service_networking_connection", "*"),
+    "fixed addresses to partners": ("google_compute_router_nat", "*"),
+    "Cloud SQL": ("google_sql_database_instance", "*"),
+    "logins without passwords": ("google_sql_user", "gateway", "dispatcher", "migrate"),
+    "topics": ("google_pubsub_topic", "payment-events", "payment-operations-s4-main"),
+    "push subscriptions": ("google_pubsub_subscription", "payment-events", "payment-operations-s4-main"),
+    "the two grants of dead letters": ("google_pubsub_subscription_iam_binding", "payment-events"),
+    "Cloud Tasks": ("google_cloud_tasks_queue", "*"),
+    "Firestore": ("google_firestore_database", "*"),
+    "its backups": ("google_firestore_backup_schedule", "*"),
+    "secrets": ("google_secret_manager_secret", "token-signing-keys", "party-key-ring", "sap-connections"),
+    "who reads them": ("google_secret_manager_secret_iam_binding", "token-signing-keys"),
+    "Cloud KMS": ("google_kms_crypto_key", "party-data", "webhook-secrets"),
+    "Artifact Registry": ("google_artifact_registry_repository", "*"),
+    "services": ("google_cloud_run_v2_service", "*"),
+    "the dispatcher's worker pool": ("google_cloud_run_v2_worker_pool", "dispatcher"),
+    "jobs": ("google_cloud_run_v2_job", "migrate", "erase", "recover"),
+    "when they run": ("google_cloud_scheduler_job", "erase"),
+    "the bucket of public keys": ("google_storage_bucket", "public_keys"),
+    "who reads it": ("google_storage_bucket_iam_binding", "public_keys_readers"),
+    "API Gateway": ("google_api_gateway_gateway", "*"),
+    "its configuration": ("google_api_gateway_api_config", "*"),
+    "Memorystore": ("google_memorystore_instance", "counters"),
+    "service accounts": ("google_service_account", "gateway", "sap_adapter", "push", "tasks", "deployer"),
+    "budget": ("google_billing_budget", "*"),
+    "dashboard": ("google_monitoring_dashboard", "*"),
+    "alerts": ("google_monitoring_alert_policy", "outbox-age", "dead-letters", "availability", "latency"),
+    "objectives": ("google_monitoring_slo", "availability", "latency"),
+    "metrics of log lines": ("google_logging_metric", "*"),
+    "uptime check": ("google_monitoring_uptime_check_config", "*"),
+    "build": ("google_cloudbuild_trigger", "*"),
+}
+SERVICES = {"gateway", "sap-adapter", "webhooks", "dead-letters", "partners", "backoffice"}
+WITH_A_DOMAIN = {"google_compute_security_policy", "google_compute_global_forwarding_rule"}
+
+
+def test_everything_that_was_asked_for_is_planned(applied, environment):
+    keys = {}
+    for resource in applied:
+        keys.setdefault(resource.type, set()).add(resource.key)
+    for what, (kind, *needed) in ASKED_FOR.items():
+        assert kind in keys, what
+        assert needed == ["*"] or keys[kind] >= set(needed), (what, keys[kind])
+    names = {service.values["name"] for service in rules.of(applied, "google_cloud_run_v2_service")}
+    assert names >= {f"bridge-{service}" for service in SERVICES}
+    # the load balancer with Cloud Armor is optional: it comes with the domain
+    assert keys.keys() & WITH_A_DOMAIN == (WITH_A_DOMAIN if environment == "prod" else set())
+
+
+def test_what_encrypts_outlives_a_region(applied):
+    [ring] = rules.of(applied, "google_kms_key_ring")
+    assert ring.values["location"] == "europe"
+    for secret in rules.of(applied, "google_secret_manager_secret"):
+        replicas = secret.values["replication"][0]["user_managed"][0]["replicas"]
+        assert len({replica["location"] for replica in replicas}) == 2, secret.address
+    [database] = rules.of(applied, "google_sql_database_instance")
+    assert database.values["settings"][0]["backup_configuration"][0]["location"] == "eu"
+
+
+def test_the_uptime_check_asks_where_something_answers(applied, environment):
+    [check] = rules.of(applied, "google_monitoring_uptime_check_config")
+    [gateway] = rules.of(applied, "google_api_gateway_gateway")
+    answers = {"prod": "api.example.com", "staging": gateway.values["default_hostname"]}
+    assert check.values["monitored_resource"][0]["labels"]["host"] == answers[environment]
+
+
 def test_the_documented_count_of_resources_is_true(applied_environments):
     counted = {name: Counter(r.type for r in resources) for name, resources in applied_environments.items()}
     document = (REPOSITORY / "docs/terraform-resources.md").read_text(encoding="utf-8")
