@@ -1,9 +1,10 @@
 # Two images from one file: `--target services` (the bridge; the command names the service) and
 # `--target sap_mock` (for environments without a SAP). Build with BuildKit.
-# syntax=docker/dockerfile:1
-ARG PYTHON_VERSION=3.13
+#
+# The base is named by its digest, the same as in cloudbuild.yaml, where it says how to renew it.
+ARG PYTHON=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
-FROM python:${PYTHON_VERSION}-slim AS build
+FROM ${PYTHON} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python -m venv /opt/bridge
@@ -27,7 +28,7 @@ COPY sap_mock sap_mock
 RUN cp -r sap_mock \
     "$(/opt/bridge/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
-FROM python:${PYTHON_VERSION}-slim AS base
+FROM ${PYTHON} AS base
 ENV PATH=/opt/bridge/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOST=0.0.0.0
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin bridge
 WORKDIR /tmp
