@@ -2,15 +2,17 @@
 
 New revisions get no traffic at first: Cloud Run takes one only once its startup probe (/readyz) has passed,
 and the service that is reachable from here is smoked at its tag's address. Then 10, 50, 100 % of the
-requests, each held for a while and judged by Cloud Monitoring: the share of 5xx answers of the new
-revisions. The worker pool and the jobs, which take no requests, follow with the first traffic. Whatever
-fails, all go back to what they ran.
+requests, each held for a while and judged by Cloud Monitoring by the objectives of
+terraform/monitoring.tf: the share of 5xx answers of the new revisions, and how long partners wait. The
+worker pool and the jobs, which take no requests, follow with the first traffic. Whatever fails, all go back
+to what they ran.
 
 It needs the standard library and `gcloud`, nothing else.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -25,6 +27,8 @@ STEPS_PERCENT = (10, 50, 100)
 TAG = "candidate"
 HOLD_SECONDS = 300
 MAX_ERROR_SHARE = 0.01
+# the objective: 99 of 100 requests within half a second; of the services that partners wait for
+MAX_LATENCY_MS = 500.0
 # fewer say nothing: one partner's mistake would undo a deployment
 MIN_REQUESTS = 50
 HTTP_TIMEOUT_SECONDS = 30
@@ -149,18 +153,42 @@ def watch(plan: Plan, candidates: tuple[str, ...]) -> None:
     """Wait, then judge the new revisions by what they have answered meanwhile."""
     began = datetime.now(UTC)
     time.sleep(plan.hold_seconds)
-    for revision in candidates:
+    for service, revision in zip(plan.services, candidates, strict=True):
         requests = answered(plan, revision, began, "")
         errors = answered(plan, revision, began, ' AND metric.labels.response_code_class = "5xx"')
         if requests >= MIN_REQUESTS and errors / requests > MAX_ERROR_SHARE:
             raise RolloutError(f"{revision} answered {errors} of {requests} requests with 5xx")
+        if service in plan.smoked and requests >= MIN_REQUESTS:
+            latency_ms = slowest(plan, revision, began)
+            if latency_ms > MAX_LATENCY_MS:
+                raise RolloutError(f"one of a hundred answers of {revision} took {latency_ms:.0f} ms")
 
 
 def answered(plan: Plan, revision: str, began: datetime, also: str) -> int:
-    """Count a revision's answers since `began`, as Cloud Monitoring has them."""
-    kind = 'metric.type = "run.googleapis.com/request_count" AND resource.type = "cloud_run_revision"'
+    """Count a revision's answers since `began`."""
+    found = points(plan, "request_count", revision, began, also, {})
+    return sum(int(point["value"]["int64Value"]) for point in found)
+
+
+def slowest(plan: Plan, revision: str, began: datetime) -> float:
+    """Return the 99th percentile of what a revision's answers took since `began`, in ms."""
+    aligned = {
+        "aggregation.alignmentPeriod": f"{max(60, math.ceil(plan.hold_seconds) + 60)}s",
+        "aggregation.perSeriesAligner": "ALIGN_DELTA",
+        "aggregation.crossSeriesReducer": "REDUCE_PERCENTILE_99",
+    }
+    found = points(plan, "request_latencies", revision, began, "", aligned)
+    return max((float(point["value"]["doubleValue"]) for point in found), default=0.0)
+
+
+def points(
+    plan: Plan, metric: str, revision: str, began: datetime, also: str, aggregation: dict[str, str]
+) -> list[Any]:
+    """Read a metric of a revision since `began`, as Cloud Monitoring has it."""
+    kind = f'metric.type = "run.googleapis.com/{metric}" AND resource.type = "cloud_run_revision"'
     query = urllib.parse.urlencode(
-        {
+        aggregation
+        | {
             "filter": f'{kind} AND resource.labels.revision_name = "{revision}"{also}',
             # a window of no width is refused
             "interval.startTime": (began - timedelta(seconds=1)).isoformat(),
@@ -172,8 +200,7 @@ def answered(plan: Plan, revision: str, began: datetime, also: str) -> int:
         body = fetch(f"{plan.monitoring_url}/v3/projects/{plan.project}/timeSeries?{query}", token)
     except OSError as error:
         raise RolloutError(f"Cloud Monitoring does not tell how {revision} does: {error}") from error
-    series = json.loads(body).get("timeSeries", [])
-    return sum(int(point["value"]["int64Value"]) for one in series for point in one["points"])
+    return [point for series in json.loads(body).get("timeSeries", []) for point in series["points"]]
 
 
 def take_back(plan: Plan, before: Before) -> None:

@@ -116,15 +116,16 @@ class Project:
 class Answers(BaseHTTPRequestHandler):
     """A new revision's /readyz, and the time series of Cloud Monitoring."""
 
-    ready = True
-    errors = 0
-
     def do_GET(self):
         asked = urlsplit(self.path)
         if asked.path == "/readyz":
             return self._answer(200 if self.server.ready else 503, {})
         counted = parse_qs(asked.query)["filter"][0]
-        count = self.server.errors if "5xx" in counted else 1000
+        if "request_latencies" in counted:
+            assert parse_qs(asked.query)["aggregation.crossSeriesReducer"] == ["REDUCE_PERCENTILE_99"]
+            points = [{"value": {"doubleValue": self.server.latency_ms}}]
+            return self._answer(200, {"timeSeries": [{"points": points}]})
+        count = self.server.errors if "5xx" in counted else self.server.requests
         of_new = "-new" in counted
         points = [{"value": {"int64Value": str(count if of_new else 0)}}]
         return self._answer(200, {"timeSeries": [{"points": points}]})
@@ -143,7 +144,7 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def google():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    server.ready, server.errors = True, 0
+    server.ready, server.errors, server.requests, server.latency_ms = True, 0, 1000, 20.0
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -182,6 +183,21 @@ def test_too_many_errors_take_everything_back(tmp_path, google):
 
 def test_a_few_errors_are_no_reason(tmp_path, google):
     google.errors = 10
+    assert Project(tmp_path, google.url).run(google.url).returncode == 0
+
+
+def test_a_gateway_that_makes_partners_wait_is_taken_back(tmp_path, google):
+    google.latency_ms = 501.0
+    project = Project(tmp_path, google.url)
+    done = project.run(google.url)
+    assert done.returncode == 1
+    assert "taken back: one of a hundred answers of bridge-gateway-new took 501 ms" in done.stderr
+    assert project.traffic("bridge-gateway") == {"bridge-gateway-old": 100}
+    assert project.image_of_the_dispatcher() == OLD_IMAGE
+
+
+def test_what_a_few_requests_took_says_nothing(tmp_path, google):
+    google.latency_ms, google.requests = 5000.0, 49
     assert Project(tmp_path, google.url).run(google.url).returncode == 0
 
 
