@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: chaos-webhooks bench-webhooks help install lock check format test up down top demo chaos-smoke drill-restore exactly-once bench-latency bench-accept bench-sap status openapi fuzz \
+.PHONY: bench-consumption chaos-webhooks bench-webhooks help install lock check format test up down top demo chaos-smoke drill-restore exactly-once bench-latency bench-accept bench-sap status openapi fuzz \
 	terraform-fetch terraform-check terraform-resources
 
 help: ## list the targets
@@ -102,6 +102,9 @@ chaos-webhooks: install ## 500 events to a failing receiver while webhooks and t
 
 bench-webhooks: install ## measure deliveries beside a bare client loop, and beside endpoints that hang
 	$(BIN)/python -m benchmarks.webhooks
+
+bench-consumption: install ## measure what one payment uses of everything that Google Cloud charges for (docs/cost.md)
+	$(BIN)/python -m benchmarks.consumption
 
 bench-latency: install ## measure 202 → webhook received on an idle stack
 	$(BIN)/python -m devstack.demo.latency
