@@ -57,6 +57,7 @@ class Claim:
     sap_system: str
     number: int
     slot_number: int
+    lease_until: datetime
     started_monotonic: float
 
 

@@ -1,6 +1,6 @@
 """One message, one step: claim the operation, post it or ask SAP about it, record what came of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -117,16 +117,10 @@ class Posting:
             # Nothing is claimed, and no transaction is open. One more try, whoever has given a permit back.
             self._permits[message.sap_system].wait()
             claimed = self._claim(message, partner, may_wait=False)
-        if claimed is None:
-            return
-        try:
-            if isinstance(claimed, PostClaim):
-                self._post(claimed)
-            else:
-                self._ask(claimed)
-        finally:
-            if message.sap_system in self._permits:
-                self._permits[message.sap_system].freed()
+        if isinstance(claimed, PostClaim):
+            self._post(claimed)
+        elif claimed is not None:
+            self._ask(claimed)
 
     def _partner(self, partner_id: str) -> PartnerConfiguration | None:
         # Read before the transaction: the directory may go to Firestore.
@@ -216,7 +210,9 @@ class Posting:
         if slot is None:
             self._put_back(connection, row, NO_PERMIT_PAUSE_SECONDS, now)
             return None
-        claim = Claim(payment.payment.payment_id, operation_id, row.sap_system, number, slot, started)
+        claim = Claim(
+            payment.payment.payment_id, operation_id, row.sap_system, number, slot, lease_until, started
+        )
         if question:
             start_question(connection, operation_id, lease_until=lease_until, now=now)
             return QuestionClaim(claim, payment.company_code, row.sap_reference)
@@ -272,28 +268,41 @@ class Posting:
     def _post(self, claimed: PostClaim) -> None:
         claim = claimed.claim
         if not self._lease_outlives_the_call(claim):
-            self._recorder.not_posted(claim, OWN_DELAY, sap_to_blame=False)
+            self._end(claim, lambda: self._recorder.not_posted(claim, OWN_DELAY, sap_to_blame=False))
             return
         try:
             outcome = self._connectors[claim.sap_system].post(claimed.sending)
         except TransientError as error:
-            self._recorder.not_posted(claim, error, sap_to_blame=True)
+            failure = error
+            self._end(claim, lambda: self._recorder.not_posted(claim, failure, sap_to_blame=True))
         except UnknownOutcomeError as error:
-            self._recorder.unknown(claim, error)
+            lost = error
+            self._end(claim, lambda: self._recorder.unknown(claim, lost))
         else:
+            # the next may call while this answer is written down
+            self._end(claim, lambda: self._recorder.give_back(claim, outcome))
             self._recorder.answered(claim, outcome)
 
     def _ask(self, question: QuestionClaim) -> None:
         claim = question.claim
         if not self._lease_outlives_the_call(claim):
-            self._recorder.question_failed(claim, OWN_DELAY, sap_to_blame=False)
+            self._end(claim, lambda: self._recorder.question_failed(claim, OWN_DELAY, sap_to_blame=False))
             return
         try:
             found = self._connectors[claim.sap_system].find(question.company_code, question.reference)
         except TransientError as error:
-            self._recorder.question_failed(claim, error, sap_to_blame=True)
+            failure = error
+            self._end(claim, lambda: self._recorder.question_failed(claim, failure, sap_to_blame=True))
         else:
-            self._recorder.found(claim, found)
+            self._end(claim, lambda: self._recorder.found(claim, found))
+
+    def _end(self, claim: Claim, give_back: Callable[[], None]) -> None:
+        """Give the permit back, with whatever is recorded with it, and let the next one have it."""
+        try:
+            give_back()
+        finally:
+            if claim.sap_system in self._permits:
+                self._permits[claim.sap_system].freed()
 
     def _lease_outlives_the_call(self, claim: Claim) -> bool:
         """Look at the clock that never jumps: past this point somebody else may take the operation over."""

@@ -20,7 +20,7 @@ from bridge.keyring import KeyRing
 from bridge.lane import GuardSettings
 from bridge.payment import OperatorDecision, ParkReason
 from bridge.storage import decisions, outcomes
-from bridge.storage.guard import keep_settling_slot
+from bridge.storage.guard import give_back_answered_slot, keep_settling_slot
 from bridge.storage.operations import lock_operation, lock_payment
 from sap_adapter.classifier import PERIOD_CLOSED, Classifier, Whose
 from sap_adapter.connector import FoundDocument, Posted, Refused
@@ -60,6 +60,23 @@ class Recorder:
         self._clock = clock
         self._settings = settings
         self._wake = wake
+
+    def give_back(self, claim: Claim, outcome: Posted | Refused) -> None:
+        """SAP has answered a posting: its permit is free at once. Where that fails, `answered` gives it back.
+
+        A refusal is an answer, but no success of the lane: it must not make attempts count.
+        """
+        now = self._clock.now()
+        latency_ms = round((self._clock.monotonic() - claim.started_monotonic) * 1000)
+        try:
+            with self._engine.begin() as connection:
+                give_back_answered_slot(
+                    connection, claim.sap_system, claim.slot_number, claim.operation_id,
+                    lease_until=claim.lease_until, outcome=_name(outcome),
+                    success=isinstance(outcome, Posted), latency_ms=latency_ms, now=now,
+                )  # fmt: skip
+        except (DBAPIError, PoolTimeoutError) as error:
+            log.warning("permit-kept", operation_id=claim.operation_id, reason=type(error).__name__)
 
     def answered(self, claim: Claim, outcome: Posted | Refused) -> None:
         """SAP has answered a posting with a clear yes or no."""
@@ -158,8 +175,7 @@ class Recorder:
 
     def _answered(self, held: HeldClaim, outcome: Posted | Refused) -> None:
         held.praise_sap()
-        # A refusal is an answer, but no success of the lane: it must not make attempts count.
-        held.end_call(type(outcome).__name__.lower(), success=isinstance(outcome, Posted))
+        held.end_call(_name(outcome), success=isinstance(outcome, Posted))
         held.release_settling()
         if isinstance(outcome, Posted):
             held.succeed(outcome.document)
@@ -231,6 +247,10 @@ class Recorder:
         until_settled = max((settled_at - now).total_seconds(), 0.0)
         unknown_for = self._settings.settling_seconds - until_settled
         return min(until_settled, max(unknown_for, self._settings.first_question_seconds))
+
+
+def _name(outcome: Posted | Refused) -> str:
+    return type(outcome).__name__.lower()
 
 
 def _is_ours(held: HeldClaim, found: FoundDocument) -> bool:

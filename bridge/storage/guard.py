@@ -43,6 +43,21 @@ GIVE_BACK_SLOT = text("""
     WHERE sap_system = :sap_system AND slot_number = :slot_number AND operation_id = :operation_id
 """)
 
+GIVE_BACK_AT_ONCE = text("""
+    /* SAP has answered, and what follows is between us and the database: the permit is free before that is
+       recorded. One whose lease is another by now belongs to a later claim. Nobody waits for the disk: if it
+       is lost with the database, the lease ends */
+    WITH hurried AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+    UPDATE sap_slots
+    SET operation_id = NULL, lease_until = NULL, last_outcome = :outcome, last_latency_ms = :latency_ms,
+        last_finished_at = :now,
+        last_success_at = CASE WHEN :success THEN :now ELSE last_success_at END,
+        answers = answers + 1, latency_ms_sum = latency_ms_sum + CAST(:latency_ms AS bigint)
+    FROM hurried
+    WHERE sap_system = :sap_system AND slot_number = :slot_number AND operation_id = :operation_id
+      AND lease_until = :lease_until
+""")
+
 KEEP_SETTLING_SLOT = text("""
     /* SAP may still be working on it: the highest free permit stays taken until that is over */
     UPDATE sap_slots SET operation_id = :operation_id, lease_until = :settled_at, settling = true
@@ -128,6 +143,34 @@ def give_back_slot(
             "success": success,
             "answers": int(outcome in ANSWERS),
             "answered_ms": latency_ms if outcome in ANSWERS else 0,
+            "latency_ms": latency_ms,
+            "now": now,
+        },
+    )
+
+
+def give_back_answered_slot(
+    connection: Connection,
+    sap_system: str,
+    slot_number: int,
+    operation_id: str,
+    *,
+    lease_until: datetime,
+    outcome: str,
+    success: bool,
+    latency_ms: int,
+    now: datetime,
+) -> None:
+    """Give the permit of an answered posting back, in a transaction of its own; then record the answer."""
+    connection.execute(
+        GIVE_BACK_AT_ONCE,
+        {
+            "sap_system": sap_system,
+            "slot_number": slot_number,
+            "operation_id": operation_id,
+            "lease_until": lease_until,
+            "outcome": outcome,
+            "success": success,
             "latency_ms": latency_ms,
             "now": now,
         },
