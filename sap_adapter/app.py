@@ -31,7 +31,7 @@ from sap_adapter.traced import TracedConnector
 
 PUSH_PATH = "/pubsub/operations"
 # Of the threads, so many may wait for a permit of one SAP system: one in this.
-WAITING_SHARE = 8
+WAITING_SHARE = 4
 
 
 def create_app(

@@ -4,6 +4,9 @@ import threading
 
 # Longer than a permit is between two calls of a quick SAP; no longer than a dispatch's pause would be.
 WAIT_SECONDS = 0.25
+# Who finds none then goes back to the lane: for so long, or for as long as none could be taken, to a limit.
+PAUSE_SECONDS = 0.25
+MAX_PAUSE_SECONDS = 2.0
 
 
 class PermitQueue:
@@ -15,6 +18,8 @@ class PermitQueue:
     def __init__(self, max_waiting: int) -> None:
         self._places = threading.BoundedSemaphore(max_waiting)
         self._freed = threading.Condition()
+        self._waiting = 0
+        self._taken_at: float | None = None
 
     def wait(self) -> bool:
         """Return whether another try is worth while: a permit came free, or nobody knows; else at once."""
@@ -22,12 +27,27 @@ class PermitQueue:
             return False
         try:
             with self._freed:
+                self._waiting += 1
                 self._freed.wait(WAIT_SECONDS)
+                self._waiting -= 1
         finally:
             self._places.release()
         return True
+
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits already: who comes now need not look whether there is a permit."""
+        return self._waiting > 0
 
     def freed(self) -> None:
         """A call of this process is over: the one that has waited longest may try."""
         with self._freed:
             self._freed.notify()
+
+    def taken(self, monotonic: float) -> None:
+        """A permit could be taken: the lane moves."""
+        self._taken_at = monotonic
+
+    def pause_seconds(self, monotonic: float) -> float:
+        """Return how long to stay away: while SAP hangs, nobody comes back four times a second in vain."""
+        still_seconds = 0.0 if self._taken_at is None else monotonic - self._taken_at
+        return min(max(still_seconds, PAUSE_SECONDS), MAX_PAUSE_SECONDS)

@@ -39,13 +39,12 @@ from bridge.storage.outcomes import record_parked
 from sap_adapter.connector import Connector, Sending
 from sap_adapter.ending import Claim, tell_delay
 from sap_adapter.frozen_document import frozen_document
-from sap_adapter.permits import PermitQueue
+from sap_adapter.permits import PAUSE_SECONDS, PermitQueue
 from sap_adapter.record import Recorder
 
 log = structlog.get_logger()
 
-# A dispatch that found no permit or no configuration comes back after this pause.
-NO_PERMIT_PAUSE_SECONDS = 0.25
+# A dispatch that found no configuration comes back after this pause.
 NO_CONFIGURATION_PAUSE_SECONDS = 30.0
 MAX_UNFINISHED_CLAIMS = 3
 NOBODY_WAITS: Mapping[str, PermitQueue] = MappingProxyType({})
@@ -111,16 +110,27 @@ class Posting:
     def handle(self, message: OperationMessage) -> None:
         """Take the operation's next step. Returns once something is recorded; raises only if nothing was."""
         partner = self._partner(message.partner_id)
-        try:
-            claimed = self._claim(message, partner, may_wait=message.sap_system in self._permits)
-        except NoPermitError:
-            # Nothing is claimed, and no transaction is open. One more try, whoever has given a permit back.
-            self._permits[message.sap_system].wait()
-            claimed = self._claim(message, partner, may_wait=False)
+        claimed = self._claim_or_wait(message, partner, self._permits.get(message.sap_system))
         if isinstance(claimed, PostClaim):
             self._post(claimed)
         elif claimed is not None:
             self._ask(claimed)
+
+    def _claim_or_wait(
+        self, message: OperationMessage, partner: PartnerConfiguration | None, permits: PermitQueue | None
+    ) -> PostClaim | QuestionClaim | None:
+        """Claim, if there is a permit; else, or if others wait for one, wait a moment before the only try.
+
+        Nothing is claimed while it waits, and no transaction is open.
+        """
+        if permits is None or not permits.is_waited_for():
+            try:
+                return self._claim(message, partner, may_wait=permits is not None)
+            except NoPermitError:
+                pass
+        if permits is not None:
+            permits.wait()
+        return self._claim(message, partner, may_wait=False)
 
     def _partner(self, partner_id: str) -> PartnerConfiguration | None:
         # Read before the transaction: the directory may go to Firestore.
@@ -208,8 +218,10 @@ class Posting:
         if slot is None and may_wait:
             raise NoPermitError  # which undoes the claim
         if slot is None:
-            self._put_back(connection, row, NO_PERMIT_PAUSE_SECONDS, now)
+            self._put_back(connection, row, self._no_permit_pause_seconds(row.sap_system), now)
             return None
+        if row.sap_system in self._permits:
+            self._permits[row.sap_system].taken(self._clock.monotonic())
         claim = Claim(
             payment.payment.payment_id, operation_id, row.sap_system, number, slot, lease_until, started
         )
@@ -240,6 +252,11 @@ class Posting:
         )
         uuid = str(sap_message_uuid(operation_id, row.generation))
         return PostClaim(claim, Sending(operation_id, uuid, row.operation.created_at, document.content))
+
+    def _no_permit_pause_seconds(self, sap_system: str) -> float:
+        if sap_system not in self._permits:
+            return PAUSE_SECONDS
+        return self._permits[sap_system].pause_seconds(self._clock.monotonic())
 
     @staticmethod
     def _park(

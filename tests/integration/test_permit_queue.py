@@ -103,3 +103,24 @@ def test_no_more_wait_than_there_are_places_for():
         assert permits.wait() is False
     permits.freed()
     inside.join(10)
+
+
+def test_while_sap_hung_what_found_no_permit_came_back_four_times_a_second(bridge):
+    """Each time was two claims, a publish and a push: it kept the others of the process waiting."""
+    permits = PermitQueue(1)
+    bridge.posting._permits = {LANE: permits}
+    first, second = bridge.accept(), bridge.accept()
+    bridge.sap.script.append("wait")
+    call = handle(bridge, first)
+    wait_until(lambda: bridge.busy_slots() == 1, what="the first call")
+    pauses = []
+    for _ in range(6):
+        bridge.step(second)
+        pause_seconds = (bridge.row(second).not_before - bridge.clock.now()).total_seconds()
+        pauses.append(pause_seconds)
+        bridge.clock.advance(pause_seconds)
+    assert pauses == [0.25, 0.25, 0.5, 1.0, 2.0, 2.0]
+    bridge.sap.gate.set()
+    call.join(20)
+    bridge.step(second)
+    assert bridge.row(second).status == "succeeded"
