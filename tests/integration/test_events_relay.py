@@ -2,16 +2,16 @@
 
 import threading
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from accepted import NOW, add_lanes, add_payments
 from fakes.publisher import CrashError, InMemoryPublisher
-from service_engine import service_engine
 from sqlalchemy import text
 
 from bridge.clock import ManualClock
 from bridge.messages import EVENTS_LANE, EVENTS_TOPIC
-from bridge.storage.outbox import CLAIM_EVENTS
+from bridge.storage.outbox import CLAIM_EVENTS, Claim, claim_events, delete_published
 from dispatcher.relay import BUSY_SECONDS, EventsRelay, RelaySettings
 from dispatcher.sequencer import Sequencer
 from dispatcher.worker import Round
@@ -31,7 +31,7 @@ def owner(database):
 
 @pytest.fixture
 def engine(database):
-    engine = service_engine(database, "dispatcher")
+    engine = database.engine_for("dispatcher")
     yield engine
     engine.dispose()
 
@@ -171,6 +171,24 @@ def test_a_claim_read_the_whole_outbox_to_find_the_rows_that_it_had_chosen(owner
         if node.get("Relation Name") == "outbox" and node["Node Type"] != "ModifyTable"
     )
     assert read <= 50 * 4, read
+
+
+def test_what_may_be_lost_with_the_database_waits_for_no_disk_and_what_may_not_does(owner, engine):
+    """Every claim and every delete waited for the disk, though both may be done again."""
+    add_sequenced(owner, engine, 1)
+    claim = Claim(uuid4(), NOW + timedelta(seconds=25))
+    with engine.begin() as connection:
+        batch = claim_events(connection, claim, limit=10, after_partner="", now=NOW)
+        assert waits_for_disk(connection) == "off"
+    with engine.begin() as connection:
+        assert delete_published(connection, claim, batch.identities) == 1
+        assert waits_for_disk(connection) == "off"
+    with engine.begin() as connection:
+        assert waits_for_disk(connection) == "on", "for that transaction alone"
+
+
+def waits_for_disk(connection):
+    return connection.execute(text("SELECT current_setting('synchronous_commit')")).scalar()
 
 
 def nodes_of(node):
