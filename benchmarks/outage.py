@@ -51,6 +51,9 @@ class Sample:
     documents: int
     calls: int
     refused: int
+    # processor time so far
+    adapter_seconds: float
+    dispatcher_seconds: float
 
 
 @dataclass
@@ -87,6 +90,14 @@ class Outage:
     def refused_share(self) -> float:
         first, last = self.drained()
         return (last.refused - first.refused) / max(1, last.calls - first.calls)
+
+    def cpu_ms_per_payment(self) -> str:
+        """What a payment costs the adapter and the dispatcher; says more than a rate on a busy machine."""
+        first, last = self.drained()
+        count = max(1, last.documents - first.documents)
+        adapter = (last.adapter_seconds - first.adapter_seconds) * 1000 / count
+        dispatcher = (last.dispatcher_seconds - first.dispatcher_seconds) * 1000 / count
+        return f"{adapter:.1f} / {dispatcher:.1f}"
 
 
 def play(stage: SapStage, load: Load, gateway_port: int, *, backlog: int, seconds: int) -> Outage:
@@ -145,6 +156,7 @@ class watched:  # noqa: N801 - used as a context manager
                     stats["documents"],
                     stats["calls"],
                     stats["refused"],
+                    *self._stage.cpu_seconds(),
                 )
             )
 

@@ -21,7 +21,7 @@ from dispatcher.app import Dispatcher
 from dispatcher.relay import EventsRelay, RelaySettings
 from dispatcher.settings import Settings
 
-BATCH_MESSAGES = 500
+BATCH_MESSAGES = 1000
 PUBLISH_SECONDS = 5.0
 # as in the dispatcher: one claims while the other publishes
 RELAY_THREADS = 2

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
+import psutil
 import requests
 from google.api_core import exceptions
 from google.pubsub_v1 import PublisherClient, SubscriberClient
@@ -45,6 +47,7 @@ STOP_SECONDS = 15.0
 POLL_SECONDS = 0.05
 PULL_SECONDS = 2.0
 ADAPTER_THREADS = 48
+WARM_UP_PAYMENTS = 10
 # a second subscription of the operations, to see when each message was published
 WATCH = "watch"
 # short, as in the local stack: the mock's faults are scripted in seconds
@@ -66,6 +69,7 @@ class SapStage:
     broker: str
     mocks: dict[str, Server]
     adapters: list[Server]
+    dispatchers: list[int]
     pushers: list[Pusher]
 
     def sap_url(self, sap_system: str = SAP_SYSTEM) -> str:
@@ -89,6 +93,18 @@ class SapStage:
     def scalar(self, statement: str, **parameters: Any) -> Any:
         with self.owner.connect() as connection:
             return connection.execute(text(statement), parameters).scalar()
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Processor time that the adapters and the dispatchers have used so far."""
+        dispatchers = 0.0
+        for pid in self.dispatchers:
+            times = psutil.Process(pid).cpu_times()
+            dispatchers += times.user + times.system
+        return sum(server.worker_cpu_seconds() for server in self.adapters), dispatchers
+
+    def hand_over_one_by_one(self, run: str, count: int, pause_seconds: float) -> list[str]:
+        """Accept payments at a distance, ringing after each as the gateway does; return their ids."""
+        return [payment_id for payment_id, _, _ in self._one_by_one(run, count, pause_seconds)]
 
     def hand_over(self, run: str, count: int, *, partner: int = 0, sap_system: str = SAP_SYSTEM) -> list[str]:
         """Accept payments by the gateway's own statement; return their ids."""
@@ -115,26 +131,46 @@ class SapStage:
     def published_after_ms(self, count: int, pause_seconds: float) -> list[float]:
         """Accept payments one by one on an idle stage; return how long after its commit each was published.
 
+        The first few are not counted: they wait for connections to be made and statements to be prepared.
         Both by this machine's clock; Pub/Sub tells its publish time to the millisecond.
         """
+        self._one_by_one("warm-up", WARM_UP_PAYMENTS, pause_seconds)
+        committed = {
+            operation_id: at for _, operation_id, at in self._one_by_one("latency", count, pause_seconds)
+        }
+        first: dict[str, float] = {}
+        deadline = time.monotonic() + READY_SECONDS
+        while committed.keys() - first.keys():
+            if time.monotonic() > deadline:
+                raise RuntimeError("some payments were not published")
+            for message in _pull(self.broker, WATCH):
+                operation_id = json.loads(message.data)["operation_id"]
+                published = message.publish_time.timestamp()
+                first[operation_id] = min(published, first.get(operation_id, published))
+        return [(first[operation_id] - at) * 1000 for operation_id, at in committed.items()]
+
+    def stop_watching(self) -> None:
+        """Nobody else has a second subscription, for which the broker would keep every message."""
+        with grpc.insecure_channel(self.broker) as channel:
+            client = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
+            client.delete_subscription(subscription=f"projects/{PROJECT}/subscriptions/{WATCH}")
+
+    def _one_by_one(self, run: str, count: int, pause_seconds: float) -> list[tuple[str, str, float]]:
+        """Return each one's payment and operation, and when it was committed."""
         settings = DatabaseSettings(url_as(self.stage.postgres.url(), login_of("gateway")), None, None, None)
         engine = make_statement_engine(settings, pool_size=2, application_name="bench")
-        waker, committed = Waker(engine), {}
+        waker, made = Waker(engine), []
         for number in range(count):
-            new = self._payment("latency", number)
+            new = self._payment(run, number)
             with engine.connect() as connection:
-                accept(connection, new)
-            committed[new.operation.operation_id] = time.time()
+                if not accept(connection, new):
+                    raise RuntimeError("a new payment was taken for an old one")
+            made.append((new.payment.payment_id, new.operation.operation_id, time.time()))
             waker.wake()
             time.sleep(pause_seconds)
         waker.close()
         engine.dispose()
-        first: dict[str, float] = {}
-        for message in _pull(self.broker, WATCH):
-            operation_id = json.loads(message.data)["operation_id"]
-            published = message.publish_time.timestamp()
-            first[operation_id] = min(published, first.get(operation_id, published))
-        return [(first[operation_id] - at) * 1000 for operation_id, at in committed.items()]
+        return made
 
 
 def _pull(broker: str, subscription: str) -> "Iterator[PubsubMessage]":
@@ -163,8 +199,12 @@ def sap_staged(
     dispatchers: int = 1,
     in_flight: int = 32,
     sap_systems: Sequence[str] = (SAP_SYSTEM,),
+    sap_times: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[SapStage]:
-    """Start everything behind the gateway; each SAP system's pusher has `in_flight` requests open."""
+    """Start everything behind the gateway; each SAP system's pusher has `in_flight` requests open.
+
+    `sap_times`: environment of the adapters that differs from SAP_TIMES.
+    """
     owner = create_engine(stage.postgres.url(), pool_size=5)
     with contextlib.ExitStack() as stack:
         stack.callback(owner.dispose)
@@ -178,9 +218,10 @@ def sap_staged(
         connections = stage.folder / "sap-connections.json"
         addresses = {name: f"http://127.0.0.1:{mock.port}" for name, mock in mocks.items()}
         write_sap_connections(connections, addresses, stage.keys.sap_password)
-        servers = [stack.enter_context(_adapter(stage, connections, number)) for number in range(adapters)]
-        for number in range(dispatchers):
-            stack.enter_context(_dispatcher(stage, broker, number))
+        servers = [
+            stack.enter_context(_adapter(stage, connections, number, sap_times)) for number in range(adapters)
+        ]
+        working = [stack.enter_context(_dispatcher(stage, broker, number)) for number in range(dispatchers)]
         _wait_for_dispatchers(owner, dispatchers)
         urls = [f"http://127.0.0.1:{server.port}/pubsub/operations" for server in servers]
         pushers = []
@@ -188,7 +229,7 @@ def sap_staged(
             subscription = f"projects/{PROJECT}/subscriptions/{operations_topic(sap_system)}"
             pushers.append(Pusher(broker, subscription, urls, in_flight=in_flight).start())
             stack.callback(pushers[-1].close)
-        yield SapStage(stage, owner, broker, mocks, servers, pushers)
+        yield SapStage(stage, owner, broker, mocks, servers, [process.pid for process in working], pushers)
 
 
 def _wait_for_dispatchers(owner: Engine, count: int) -> None:
@@ -276,10 +317,13 @@ def _mock(stage: Stage, sap_system: str) -> contextlib.AbstractContextManager[Se
     )
 
 
-def _adapter(stage: Stage, connections: Path, number: int) -> contextlib.AbstractContextManager[Server]:
+def _adapter(
+    stage: Stage, connections: Path, number: int, sap_times: Mapping[str, str]
+) -> contextlib.AbstractContextManager[Server]:
     environment = {
         **stage.environment(),
         **SAP_TIMES,
+        **sap_times,
         "DATABASE_URL": url_as(stage.postgres.url(), login_of("sap_adapter")),
         "PUSH_AUTHENTICATION": "emulator",
         "SAP_CONNECTIONS_FILE": str(connections),
