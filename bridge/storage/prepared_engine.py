@@ -56,8 +56,10 @@ class PreparedStatements:
         cursor._context = done  # noqa: SLF001 - what its own `execute` sets
         cursor._row_iter = iter(done.rows or ())  # noqa: SLF001 - as above
 
-    def commit(self, driver: Any) -> None:
+    def commit(self, proxied: Any) -> None:
         """Do what the driver's connection does at `commit`, in one round trip of three."""
+        # what the pool has wrapped anew at this checkout; the plans belong to what is in it
+        driver = proxied.dbapi_connection
         if not driver._in_transaction:  # noqa: SLF001 - no public name
             return
         try:

@@ -52,6 +52,17 @@ def test_a_statement_is_parsed_once_per_connection(engine):
     assert sum("INSERT" in statement for statement in held) == 1
 
 
+def test_each_transaction_left_one_more_commit_prepared_on_its_connection(engine):
+    """The server kept them all, and the driver looked through them for a free name before each next one."""
+    for n in range(5):
+        with engine.begin() as connection:
+            write(connection, n)
+    with engine.begin() as connection:
+        held = connection.execute(HELD).scalars().all()
+    assert held.count("commit") == 1
+    assert held.count("begin transaction") == 1
+
+
 def test_what_is_rolled_back_is_gone_and_the_first_statement_is_in_the_transaction(engine, database):
     for _ in range(2):  # prepared at the first, sent with its BEGIN in one message at the second
         with engine.connect() as connection:
