@@ -57,11 +57,11 @@ class StateMetrics:
     def read(self) -> Figures:
         """Return the figures, not older than READ_INTERVAL_SECONDS."""
         with self._reading:
-            monotonic = self._clock.monotonic()
             last = self._read_at_monotonic
-            if last is None or monotonic - last >= READ_INTERVAL_SECONDS:
-                self._read_at_monotonic = monotonic
+            if last is None or self._clock.monotonic() - last >= READ_INTERVAL_SECONDS:
                 self._figures = self._read()
+                # its end: a database that takes longer than the interval is not asked again for each name
+                self._read_at_monotonic = self._clock.monotonic()
             return self._figures
 
     def _read(self) -> Figures:

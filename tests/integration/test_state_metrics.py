@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from accepted import LANE, NOW, add_lanes, add_payments, set_lane
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
 from backoffice.state_metrics import NAMES, READ_INTERVAL_SECONDS, StateMetrics
 from bridge.clock import ManualClock
@@ -135,6 +135,20 @@ def test_the_database_is_asked_no_more_often_than_the_interval(state, owner, clo
     assert figure(state, "outbox.depth", lane=LANE) == 0
     clock.advance(0.1)
     assert figure(state, "outbox.depth", lane=LANE) == 1
+
+
+def test_a_slow_database_was_asked_anew_for_each_name(state, owner, clock):
+    """Each of them found the figures old, which had taken longer than they are good for."""
+    reads = []
+
+    @event.listens_for(state._engine, "before_cursor_execute")
+    def take_long(_connection, _cursor, statement, *_rest):
+        reads.append(statement)
+        clock.advance(READ_INTERVAL_SECONDS)
+
+    for name in NAMES:
+        assert name in state.read()
+    assert len(reads) == len(set(reads))
 
 
 def test_while_the_database_is_away_nothing_is_told(clock):
