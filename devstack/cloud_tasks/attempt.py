@@ -59,8 +59,6 @@ def request_headers(task: Message, executions: int) -> dict[str, str]:
         **dict(task.http_request.headers),
         **headers,
         "User-Agent": "Google-Cloud-Tasks",
-        # a kept connection may be closed by the worker at the very moment it is used again
-        "Connection": "close",
     }
 
 
@@ -82,7 +80,10 @@ def perform(pool: urllib3.PoolManager, task: Message, executions: int) -> Outcom
             preload_content=False,
         )
         answer.read(MAX_ANSWER_BYTES)
-        answer.close()
+        if answer.length_remaining == 0:
+            answer.release_conn()  # for the next task of this worker
+        else:
+            answer.close()
     except urllib3.exceptions.ReadTimeoutError:
         return Outcome(None, code_pb2.DEADLINE_EXCEEDED, "no answer within the dispatch deadline")
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from devstack.cloud_tasks.store import Store
 from devstack.cloud_tasks.token_bucket import TokenBucket
 
 MAX_CONCURRENT_ATTEMPTS = 128  # over all queues: each is a thread
+NAMES_RELEASED_EVERY_SECONDS = 10.0
 MAX_WAIT_SECONDS = 30.0  # looks again at least that often, should the wall clock be set
 STORAGE_RETRY_SECONDS = 1.0
 STOP_GRACE_SECONDS = 0.8
@@ -40,6 +41,7 @@ class Dispatcher:
         self._running: dict[str, int] = {}  # attempts under way by queue name
         self._buckets: dict[str, TokenBucket] = {}
         self._pool = urllib3.PoolManager(maxsize=MAX_CONCURRENT_ATTEMPTS)
+        self._names_released_at = 0.0
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
     def start(self) -> None:
@@ -74,7 +76,9 @@ class Dispatcher:
 
     def _start_due_attempts(self) -> float:
         """Start all that may start now; return the seconds until something more could."""
-        self._store.release_old_names(wall_clock_microseconds())
+        if time.monotonic() - self._names_released_at >= NAMES_RELEASED_EVERY_SECONDS:
+            self._names_released_at = time.monotonic()
+            self._store.release_old_names(wall_clock_microseconds())
         wait_seconds = MAX_WAIT_SECONDS
         for queue in self._store.all_queues():
             if queue.state == protos.RUNNING:

@@ -49,6 +49,7 @@ class Store:
     def __init__(self, path: Path, *, dedupe_seconds: float) -> None:
         self._dedupe_microseconds = int(dedupe_seconds * MICROSECONDS)
         self._lock = threading.Lock()
+        self._queues: list[Message] | None = None
         self._connection = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -67,6 +68,7 @@ class Store:
 
     def add_queue(self, queue: Message) -> None:
         with self._transaction() as connection:
+            self._queues = None
             added = connection.execute(
                 "INSERT INTO queues VALUES (?, ?) ON CONFLICT DO NOTHING",
                 (queue.name, queue.SerializeToString()),
@@ -89,12 +91,16 @@ class Store:
             return [protos.Queue.FromString(message) for (message,) in rows]
 
     def all_queues(self) -> list[Message]:
+        """By name; nobody else writes the file, so they are read again only after a change of theirs."""
         with self._transaction() as connection:
-            rows = connection.execute("SELECT message FROM queues ORDER BY name")
-            return [protos.Queue.FromString(message) for (message,) in rows]
+            if self._queues is None:
+                rows = connection.execute("SELECT message FROM queues ORDER BY name")
+                self._queues = [protos.Queue.FromString(message) for (message,) in rows]
+            return list(self._queues)
 
     def set_queue_state(self, name: str, state: int) -> Message:
         with self._transaction() as connection:
+            self._queues = None
             queue = _queue(connection, name)
             queue.state = state
             _save_queue(connection, queue)
@@ -103,6 +109,7 @@ class Store:
     def purge_queue(self, name: str, now: int) -> Message:
         """Drop all tasks of the queue; their names stay taken for a while."""
         with self._transaction() as connection:
+            self._queues = None
             queue = _queue(connection, name)
             connection.execute(
                 "INSERT OR REPLACE INTO gone_names SELECT name, queue, ? FROM tasks WHERE queue = ?",
@@ -116,6 +123,7 @@ class Store:
     def delete_queue(self, name: str) -> None:
         """With all it holds; a queue made again under the name starts afresh."""
         with self._transaction() as connection:
+            self._queues = None
             _queue(connection, name)
             connection.execute("DELETE FROM queues WHERE name = ?", (name,))
 
