@@ -264,7 +264,7 @@ def test_https_is_spoken_to_a_certificate_that_is_good(sender, tmp_path):
             while read_request(secure):
                 secure.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    sender._session.verify = str(certificate)
+    sender._verify = str(certificate)
     with serving(speak_tls) as server:
         assert [timed_post(sender, server.port, "https").status for _ in range(3)] == [204] * 3
         assert server.connections == 1
