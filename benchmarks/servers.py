@@ -44,6 +44,18 @@ class Server:
         return rss / MIB
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that the process and its children, those that have ended too, have used so far."""
+    process = psutil.Process(pid)
+    times = process.cpu_times()
+    used: float = times.user + times.system + times.children_user + times.children_system
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = child.cpu_times()
+            used += times.user + times.system
+    return used
+
+
 @contextlib.contextmanager
 def running(
     name: str,

@@ -10,17 +10,18 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import click
+import psutil
 import requests
 from sqlalchemy import Engine, create_engine, text
 
 from benchmarks.report import Target
-from benchmarks.servers import running
+from benchmarks.servers import cpu_seconds, running
 from benchmarks.stage import PROJECT, Stage, staged
 from bridge.clock import SystemClock
 from bridge.ids import new_id
@@ -45,6 +46,8 @@ PAUSE_SECONDS = 0.25
 PATIENCE_SECONDS = 180.0
 QUEUE = f"projects/{PROJECT}/locations/europe-west3/queues/{WEBHOOK_QUEUE}"
 
+_BACKEND = text("/* the process that serves this connection */ SELECT pg_backend_pid()")
+
 _PAYMENT = text("""
     /* one payment that all the events are of */
     INSERT INTO payments (payment_id, partner_id, external_id, status, currency, amount_minor, capture,
@@ -63,6 +66,15 @@ class Bench:
     payment_id: str
     webhooks: str
     receiver: str
+    pids: Mapping[str, int]
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time used so far, by process."""
+        with self.engine.connect() as connection:
+            backend = psutil.Process(connection.execute(_BACKEND).scalar_one())
+        postmaster = backend.parent()
+        pids = {**self.pids, "PostgreSQL": postmaster.pid if postmaster else backend.pid}
+        return {name: cpu_seconds(pid) for name, pid in pids.items()}
 
     def publish(self, count: int) -> dict[str, float]:
         """Write events, number them, ring; return when each was written, by id."""
@@ -151,12 +163,13 @@ def _bench(stage: Stage, hanging: int) -> Iterator[Bench]:
         }
         bench = _seeded(stage, f"http://127.0.0.1:{receiver.port}", port_of_webhooks, hanging)
         stack.callback(bench.engine.dispose)
-        stack.enter_context(
+        webhooks = stack.enter_context(
             running(
                 "webhooks", ["webhooks"], environment, "/readyz", folder / "webhooks.log", port_of_webhooks
             )
         )
-        yield bench
+        pids = {"webhooks": webhooks.pid, "Cloud Tasks stand-in": tasks.pid, "receiver": receiver.pid}
+        yield replace(bench, pids=pids)
 
 
 def _seeded(stage: Stage, receiver: str, port: int, hanging: int) -> Bench:
@@ -184,7 +197,7 @@ def _seeded(stage: Stage, receiver: str, port: int, hanging: int) -> Bench:
             _PAYMENT,
             {"payment_id": payment_id, "partner_id": partner_id, "sap_system": "s4-main", "now": now},
         )
-    return Bench(engine, partner_id, payment_id, f"http://127.0.0.1:{port}", receiver)
+    return Bench(engine, partner_id, payment_id, f"http://127.0.0.1:{port}", receiver, {})
 
 
 def _bare_posts_per_second(receiver: str) -> float:
@@ -198,10 +211,14 @@ def _bare_posts_per_second(receiver: str) -> float:
         return BARE_POSTS / (time.perf_counter() - started)
 
 
-def _burst_per_second(bench: Bench, events: int) -> float:
+def _burst(bench: Bench, events: int) -> tuple[float, dict[str, float]]:
+    """Return deliveries per second, and the milliseconds of processor time of one, by process."""
+    used_before = bench.cpu_seconds()
     written = bench.publish(events)
     found = bench.wait_for(written, events * ENDPOINTS)
-    return len(found) / (max(at for *_, at in found) - min(written.values()))
+    used = bench.cpu_seconds()
+    milliseconds = {name: (used[name] - used_before[name]) * 1000 / len(found) for name in used}
+    return len(found) / (max(at for *_, at in found) - min(written.values())), milliseconds
 
 
 def _idle_p50_ms(bench: Bench) -> float:
@@ -239,7 +256,7 @@ def main(events: int, seconds: int) -> None:
                 bench.wait_for(bench.publish(5), 5 * ENDPOINTS)  # connections, plans
                 idle_ms = _idle_p50_ms(bench)
                 bare = _bare_posts_per_second(bench.receiver)
-                burst = _burst_per_second(bench, events)
+                burst, cpu_ms = _burst(bench, events)
                 well_ms = _steady_p99_ms(bench, seconds, healthy)
             with _bench(stage, HANGING) as bench:
                 bench.wait_for(bench.publish(5), 5 * healthy)
@@ -253,6 +270,8 @@ def main(events: int, seconds: int) -> None:
     click.echo(
         f"deliveries {burst:,.0f}/s; p99 of steady load {well_ms:.0f} ms, beside hanging {beside_ms:.0f} ms"
     )
+    by_process = ", ".join(f"{name} {used:.1f} ms" for name, used in cpu_ms.items())
+    click.echo(f"processor time of one delivery: {by_process}; {sum(cpu_ms.values()):.1f} ms in all")
     click.echo("\n| target | measured | asked | |\n| --- | ---: | ---: | --- |")
     for target in (
         Target("throughput: deliveries / bare HTTP client loop", burst / bare, 0.25, at_least=True),
