@@ -45,6 +45,7 @@ MAX_RSA_BITS = 4096
 MAX_CLIENT_KEYS = 5
 MAX_TARGETS = 50
 MAX_DATED_CHANGES = 10
+MAX_DELIVERIES_PER_SECOND = 500
 Base64Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,700}$")]
 CompanyCode = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{4}$")]
 
@@ -134,11 +135,14 @@ class Client(_Document):
 class PartnerLimits(_Document):
     """How much the partner may ask for. Requests are counted over ten seconds, so that short bursts pass.
 
-    `payments_per_day`: payments accepted per day, in UTC.
+    `payments_per_day`: payments accepted per day, in UTC. `deliveries_per_second`: webhooks sent to each of
+    its endpoints, retries among them; after a pause a second's worth may go out at once. (Cloud Tasks
+    dispatches no more than the highest value from a queue.)
     """
 
     requests_per_second: Annotated[int, Field(ge=1, le=100_000)] = 100
     payments_per_day: Annotated[int, Field(ge=1, le=1_000_000_000)] = 250_000
+    deliveries_per_second: Annotated[int, Field(ge=1, le=MAX_DELIVERIES_PER_SECOND)] = 100
 
 
 class SapTarget(_Document):

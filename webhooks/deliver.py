@@ -14,22 +14,39 @@ from bridge.clock import Clock
 from bridge.errors import PermanentError
 from bridge.keyring import KeyRing
 from bridge.ports import PartnerDirectory
-from bridge.storage import webhook_attempts, webhook_sweeps
-from bridge.storage.webhook_attempts import ClaimedEvent, StandingDelivery
+from bridge.storage import webhook_attempts, webhook_claims, webhook_sweeps
+from bridge.storage.transactions import single_statements
+from bridge.storage.webhook_attempts import StandingDelivery
+from bridge.storage.webhook_claims import ClaimedEvent, Pace, PutOff
 from bridge.tracing import Tracer, Value
 from bridge.webhook_endpoint import WebhookEndpoint
 from webhooks.message import body_of, headers_of, signers_of
 from webhooks.record import Attempted, RecordAttempt
 from webhooks.sender import Answer, Sender
 from webhooks.shares import Shares
-from webhooks.tasks import DeliveryTasks, tasks_for
+from webhooks.tasks import DeliveryTask, DeliveryTasks, tasks_for
 
 # How far the clocks of the task queue and of the database's writers may be apart.
 EARLY_TOLERANCE = timedelta(seconds=2)
 # The lease outlives the request, so that recording, or a machine that is slow, does not lose the claim.
 LEASE_TIMEOUTS = 2.0
+# Attempts above an endpoint's rate get places up to this far ahead; the rest wait in the database, so that
+# a rate that is raised holds soon.
+PACE_AHEAD_SECONDS = 30.0
+# How late an attempt may come for its place.
+PACE_LATE_SECONDS = 2.0
+# As many as there is room for; at an endpoint at its rate only one comes after another.
+MAX_FOLLOWERS = 1000
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """An endpoint, and how many deliveries a second it may be sent."""
+
+    endpoint: WebhookEndpoint
+    per_second: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +55,18 @@ class _Claim:
 
     delivery_id: str
     attempt_number: int
-    standing: StandingDelivery
     endpoint: WebhookEndpoint
     event: ClaimedEvent
     claimed_at_monotonic: float
     lease_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How an attempt ended; None: nothing was sent. `followers`: how many that wait may come after it."""
+
+    is_success: bool | None
+    followers: int = MAX_FOLLOWERS
 
 
 class Deliver:
@@ -79,28 +103,29 @@ class Deliver:
 
         Raises TransientError when the partner's configuration can't be read: nothing has happened then.
         """
-        with self._engine.begin() as connection:
+        with single_statements(self._engine) as connection:
             standing = webhook_attempts.standing_delivery(connection, delivery_id)
         if standing is None:
             _log.warning("task for an unknown delivery", delivery_id=delivery_id)
             return
-        endpoint = self._endpoint(standing, delivery_id, attempt_number)
-        if endpoint is None:
+        told = self._told(standing, delivery_id, attempt_number)
+        if told is None:
             return
-        started = self._shares.begin(endpoint.endpoint_id, is_failing=standing.failing_since is not None)
+        endpoint_id = standing.endpoint_id
+        started = self._shares.begin(endpoint_id, is_failing=standing.failing_since is not None)
         if started is None:
-            self._let_wait(endpoint.endpoint_id, delivery_id, attempt_number)
+            self._let_wait(delivery_id, attempt_number)
+            # the endpoint's last attempt may have ended just before this one began to wait
+            self._go_on(endpoint_id, self._shares.room(endpoint_id))
             return
-        is_success = False
+        ended = _Ended(is_success=False)
         try:
-            is_success = self._attempt(standing, endpoint, delivery_id, attempt_number)
+            ended = self._attempt(standing, told, delivery_id, attempt_number)
         finally:
-            room = self._shares.end(endpoint.endpoint_id, started, is_success=is_success)
-        self._go_on(endpoint.endpoint_id, room)
+            room = self._shares.end(endpoint_id, started, is_success=ended.is_success)
+        self._go_on(endpoint_id, min(room, ended.followers))
 
-    def _endpoint(
-        self, standing: StandingDelivery, delivery_id: str, attempt_number: int
-    ) -> WebhookEndpoint | None:
+    def _told(self, standing: StandingDelivery, delivery_id: str, attempt_number: int) -> _Told | None:
         """Return the endpoint to send to; None if nothing is to be sent, which is noted then."""
         if standing.endpoint_status == "disabled" and not standing.is_test:
             with self._engine.begin() as connection:
@@ -117,21 +142,28 @@ class Deliver:
         if endpoint is None:
             # gone from the record by another way than the API: the sweeper ends its cursor
             _log.warning("endpoint is not in the partner's document", endpoint_id=standing.endpoint_id)
-        return endpoint
+        if partner is None or endpoint is None:
+            return None
+        return _Told(endpoint, partner.limits.deliveries_per_second)
 
     def _attempt(
-        self, standing: StandingDelivery, endpoint: WebhookEndpoint, delivery_id: str, attempt_number: int
-    ) -> bool:
-        """Claim, send, record; return whether the receiver has taken the event, now or before."""
-        claim = self._claim(standing, endpoint, delivery_id, attempt_number)
+        self, standing: StandingDelivery, told: _Told, delivery_id: str, attempt_number: int
+    ) -> _Ended:
+        """Claim, send, record; or put the attempt off to its place in the endpoint's rate."""
+        claim = self._claim(standing, told, delivery_id, attempt_number)
         if claim is None:
-            return True  # nothing to hold against the endpoint
+            # if it is still to be made, then all places are given out: whoever is sent at one calls the next
+            is_waiting = self._let_wait(delivery_id, attempt_number)
+            return _Ended(None, followers=0 if is_waiting else MAX_FOLLOWERS)
+        if isinstance(claim, PutOff):
+            self._tasks.create([DeliveryTask(delivery_id, attempt_number, claim.sweep, claim.slot_at)])
+            return _Ended(None, followers=0)  # at its place it will be followed by one
         started_at, started_monotonic = self._clock.now(), self._clock.monotonic()
         waited_seconds = started_monotonic - claim.claimed_at_monotonic
         if self._lease_seconds - waited_seconds < self._timeout_seconds:
             # the process was stopped for that long: somebody else may be about to take the attempt
             _log.warning("claim too old to send", delivery_id=delivery_id, attempt=attempt_number)
-            return True
+            return _Ended(None)
         answer = self._send(claim, started_at)
         duration_ms = round((self._clock.monotonic() - started_monotonic) * 1000)
         attempted = Attempted(
@@ -145,25 +177,27 @@ class Deliver:
             answer=answer,
         )
         self._record(attempted)
-        return answer.is_success
+        return _Ended(answer.is_success, 1 if claim.event.was_put_off else MAX_FOLLOWERS)
 
     def _claim(
-        self, standing: StandingDelivery, endpoint: WebhookEndpoint, delivery_id: str, attempt_number: int
-    ) -> _Claim | None:
+        self, standing: StandingDelivery, told: _Told, delivery_id: str, attempt_number: int
+    ) -> _Claim | PutOff | None:
         now, monotonic = self._clock.now(), self._clock.monotonic()
         lease_until = now + timedelta(seconds=self._lease_seconds)
-        with self._engine.begin() as connection:
-            event = webhook_attempts.claim_attempt(
+        with single_statements(self._engine) as connection:
+            claimed = webhook_claims.claim_attempt(
                 connection,
+                standing.endpoint_id,
                 delivery_id,
                 attempt_number,
+                pace=Pace(told.per_second, PACE_AHEAD_SECONDS, PACE_LATE_SECONDS),
                 now=now,
                 due_by=now + EARLY_TOLERANCE,
                 lease_until=lease_until,
             )
-        if event is None:
-            return None
-        return _Claim(delivery_id, attempt_number, standing, endpoint, event, monotonic, lease_until)
+        if claimed is None or isinstance(claimed, PutOff):
+            return claimed
+        return _Claim(delivery_id, attempt_number, told.endpoint, claimed, monotonic, lease_until)
 
     def _send(self, claim: _Claim, now: datetime) -> Answer:
         body = body_of(claim.event)
@@ -193,20 +227,19 @@ class Deliver:
                 span.fail(answer.error_class)
             return answer
 
-    def _let_wait(self, endpoint_id: str, delivery_id: str, attempt_number: int) -> None:
+    def _let_wait(self, delivery_id: str, attempt_number: int) -> bool:
+        """Have the attempt wait without a task; False if it is not to be made now anyway."""
         now = self._clock.now()
         with self._engine.begin() as connection:
-            webhook_attempts.let_wait(
+            return webhook_claims.let_wait(
                 connection, delivery_id, attempt_number, now=now, due_by=now + EARLY_TOLERANCE
             )
-        # the endpoint's last attempt may have ended just before this one began to wait
-        self._go_on(endpoint_id, self._shares.room(endpoint_id))
 
-    def _go_on(self, endpoint_id: str, room: int) -> None:
-        """Make the tasks of deliveries that have waited for room at the endpoint."""
-        if room < 1:
+    def _go_on(self, endpoint_id: str, followers: int) -> None:
+        """Make the tasks of deliveries that have waited for room at the endpoint, or for a place."""
+        if followers < 1:
             return
         now = self._clock.now()
-        with self._engine.begin() as connection:
-            waiting = webhook_sweeps.take_waiting(connection, endpoint_id, now=now, limit=room)
+        with single_statements(self._engine) as connection:
+            waiting = webhook_sweeps.take_waiting(connection, endpoint_id, now=now, limit=followers)
         self._tasks.create(tasks_for(waiting, now))

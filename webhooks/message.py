@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 
 from bridge.clock import rfc3339
 from bridge.keyring import KeyRing
-from bridge.storage.webhook_attempts import ClaimedEvent
+from bridge.storage.webhook_claims import ClaimedEvent
 from bridge.webhook_endpoint import WebhookEndpoint
 from bridge.webhook_secrets import open_key, open_secret
 

@@ -14,6 +14,7 @@ from bridge.clock import Clock
 from bridge.metrics import UNMEASURED, Metrics
 from bridge.storage import audit, webhook_attempts, webhook_endpoints
 from bridge.storage.failures import is_passing
+from bridge.storage.transactions import single_statements
 from bridge.storage.webhook_attempts import AttemptRecord, StandingDelivery
 from bridge.storage.webhook_endpoints import DisabledReason
 from webhooks.excerpt import excerpt_of
@@ -133,6 +134,15 @@ class RecordAttempt:
             pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
 
     def _once(self, attempted: Attempted, ended_at: datetime, *, is_repeated: bool) -> _Outcome | None:
+        standing = attempted.standing
+        if attempted.answer.is_success and (standing.is_test or standing.failing_since is None):
+            # nothing to write but what one statement can: most attempts end so
+            outcome = _Outcome("delivered", None, None)
+            record = _record(attempted, outcome, ended_at)
+            with single_statements(self._engine) as connection:
+                if webhook_attempts.record_delivered(connection, record):
+                    return outcome
+            return outcome if is_repeated and self._is_recorded(record) else None
         with self._engine.begin() as connection:
             disabled = self._note_health(connection, attempted, ended_at)
             outcome = self._outcome(attempted, disabled, ended_at)
@@ -140,12 +150,12 @@ class RecordAttempt:
             if webhook_attempts.record_attempt(connection, record):
                 return outcome
             connection.rollback()
-        if is_repeated:
-            # the commit whose answer was lost may have succeeded
-            with self._engine.begin() as connection:
-                if webhook_attempts.is_recorded(connection, record):
-                    return outcome
-        return None
+        return outcome if is_repeated and self._is_recorded(record) else None
+
+    def _is_recorded(self, record: AttemptRecord) -> bool:
+        """Tell whether the commit succeeded whose answer was lost."""
+        with self._engine.begin() as connection:
+            return webhook_attempts.is_recorded(connection, record)
 
     def _note_health(
         self, connection: Connection, attempted: Attempted, now: datetime

@@ -59,15 +59,19 @@ class Shares:
             self._running[endpoint_id] = share
             return started
 
-    def end(self, endpoint_id: str, started: float, *, is_success: bool) -> int:
-        """Give the worker back; return how many further attempts the endpoint has room for now."""
+    def end(self, endpoint_id: str, started: float, *, is_success: bool | None) -> int:
+        """Give the worker back; return how many further attempts the endpoint has room for now.
+
+        `is_success` is None if nothing was sent: that says nothing of the endpoint.
+        """
         with self._changed:
             share = self._share(endpoint_id)
             share.started.remove(started)
             if not share.started:
                 del self._running[endpoint_id]
-            share.is_slow = not is_success or self._clock.monotonic() - started >= SLOW_SECONDS
-            share.allowed = 1 if share.is_slow else min(share.allowed + 1, self._most_per_endpoint)
+            if is_success is not None:
+                share.is_slow = not is_success or self._clock.monotonic() - started >= SLOW_SECONDS
+                share.allowed = 1 if share.is_slow else min(share.allowed + 1, self._most_per_endpoint)
             self._changed.notify_all()
             return self._room(share)
 

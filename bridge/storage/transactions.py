@@ -1,7 +1,8 @@
-"""Several statements in one transaction on an engine whose statements are transactions of their own."""
+"""Where a transaction begins and ends, for engines that are used in the other way as well."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, text
 
@@ -21,3 +22,19 @@ def transaction(engine: Engine, *, lock_timeout_milliseconds: int | None = None)
         if lock_timeout_milliseconds is not None:
             connection.execute(SET_LOCK_TIMEOUT, {"milliseconds": str(lock_timeout_milliseconds)})
         yield connection
+
+
+@contextmanager
+def single_statements(engine: Engine) -> Iterator[Connection]:
+    """For prepared statements that each are a transaction of their own: one round trip, no BEGIN, no COMMIT.
+
+    `engine` is one of `make_engine`. It is the driver's switch that is used: SQLAlchemy's own setting of the
+    isolation level costs two statements whenever the connection goes back to the pool.
+    """
+    with engine.connect() as connection:
+        driver = cast("Any", connection.connection.dbapi_connection)
+        driver.autocommit = True
+        try:
+            yield connection
+        finally:
+            driver.autocommit = False

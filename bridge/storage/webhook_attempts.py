@@ -1,4 +1,4 @@
-"""One attempt at a delivery: the claim that gives one process the right to send, and its record.
+"""One attempt at a delivery: what it is about, and its record. The claim is in webhook_claims.
 
 Every function takes a connection inside the caller's transaction. An attempt is identified by its number and
 its lease: a claim whose lease has passed to somebody else records nothing. Lock order: cursor, delivery.
@@ -6,36 +6,20 @@ its lease: a claim whose lease has passed to somebody else records nothing. Lock
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection, text
+
+from bridge.storage.prepared import Prepared
 
 TEST_EVENT_TYPE = "webhook.test"
 
 SELECT_DELIVERY = text("""
     /* what a task is about, and how its endpoint stands */
     SELECT delivery.endpoint_id, delivery.partner_id, delivery.event_id IS NULL AS is_test,
-           delivery.attempts_before, cursor.status, cursor.failing_since, cursor.configuration_version
+           delivery.attempts_before, cursor.status AS endpoint_status, cursor.failing_since,
+           cursor.configuration_version
     FROM webhooks.deliveries AS delivery JOIN webhooks.cursors AS cursor USING (endpoint_id)
     WHERE delivery.delivery_id = :delivery_id
-""")
-
-CLAIM_ATTEMPT = text("""
-    /* take the attempt, if it is the next one of the delivery, is due and nobody is at it. A test is sent to
-       a disabled endpoint too; it is no event, so its id and its time are those of the delivery */
-    WITH claimed AS (
-        UPDATE webhooks.deliveries AS delivery SET lease_until = :lease_until, task = 'made'
-        WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number
-          AND next_attempt_at <= :due_by AND (lease_until IS NULL OR lease_until <= :now)
-          AND EXISTS (SELECT FROM webhooks.cursors AS cursor WHERE cursor.endpoint_id = delivery.endpoint_id
-                      AND (cursor.status = 'enabled' OR (event_id IS NULL AND cursor.status = 'disabled')))
-        RETURNING delivery_id, event_id, sequence, previous_sequence, created_at
-    )
-    SELECT COALESCE(claimed.event_id, 'evt_' || substr(claimed.delivery_id, 5)) AS event_id, claimed.sequence,
-           claimed.previous_sequence, COALESCE(events.event_type, :test_event_type) AS event_type,
-           COALESCE(events.data, CAST('{}' AS jsonb)) AS data,
-           COALESCE(events.created_at, claimed.created_at) AS created_at, events.traceparent
-    FROM claimed LEFT JOIN events USING (event_id)
 """)
 
 LOCK_DISABLED_CURSOR = text("""
@@ -52,14 +36,6 @@ HOLD_DELIVERY = text("""
     RETURNING delivery_id
 """)
 
-LET_WAIT = text("""
-    /* the endpoint has no room for the attempt now; whoever ends one of its attempts makes the task */
-    UPDATE webhooks.deliveries SET task = 'waiting'
-    WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number
-      AND next_attempt_at <= :due_by AND (lease_until IS NULL OR lease_until <= :now)
-    RETURNING delivery_id
-""")
-
 RECORD_ATTEMPT = text("""
     /* the attempt is over: delivered, waiting for the next one, exhausted, or held as its endpoint is */
     UPDATE webhooks.deliveries
@@ -67,6 +43,24 @@ RECORD_ATTEMPT = text("""
         delivered_at = CAST(:delivered_at AS timestamptz), lease_until = NULL, sweep = 0
     WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number
       AND lease_until = :lease_until
+    RETURNING delivery_id
+""")
+
+RECORD_DELIVERED = text("""
+    /* the attempt is over and the event delivered: the delivery, and the log for the partner */
+    WITH delivered AS (
+        UPDATE webhooks.deliveries
+        SET attempts = :attempt_number, status = 'delivered', next_attempt_at = NULL,
+            delivered_at = :delivered_at, lease_until = NULL, sweep = 0
+        WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number
+          AND lease_until = :lease_until
+        RETURNING delivery_id
+    )
+    INSERT INTO webhooks.attempts (delivery_id, attempt_number, started_at, duration_ms, response_status,
+                                   response_excerpt)
+    SELECT delivery_id, :attempt_number, :started_at, :duration_ms, :response_status,
+           CAST(:response_excerpt AS text)
+    FROM delivered
     RETURNING delivery_id
 """)
 
@@ -85,6 +79,10 @@ SELECT_ATTEMPT = text("""
 """)
 
 
+_SELECT_DELIVERY = Prepared(SELECT_DELIVERY)
+_RECORD_DELIVERED = Prepared(RECORD_DELIVERED)
+
+
 @dataclass(frozen=True, slots=True)
 class StandingDelivery:
     """Which endpoint of which partner a delivery is for, and how that endpoint stands.
@@ -99,19 +97,6 @@ class StandingDelivery:
     endpoint_status: str
     failing_since: datetime | None
     configuration_version: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedEvent:
-    """The event that a claimed attempt has to tell, as it stands in the feed."""
-
-    event_id: str
-    sequence: int
-    previous_sequence: int
-    event_type: str
-    data: dict[str, Any]
-    created_at: datetime
-    traceparent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,52 +120,8 @@ class AttemptRecord:
 
 
 def standing_delivery(connection: Connection, delivery_id: str) -> StandingDelivery | None:
-    row = connection.execute(SELECT_DELIVERY, {"delivery_id": delivery_id}).one_or_none()
-    if row is None:
-        return None
-    return StandingDelivery(
-        row.endpoint_id,
-        row.partner_id,
-        row.is_test,
-        row.attempts_before,
-        row.status,
-        row.failing_since,
-        row.configuration_version,
-    )
-
-
-def claim_attempt(
-    connection: Connection,
-    delivery_id: str,
-    attempt_number: int,
-    *,
-    now: datetime,
-    due_by: datetime,
-    lease_until: datetime,
-) -> ClaimedEvent | None:
-    """Take the attempt; None if it is over, running, out of date, due past `due_by`, or not to be made."""
-    row = connection.execute(
-        CLAIM_ATTEMPT,
-        {
-            "delivery_id": delivery_id,
-            "attempt_number": attempt_number,
-            "now": now,
-            "due_by": due_by,
-            "lease_until": lease_until,
-            "test_event_type": TEST_EVENT_TYPE,
-        },
-    ).one_or_none()
-    if row is None:
-        return None
-    return ClaimedEvent(
-        row.event_id,
-        row.sequence,
-        row.previous_sequence,
-        row.event_type,
-        row.data,
-        row.created_at,
-        row.traceparent,
-    )
+    rows = _SELECT_DELIVERY.rows(connection, {"delivery_id": delivery_id})
+    return StandingDelivery(*rows[0]) if rows else None
 
 
 def hold_delivery(
@@ -194,19 +135,6 @@ def hold_delivery(
         return False
     parameters = {"delivery_id": delivery_id, "attempt_number": attempt_number, "now": now}
     return connection.execute(HOLD_DELIVERY, parameters).one_or_none() is not None
-
-
-def let_wait(
-    connection: Connection, delivery_id: str, attempt_number: int, *, now: datetime, due_by: datetime
-) -> bool:
-    """Have the attempt wait for room at its endpoint; False if it is over, running or out of date."""
-    parameters = {
-        "delivery_id": delivery_id,
-        "attempt_number": attempt_number,
-        "now": now,
-        "due_by": due_by,
-    }
-    return connection.execute(LET_WAIT, parameters).one_or_none() is not None
 
 
 def record_attempt(connection: Connection, record: AttemptRecord) -> bool:
@@ -238,6 +166,24 @@ def record_attempt(connection: Connection, record: AttemptRecord) -> bool:
         },
     )
     return True
+
+
+def record_delivered(connection: Connection, record: AttemptRecord) -> bool:
+    """Write that the event was delivered; False, and nothing written, if the claim has passed to another."""
+    rows = _RECORD_DELIVERED.rows(
+        connection,
+        {
+            "delivery_id": record.delivery_id,
+            "attempt_number": record.attempt_number,
+            "lease_until": record.lease_until,
+            "delivered_at": record.ended_at,
+            "started_at": record.started_at,
+            "duration_ms": record.duration_ms,
+            "response_status": record.response_status,
+            "response_excerpt": record.response_excerpt,
+        },
+    )
+    return bool(rows)
 
 
 def is_recorded(connection: Connection, record: AttemptRecord) -> bool:

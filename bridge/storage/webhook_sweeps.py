@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
+from bridge.storage.prepared import Prepared
+
 SELECT_PARTNERS_BEHIND = text("""
     /* partners with events that an endpoint has not been walked past, or with an endpoint without a cursor */
     SELECT partner_id FROM (
@@ -143,6 +145,9 @@ CANCEL_DELETED = text("""
 """)
 
 
+_TAKE_WAITING = Prepared(TAKE_WAITING)
+
+
 @dataclass(frozen=True, slots=True)
 class DueDelivery:
     """A delivery that needs another task for its next attempt, under the name that `sweep` gives it."""
@@ -197,8 +202,8 @@ def take_wanted(connection: Connection, *, limit: int) -> list[DueDelivery]:
 
 def take_waiting(connection: Connection, endpoint_id: str, *, now: datetime, limit: int) -> list[DueDelivery]:
     """Raise `sweep` of the longest waiting deliveries of the endpoint, due now, and return them."""
-    rows = connection.execute(TAKE_WAITING, {"endpoint_id": endpoint_id, "now": now, "limit": limit})
-    return [DueDelivery(row.delivery_id, row.attempts, row.sweep) for row in rows]
+    rows = _TAKE_WAITING.rows(connection, {"endpoint_id": endpoint_id, "now": now, "limit": limit})
+    return [DueDelivery(*row) for row in rows]
 
 
 def take_forgotten(

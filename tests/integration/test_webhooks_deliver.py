@@ -7,16 +7,16 @@ from datetime import timedelta
 import pytest
 from partner_documents import changed
 from pg8000 import InterfaceError
-from pg8000.exceptions import Error as DriverError
 from sqlalchemy import event, text
-from sqlalchemy.exc import DBAPIError
 from standardwebhooks import Webhook, WebhookVerificationError
 from waiting import wait_until
 from webhook_stage import OLD_SECRET, SECRET, Stage, endpoint, environment
 
 from bridge.errors import TransientError
-from bridge.storage import webhook_attempts, webhook_sweeps
+from bridge.storage import webhook_claims, webhook_sweeps
+from bridge.storage.webhook_claims import Pace
 from bridge.webhook_endpoint import SigningSecret
+from webhooks.record import RecordAttempt
 from webhooks.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -192,7 +192,14 @@ def test_tasks_that_race_for_an_attempt_send_once(stage, delivery_due):
 
 
 class Killed(BaseException):
-    """The process is gone at this statement."""
+    """The process is gone here."""
+
+
+def raising(error):
+    def fail(*_arguments):
+        raise error
+
+    return fail
 
 
 def fail_at(engine, words, error):
@@ -206,12 +213,14 @@ def fail_at(engine, words, error):
     return lambda: event.remove(engine, "before_cursor_execute", fail)
 
 
-def test_a_process_that_dies_before_the_record_has_the_same_attempt_made_again(stage, delivery_due):
+def test_a_process_that_dies_before_the_record_has_the_same_attempt_made_again(
+    stage, delivery_due, monkeypatch
+):
     task = only(stage.queue.waiting)
-    revive = fail_at(stage.engine, "the attempt is over", Killed())
-    with pytest.raises(Killed):
-        stage.take(task)
-    revive()
+    with monkeypatch.context() as dying:
+        dying.setattr(RecordAttempt, "__call__", raising(Killed()))
+        with pytest.raises(Killed):
+            stage.take(task)
     assert len(stage.receiver.requests) == 1
     # Cloud Tasks repeats the task at once: the lease of the dead still stands
     assert stage.run_tasks() == 1
@@ -234,10 +243,13 @@ def test_a_claim_that_was_taken_over_records_nothing(stage, delivery_due):
     wait_until(lambda: stage.receiver.requests)
     stage.outlive_the_lease()
     with stage.engine.begin() as connection:  # another process takes over and is at it
-        assert webhook_attempts.claim_attempt(
+        delivery = only(stage.deliveries())
+        assert webhook_claims.claim_attempt(
             connection,
-            only(stage.deliveries()).delivery_id,
+            delivery.endpoint_id,
+            delivery.delivery_id,
             1,
+            pace=Pace(per_second=100, ahead_seconds=30, late_seconds=2),
             now=stage.now(),
             due_by=stage.now(),
             lease_until=stage.now() + timedelta(seconds=30),
@@ -480,24 +492,26 @@ def test_ready_means_that_the_database_answers(stage):
     assert stage.client.get("/readyz").status_code == 200
 
 
-def lost_connection():
-    return DBAPIError.instance(
-        "statement", None, InterfaceError("network error"), DriverError, connection_invalidated=True
-    )
-
-
 def test_a_record_that_the_database_did_not_take_waited_out_its_lease(stage, delivery_due):
     """The database was away for a moment when the answer had come."""
-    failures = []
-
-    def fail(_connection, _cursor, statement, *_rest):
-        if "the attempt is over" in statement and len(failures) < 3:
-            failures.append(1)
-            raise lost_connection()
-
-    event.listen(stage.engine, "before_cursor_execute", fail)
-    assert stage.run_tasks() == 1
-    assert len(failures) == 3
+    stage.receiver.gate.clear()
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(stage.run_tasks()))
+    thread.start()
+    wait_until(lambda: stage.receiver.requests)
+    # as a failover does: every connection of the service is dead when it wants to record
+    with stage.owner.begin() as connection:
+        ended = connection.execute(
+            text(
+                "SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE usename LIKE :name AND datname = current_database()) AS backends"
+            ),
+            {"name": f"%{stage.engine.url.username}%"},
+        ).scalar_one()
+    stage.receiver.gate.set()
+    thread.join(30)
+    assert ended >= 1
+    assert answers == [1]
     assert only(stage.deliveries()).status == "delivered"
     assert len(stage.receiver.requests) == 1
     assert len(stage.attempts()) == 1
@@ -557,7 +571,7 @@ def test_an_endpoint_without_room_lets_its_attempts_wait_and_goes_on_by_itself(s
 def test_attempts_that_wait_for_a_process_that_died_are_taken_up_by_the_sweeper(stage, delivery_due):
     late = only(stage.deliveries())
     with stage.engine.begin() as connection:
-        assert webhook_attempts.let_wait(connection, late.delivery_id, 1, now=stage.now(), due_by=stage.now())
+        assert webhook_claims.let_wait(connection, late.delivery_id, 1, now=stage.now(), due_by=stage.now())
     stage.queue.waiting.clear()
     stage.outlive_the_grace()
     stage.instance.sweeper.sweep()

@@ -348,6 +348,8 @@ CREATE TABLE webhooks.cursors (
     failing_since     timestamptz,
     -- whoever works for the endpoint needs the document of the partner in this version, or a newer one
     configuration_version bigint NOT NULL,
+    -- its rate of deliveries: when the bucket of a second is full again; before that by a second, it is empty
+    paced_until       timestamptz,
     created_at        timestamptz NOT NULL,
     CHECK ((status = 'disabled') = (disabled_reason IS NOT NULL))
 ) WITH (fillfactor = 70);
@@ -370,6 +372,8 @@ CREATE TABLE webhooks.deliveries (
     -- the task of the next attempt: made, wanted at once, or waiting until the endpoint has room for it
     task              text NOT NULL DEFAULT 'made' CHECK (task IN ('made', 'wanted', 'waiting')),
     next_attempt_at   timestamptz,
+    -- the place in the rate of its endpoint that the next attempt has, if it is then that it is due
+    slot_at           timestamptz,
     -- the claim of a running attempt
     lease_until       timestamptz,
     delivered_at      timestamptz,
