@@ -18,7 +18,7 @@ from devstack.logins import create_database, create_logins, login_of, url_as
 from devstack.postgres import Postgres, free_port
 
 TEMPLATE = "migrated_template"
-WITH_PREPARED_STATEMENTS = ("dispatcher", "sap_adapter")
+WITH_PREPARED_STATEMENTS = ("dispatcher", "sap_adapter", "webhooks")
 _numbers = itertools.count(1)
 
 

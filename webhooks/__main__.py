@@ -37,6 +37,7 @@ def _build(settings: Settings, key_ring: KeyRing) -> Flask:
         settings.database,
         pool_size=settings.threads + SPARE_CONNECTIONS,
         application_name="webhooks",
+        prepared=True,
     )
     directory = make_directory(make_partner_store(settings.firestore), engine, clock, settings.directory)
     queue = make_task_queue(
