@@ -25,6 +25,8 @@ _INT32 = struct.Struct("!i")
 _ALL_TEXT = b"\x00\x00"
 _UNNAMED_PORTAL = b"\x00"
 _NULL = _INT32.pack(-1)
+# what the tables of a plan have become since; a connection that has lost its statements
+_REPLANNING, _UNKNOWN_STATEMENT = ("0A000", "RevalidateCachedQuery"), "26000"
 # its name on the connection, the columns of its rows, what reads each of them
 Plan = tuple[bytes, Any, Any]
 
@@ -61,6 +63,8 @@ class Prepared:
     def _wrapped(self, connection: Connection, error: Exception) -> DBAPIError:
         # the driver lets some errors of the socket through as they are
         original = InterfaceError("network error") if isinstance(error, OSError) else error
+        if is_out_of_date(original):
+            original = out_of_date_error()
         is_gone = connection.dialect.is_disconnect(original, None, None)  # type: ignore[arg-type]
         if is_gone:
             connection.invalidate(original)
@@ -92,6 +96,17 @@ def run(driver: Any, plan: Plan, messages: Sequence[bytes], sql: str) -> Context
     context = Context(sql, columns=columns, input_funcs=readers)
     driver.handle_messages(context)
     return context
+
+
+def is_out_of_date(error: Exception) -> bool:
+    """Tell whether the server can't run a statement any more as it was prepared on this connection."""
+    fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
+    return (fields.get("C"), fields.get("R")) == _REPLANNING or fields.get("C") == _UNKNOWN_STATEMENT
+
+
+def out_of_date_error() -> InterfaceError:
+    """Return an error as of a broken connection: it is thrown away, and whoever repeats has a new one."""
+    return InterfaceError("network error: the connection's statements are out of date")
 
 
 def execution_of(plan: Plan, values: Sequence[str | None]) -> bytes:

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from pg8000 import IntegrityError, InterfaceError, ProgrammingError
+from pg8000 import IntegrityError, ProgrammingError
 from pg8000.converters import make_params
 from pg8000.dbapi import convert_paramstyle
 from pg8000.exceptions import DatabaseError
 from sqlalchemy import Engine, event
 
 from bridge.storage.failures import UNIQUE_VIOLATION
-from bridge.storage.prepared import Plan, execution_of, run
+from bridge.storage.prepared import Plan, execution_of, is_out_of_date, out_of_date_error, run
 
 # a connection that has rested for longer is asked whether it lives before it is used (as HikariCP does)
 TRUSTED_REST_SECONDS = 0.5
@@ -27,8 +27,6 @@ MAX_STATEMENTS = 300
 BEGIN, COMMIT = "begin transaction", "commit"
 # A plan may be made while a table is empty and outlive that: it must use the indexes all the same.
 PLANNING = {"enable_seqscan": "off"}
-# what a plan's tables have become since; a connection that has lost its statements
-_REPLANNING, _UNKNOWN_STATEMENT = ("0A000", "RevalidateCachedQuery"), "26000"
 
 
 class PreparedStatements:
@@ -105,10 +103,9 @@ def prepare_statements(engine: Engine) -> None:
 
 def _as_the_cursor_does(error: DatabaseError) -> Exception:
     """Return the kind of error that the driver's cursor makes of the connection's."""
+    if is_out_of_date(error):
+        return cast("Exception", out_of_date_error())
     fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-    state = fields.get("C")
-    if (state, fields.get("R")) == _REPLANNING or state == _UNKNOWN_STATEMENT:
-        # as a broken connection: thrown away, and whoever repeats has a new one
-        return cast("Exception", InterfaceError("network error: the connection's statements are out of date"))
-    kind: type[Exception] = IntegrityError if state == UNIQUE_VIOLATION else ProgrammingError
+    is_duplicate = fields.get("C") == UNIQUE_VIOLATION
+    kind: type[Exception] = IntegrityError if is_duplicate else ProgrammingError
     return kind(*error.args)

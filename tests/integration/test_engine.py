@@ -142,6 +142,29 @@ def test_a_prepared_statement_on_a_connection_that_died_is_known_as_passing_and_
     engine.dispose()
 
 
+def test_a_columns_new_type_broke_a_prepared_statement_for_as_long_as_its_connection_lived(
+    database,
+):
+    with database.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE written (n int)"))
+    count = Prepared(text("SELECT n FROM written WHERE n < :n"))
+    engine = make_statement_engine(
+        DatabaseSettings(database.url, None, None, None), pool_size=1, application_name="test"
+    )
+    with engine.connect() as connection:
+        count.rows(connection, {"n": 1})
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE written ALTER n TYPE bigint"))
+    with engine.connect() as connection:
+        with pytest.raises(DBAPIError) as raised:
+            count.rows(connection, {"n": 1})
+        assert raised.value.connection_invalidated
+        assert is_passing(raised.value)
+    with engine.connect() as connection:
+        assert count.rows(connection, {"n": 1}) == []
+    engine.dispose()
+
+
 def test_a_prepared_statement_that_the_server_refuses_says_why_and_shows_no_parameter(database):
     divide = Prepared(text("SELECT 1 / CAST(:n AS int)"))
     with database.engine.connect() as connection:
