@@ -229,10 +229,6 @@ class Lane:
             return lane.shrunk(0.0, now)
         return lane.grown(fresh, now) if is_behind else lane
 
-    def has_been_judged(self, now: datetime) -> bool:
-        """Whether somebody has just looked; clocks of several relays may differ a little."""
-        return self.folded_at is not None and abs(now - self.folded_at) < timedelta(seconds=FOLD_SECONDS)
-
     def is_old_news(self, began_at: datetime) -> bool:
         """Whether a call began in the larger window that has been shrunk since."""
         return self.shrunk_at is not None and began_at <= self.shrunk_at

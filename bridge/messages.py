@@ -15,17 +15,11 @@ WEBHOOK_QUEUE = "webhook-deliveries"
 
 OPERATION_DISPATCHED = "bridge.operation.dispatched"
 EVENT_SEQUENCED = "bridge.event.sequenced"
-DELIVERY_DUE = "bridge.delivery.due"
 
 
 def operations_topic(sap_system: str) -> str:
     """Return the topic of one SAP system's lane; each has its own, so that none holds up another."""
     return f"payment-operations-{sap_system}"
-
-
-def lane_topic(lane: str) -> str:
-    """Return the topic that an outbox lane is published to."""
-    return EVENTS_TOPIC if lane == EVENTS_LANE else operations_topic(lane)
 
 
 def push_subscription(topic: str) -> str:

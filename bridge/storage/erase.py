@@ -23,7 +23,6 @@ from bridge.storage.retention import BEFORE_THE_FIRST, erase_page, forget_assert
 
 PAYMENTS_PER_TRANSACTION = 500
 ASSERTIONS_PER_TRANSACTION = 1_000
-FEED_ROWS_PER_TRANSACTION = 1_000
 PARTNERS_PER_PAGE = 1_000
 MAX_TRANSACTIONS = 100_000
 # Webhooks are tried for days: the feed is where a partner finds what it has missed of them.

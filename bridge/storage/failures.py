@@ -6,7 +6,6 @@ from sqlalchemy.exc import DBAPIError
 
 UNIQUE_VIOLATION = "23505"
 LOCK_NOT_AVAILABLE = "55P03"
-QUERY_CANCELED = "57014"
 # serialization failure, deadlock: the whole transaction was undone and may simply be repeated
 REPEATABLE = frozenset({"40001", "40P01"})
 # Classes of SQLSTATE: connection, resources, shutdown or takeover, system error.
