@@ -4,7 +4,7 @@ import threading
 
 # Longer than a permit is between two calls of a quick SAP; no longer than a dispatch's pause would be.
 WAIT_SECONDS = 0.25
-# Who finds none then goes back to the lane: for so long, or for as long as none could be taken, to a limit.
+# Who finds none then goes back to the lane: for so long, or for as long as all have tried in vain, to a limit.
 PAUSE_SECONDS = 0.25
 MAX_PAUSE_SECONDS = 2.0
 
@@ -19,7 +19,7 @@ class PermitQueue:
         self._places = threading.BoundedSemaphore(max_waiting)
         self._freed = threading.Condition()
         self._waiting = 0
-        self._taken_at: float | None = None
+        self._vain_since: float | None = None
 
     def wait(self) -> bool:
         """Return whether another try is worth while: a permit came free, or nobody knows; else at once."""
@@ -43,11 +43,12 @@ class PermitQueue:
         with self._freed:
             self._freed.notify()
 
-    def taken(self, monotonic: float) -> None:
+    def taken(self) -> None:
         """A permit could be taken: the lane moves."""
-        self._taken_at = monotonic
+        self._vain_since = None
 
     def pause_seconds(self, monotonic: float) -> float:
         """Return how long to stay away: while SAP hangs, nobody comes back four times a second in vain."""
-        still_seconds = 0.0 if self._taken_at is None else monotonic - self._taken_at
-        return min(max(still_seconds, PAUSE_SECONDS), MAX_PAUSE_SECONDS)
+        if self._vain_since is None:
+            self._vain_since = monotonic
+        return min(max(monotonic - self._vain_since, PAUSE_SECONDS), MAX_PAUSE_SECONDS)

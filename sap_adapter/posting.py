@@ -221,7 +221,7 @@ class Posting:
             self._put_back(connection, row, self._no_permit_pause_seconds(row.sap_system), now)
             return None
         if row.sap_system in self._permits:
-            self._permits[row.sap_system].taken(self._clock.monotonic())
+            self._permits[row.sap_system].taken()
         claim = Claim(
             payment.payment.payment_id, operation_id, row.sap_system, number, slot, lease_until, started
         )

@@ -1,13 +1,14 @@
 """A message that finds no permit waits a moment, holding nothing, and takes the next that comes free."""
 
 import threading
+from datetime import timedelta
 
 import pytest
 from posting_stage import make_bridge
 from sqlalchemy import text
 from waiting import wait_until
 
-from sap_adapter.permits import PermitQueue
+from sap_adapter.permits import PAUSE_SECONDS, PermitQueue
 
 pytestmark = pytest.mark.integration
 
@@ -124,3 +125,17 @@ def test_while_sap_hung_what_found_no_permit_came_back_four_times_a_second(bridg
     call.join(20)
     bridge.step(second)
     assert bridge.row(second).status == "succeeded"
+
+
+def test_a_lane_that_had_nothing_to_do_for_an_hour_was_taken_for_one_that_hangs(bridge):
+    bridge.posting._permits = {LANE: PermitQueue(1)}
+    first, second = bridge.accept(), bridge.accept()
+    bridge.step(first)
+    bridge.clock.advance(3600)
+    elsewhere = {"lease_until": bridge.clock.now() + timedelta(minutes=1)}
+    with bridge.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE sap_slots SET operation_id = 'op_elsewhere', lease_until = :lease_until"), elsewhere
+        )
+    bridge.step(second)
+    assert bridge.row(second).not_before == bridge.clock.now() + timedelta(seconds=PAUSE_SECONDS)
