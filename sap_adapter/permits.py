@@ -4,7 +4,7 @@ import threading
 
 # Longer than a permit is between two calls of a quick SAP; no longer than a dispatch's pause would be.
 WAIT_SECONDS = 0.25
-# Who finds none then goes back to the lane: for so long, or for as long as all have tried in vain, to a limit.
+# Who finds none then goes back to the lane: for so long, or for as long as all try in vain, to a limit.
 PAUSE_SECONDS = 0.25
 MAX_PAUSE_SECONDS = 2.0
 
