@@ -50,20 +50,28 @@ def main(parts: Sequence[str], rounds: int, backlog: int, seconds: int, payments
             if "relay" in wanted:
                 measured.relay = _relay(stage, rounds)
                 measured.idle_statements = idle_statements_per_second(stage, IDLE_SECONDS)
+                _show(measured)
             if "latency" in wanted or "outage" in wanted:
                 with sap_staged(stage, hard_cap=HARD_CAP_CALLS) as sap:
                     if "latency" in wanted:
                         measured.published_after_ms = sap.published_after_ms(payments, LATENCY_PAUSE_SECONDS)
+                        _show(measured)
                     sap.stop_watching()
                     if "outage" in wanted:
                         measured.outage = _outage(sap, backlog, seconds)
                         draw(measured.outage, picture)
+                        _show(measured)
         if "isolation" in wanted:
             measured.isolation = _isolation()
         click.echo(table(measured))
     except (StartError, OSError) as error:
         click.echo(f"bench-sap: {error}", err=True)
         sys.exit(1)
+
+
+def _show(measured: Measured) -> None:
+    """What there is so far: a run that is cut short has not been in vain."""
+    click.echo(table(measured), err=True)
 
 
 def _relay(stage: Stage, rounds: int) -> RelayRounds:
