@@ -25,8 +25,10 @@ TRUSTED_REST_SECONDS = 0.5
 # further statements are run as the driver does
 MAX_STATEMENTS = 300
 BEGIN, COMMIT = "begin transaction", "commit"
-# A plan may be made while a table is empty and outlive that: it must use the indexes all the same.
-PLANNING = {"enable_seqscan": "off"}
+# A plan may be made while a table is empty and outlive that: it must use the indexes all the same. Before 18
+# PostgreSQL does so by a cost of ten billion, at which it would compile the plan each time, and give it to
+# several processes, wherever a table has to be read without an index: half a second for a handful of rows.
+PLANNING = {"enable_seqscan": "off", "jit": "off", "max_parallel_workers_per_gather": "0"}
 
 
 class PreparedStatements:
