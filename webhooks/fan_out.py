@@ -3,9 +3,7 @@
 Whoever does it, and however often: the cursor's lock and the unique (endpoint, event) make it once.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -67,31 +65,21 @@ class FanOut:
         if partner is None:
             _log.warning("events of an unknown partner", partner_id=partner_id)
             return True
-        behind = []
+        queue_answers = True
         for endpoint in partner.webhook_endpoints:
             position = positions.get(endpoint.endpoint_id)
             if up_to_sequence is None or position is None or position.sequence < up_to_sequence:
-                behind.append(endpoint)
-        return self._bring_up(partner, behind)
+                queue_answers = self._bring_up(partner, endpoint, queue_answers=queue_answers)
+        return queue_answers
 
-    def _bring_up(self, partner: PartnerConfiguration, behind: Sequence[WebhookEndpoint]) -> bool:
-        queue_answers = True
+    def _bring_up(
+        self, partner: PartnerConfiguration, endpoint: WebhookEndpoint, *, queue_answers: bool
+    ) -> bool:
         for _ in range(MAX_PAGES):
-            tasks: list[list[DeliveryTask]] = []
-            unfinished = []
-            try:
-                for endpoint in behind:
-                    page = self._walk_page(partner, endpoint)
-                    tasks.append(page.tasks)
-                    if not page.is_last:
-                        unfinished.append(endpoint)
-            finally:
-                # event by event, not endpoint by endpoint: one that got its whole page at once had no room
-                # for it. A queue that is away is waited for once, not once per page.
-                by_event = [task for same in zip_longest(*tasks) for task in same if task is not None]
-                queue_answers = queue_answers and self._tasks.create(by_event)
-            behind = unfinished
-            if not behind:
+            page = self._walk_page(partner, endpoint)
+            # a queue that is away is waited for once, not once per page
+            queue_answers = queue_answers and self._tasks.create(page.tasks)
+            if page.is_last:
                 break
         return queue_answers
 
