@@ -107,6 +107,6 @@ def _elsewhere(state: StateFigures, now: datetime) -> Iterator[_Figure]:
     yield "bridge.outbox.depth", state.unpublished.count, events
     yield "bridge.outbox.age", state.unpublished.age_seconds(now), events
     yield "bridge.feed.lag", state.unsequenced.age_seconds(now), {}
-    yield "bridge.operation.parked", state.parked.count, {}
+    yield "bridge.operation.parked", state.parked_for_operators, {}
     yield "bridge.webhook.endpoint.disabled", state.disabled_endpoints, {}
     yield "bridge.dead_letter.open", state.dead_letters.count, {}

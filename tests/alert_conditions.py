@@ -160,11 +160,12 @@ class Condition:
         self._unit = self.speed if is_time else 1.0
 
     def is_firing(self, tellings):
-        """Whether it has held at every look of the last `for_seconds`, and at the one before."""
+        """Whether it has held for `for_seconds`, at every look."""
         since = tellings[-1].at - self.alert["for_seconds"] / self.speed
         looks = [end for end in range(1, len(tellings) + 1) if tellings[end - 1].at >= since]
-        # what held all the time held at the look before it as well
-        looks = [looks[0] - 1, *looks]
+        if self.alert["for_seconds"]:
+            # what has held all the time held at the look before it as well
+            looks = [looks[0] - 1, *looks]
         return looks[0] > 0 and all(self._worked_out(self._expression, tellings[:end]) for end in looks)
 
     def _worked_out(self, expression, tellings):

@@ -14,14 +14,15 @@ OVERDUE = timedelta(seconds=60)
 
 SELECT_STATE = text("""
     /* what waits outside the lanes, how much of it and since when */
-    SELECT parked.count AS parked, parked.since AS parked_since,
+    SELECT parked.for_operators, parked.count AS parked, parked.since AS parked_since,
            unsequenced.count AS unsequenced, unsequenced.since AS unsequenced_since,
            unpublished.count AS unpublished, unpublished.since AS unpublished_since,
            overdue.count AS overdue, overdue.since AS overdue_since,
            held.count AS held_deliveries, disabled.count AS disabled_endpoints,
            dead.count AS dead_letters, dead.since AS dead_letters_since
-    FROM (SELECT count(*), min(updated_at) AS since FROM (
-              SELECT updated_at FROM operations WHERE status = 'parked'
+    FROM (SELECT count(*), min(updated_at) AS since,
+                 count(*) FILTER (WHERE parked_reason <> 'partner-held') AS for_operators FROM (
+              SELECT updated_at, parked_reason FROM operations WHERE status = 'parked'
               ORDER BY updated_at LIMIT :max_rows) AS bounded) AS parked
     CROSS JOIN (SELECT count(*), min(created_at) AS since FROM (
               SELECT created_at FROM outbox WHERE lane = 'events' AND sequence IS NULL
@@ -79,10 +80,12 @@ class Waiting:
 class StateFigures:
     """`parked`: operations (those that are unknown: `unknown_by_lane`). `unsequenced`: events without a
     place in the feed yet, `unpublished`: all that have not gone out. `overdue`: webhook attempts.
-    `disabled_endpoints`: not by their partners.
+    `disabled_endpoints`: not by their partners. `parked_for_operators`: without those whose partner's
+    postings an operator holds, which go on by themselves.
     """
 
     parked: Waiting
+    parked_for_operators: int
     unsequenced: Waiting
     unpublished: Waiting
     overdue: Waiting
@@ -106,6 +109,7 @@ def state_figures(connection: Connection, now: datetime) -> StateFigures:
     row = connection.execute(SELECT_STATE, parameters).one()
     return StateFigures(
         parked=Waiting(row.parked, row.parked_since),
+        parked_for_operators=row.for_operators,
         unsequenced=Waiting(row.unsequenced, row.unsequenced_since),
         unpublished=Waiting(row.unpublished, row.unpublished_since),
         overdue=Waiting(row.overdue, row.overdue_since),

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from accepted import LANE, NOW, add_lanes, add_payments, set_lane
+from accepted import LANE, NOW, add_lanes, add_payments, change, set_lane
 from sqlalchemy import create_engine, event, text
 
 from backoffice.state_metrics import NAMES, READ_INTERVAL_SECONDS, StateMetrics
@@ -103,6 +103,13 @@ def test_an_operation_is_unknown_since_its_call_was_lost_however_often_sap_is_as
     clock.advance(310)
     assert figure(state, "operation.unknown", lane=LANE) == 1
     assert figure(state, "operation.unknown.age", lane=LANE) == 300
+
+
+def test_what_is_parked_waits_for_an_operator_unless_one_holds_its_partner(state, owner):
+    [mapping, held] = add_payments(owner, 2)
+    change(owner, mapping, status="parked", parked_reason="mapping")
+    change(owner, held, status="parked", parked_reason="partner-held")
+    assert figure(state, "operation.parked") == 1
 
 
 def test_a_delivery_is_overdue_from_its_time_on(state, owner, clock):

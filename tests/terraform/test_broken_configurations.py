@@ -128,6 +128,13 @@ NOT_TAKEN = {
     ),
     "everybody as a keeper of keys": ({"key_managers": '["allUsers"]'}, "never everybody"),
     "counters without an SLA": ({"redis": '{node_type="SHARED_CORE_NANO",replica_count=1}'}, "gives no SLA"),
+    "nobody left to tell how things stand": (
+        {
+            "scaling": "{gateway={min=2,max=2},sap_adapter={min=1,max=1},webhooks={min=1,max=1},"
+            "dead_letters={min=0,max=1},partners={min=0,max=1},backoffice={min=0,max=1},dispatcher={min=1,max=1}}"
+        },
+        "one backoffice at least is always there",
+    ),
     "nowhere to go when the region is lost": ({"recovery_region": "europe-west3"}, "is another region"),
     "a SAP system of the events' name": ({"sap_systems": "{events=4}"}, 'not "events"'),
     "an issuer with a slash": ({"token_issuer": "https://api.example.com/"}, "without a path or a slash"),
