@@ -18,6 +18,8 @@ Value = str | int | float | bool
 Exporter = Literal["none", "console", "file", "gcp_trace"]
 EXPORTERS: tuple[Exporter, ...] = ("none", "console", "file", "gcp_trace")
 DEFAULT_SAMPLE_RATIO = 0.1
+# last hexadecimal digits with the lowest bit set
+_SAMPLED = frozenset("13579bdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,9 @@ class Tracer(Protocol):
         ...
 
 
-class _NullSpan:
+class NullSpan:
+    """See Span; only carries the trace on."""
+
     def __init__(self, traceparent: str | None) -> None:
         self.traceparent = traceparent
 
@@ -119,7 +123,7 @@ class NullTracer:
         attributes: Mapping[str, Value] | None = None,  # noqa: ARG002
     ) -> Iterator[Span]:
         """See Tracer."""
-        yield _NullSpan(parent)
+        yield NullSpan(parent)
 
     @contextmanager
     def publishing(
@@ -146,6 +150,14 @@ def make_tracer(service: str, settings: TracingSettings, project: str | None = N
     tracer = OpenTelemetryTracer(service, settings, project)
     atexit.register(tracer.close)  # SIGTERM ends in an ordinary exit
     return tracer
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether the trace is recorded: the lowest flag (the next one says that its id is random).
+
+    https://www.w3.org/TR/trace-context-2/#trace-flags
+    """
+    return traceparent[-1:] in _SAMPLED
 
 
 def _ratio(value: str | None) -> float:

@@ -2,8 +2,10 @@
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind as OtelSpanKind
 from opentelemetry.trace import Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from bridge.tracing import Span, SpanKind, TracingSettings, Value
+from bridge.tracing import NullSpan, Span, SpanKind, TracingSettings, Value, is_sampled
 
 EXPORT_DELAY_MILLISECONDS = 1000
 # what SIGTERM leaves of the ten seconds, once the running requests have ended
@@ -30,6 +33,8 @@ _KINDS = {
     "internal": OtelSpanKind.INTERNAL,
 }
 _PROPAGATOR = TraceContextTextMapPropagator()
+# what runs here below a trace that is not recorded
+_LEFT_OUT: ContextVar[str | None] = ContextVar("left_out", default=None)
 
 
 class OpenTelemetryTracer:
@@ -42,10 +47,14 @@ class OpenTelemetryTracer:
     records = True
 
     def __init__(self, service: str, settings: TracingSettings, project: str | None = None) -> None:
-        ratio = TraceIdRatioBased(settings.sample_ratio)
-        sampler = ratio if service == "gateway" else ParentBased(ratio)
+        self._ratio = TraceIdRatioBased(settings.sample_ratio)
+        self._is_entrance = service == "gateway"
+        self._ids = _ChosenIds()
         self._provider = TracerProvider(
-            resource=Resource({SERVICE_NAME: service}), sampler=sampler, shutdown_on_exit=False
+            resource=Resource({SERVICE_NAME: service}),
+            sampler=self._ratio if self._is_entrance else ParentBased(self._ratio),
+            id_generator=self._ids,
+            shutdown_on_exit=False,
         )
         self._processor = BatchSpanProcessor(
             _exporter(settings, project), schedule_delay_millis=EXPORT_DELAY_MILLISECONDS
@@ -63,9 +72,33 @@ class OpenTelemetryTracer:
         attributes: Mapping[str, Value] | None = None,
     ) -> Iterator[Span]:
         """See Tracer."""
+        left_out = self._left_out(kind, parent)
+        if left_out is not None:
+            token = _LEFT_OUT.set(left_out)
+            try:
+                yield NullSpan(left_out)
+            finally:
+                _LEFT_OUT.reset(token)
+            return
         context = _context(parent) if parent is not None else None
         with self._open(name, kind, context, attributes) as span:
             yield span
+
+    def _left_out(self, kind: SpanKind, parent: str | None) -> str | None:
+        """Return what carries a trace on that is not recorded, None for one that is.
+
+        Nine of ten are not; to find that out by making a span costs as much as recording one.
+        """
+        if self._is_entrance and kind == "server":
+            trace_id = int(parent.split("-")[1], 16) if parent else self._ids.generate_trace_id()
+            if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._ratio.bound:
+                return f"00-{trace_id:032x}-{self._ids.generate_span_id():016x}-00"
+            if not parent:
+                self._ids.choose(trace_id)
+            return None
+        if parent is None:
+            return _LEFT_OUT.get()
+        return None if is_sampled(parent) else parent
 
     @contextmanager
     def publishing(self, topic: str, parents: Sequence[str | None]) -> Iterator[list[str | None]]:
@@ -104,6 +137,21 @@ class OpenTelemetryTracer:
         """See Tracer."""
         self._processor.force_flush(CLOSE_TIMEOUT_MILLISECONDS)
         self._provider.shutdown()
+
+
+class _ChosenIds(RandomIdGenerator):
+    """Gives the next trace of this thread the id by which it was chosen to be recorded."""
+
+    def __init__(self) -> None:
+        self._chosen = threading.local()
+
+    def choose(self, trace_id: int) -> None:
+        self._chosen.trace_id = trace_id
+
+    def generate_trace_id(self) -> int:
+        """See IdGenerator."""
+        chosen: int | None = self._chosen.__dict__.pop("trace_id", None)
+        return chosen or super().generate_trace_id()
 
 
 class _Span:

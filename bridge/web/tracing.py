@@ -3,7 +3,7 @@
 from flask import Flask, Response, g, request
 from structlog.contextvars import bind_contextvars
 
-from bridge.tracing import Tracer
+from bridge.tracing import Tracer, is_sampled
 from bridge.web.request_id import sent_traceparent
 
 # Cloud Logging's names: https://cloud.google.com/logging/docs/structured-logging#structured_logging_special_fields
@@ -51,11 +51,11 @@ def bind_trace(traceparent: str | None, project: str) -> None:
     """Put the trace's ids into the log lines that follow in this request."""
     if traceparent is None:
         return
-    _, trace_id, span_id, flags = traceparent.split("-")
+    _, trace_id, span_id, _ = traceparent.split("-")
     bind_contextvars(
         **{
             TRACE_FIELD: f"projects/{project}/traces/{trace_id}",
             SPAN_FIELD: span_id,
-            SAMPLED_FIELD: flags == "01",
+            SAMPLED_FIELD: is_sampled(traceparent),
         }
     )

@@ -1,4 +1,4 @@
-"""What the relay's statements read: as much as they need, however many partners, lanes and rows there are."""
+"""What the relay's and the gauges' statements read: as much as they need, however many rows there are."""
 
 from datetime import timedelta
 
@@ -10,6 +10,7 @@ from bridge.messages import EVENTS_LANE
 from bridge.storage.events import put_back
 from bridge.storage.lanes import NEXT_DUE
 from bridge.storage.outbox import FAIR_ROWS, UNKNOWN_ROW
+from bridge.storage.state_figures import SELECT_STATE, SELECT_UNKNOWN
 
 pytestmark = pytest.mark.integration
 
@@ -127,3 +128,14 @@ def test_the_row_of_an_unknown_operation_is_found_by_it_whatever_the_statistics_
         connection.execute(text("UPDATE operations SET status = 'unknown' WHERE partner_id = 'par_closed'"))
     analyze(owner)
     assert rows_read(engine, UNKNOWN_ROW, lane=LANE, now=NOW) <= 4
+
+
+def test_the_gauges_read_what_is_unknown_or_parked_and_none_of_the_backlog(owner, database, many_partners):
+    unknown, parked = add_payments(owner, 2, event=False, row=False)
+    change(owner, unknown, status="unknown", settled_at=NOW)
+    change(owner, parked, status="parked", parked_reason="mapping")
+    analyze(owner)
+    backoffice = create_engine(database.url_for("backoffice"))
+    assert rows_read(backoffice, SELECT_UNKNOWN, max_rows=1000) == 1
+    assert rows_read(backoffice, SELECT_STATE, max_rows=1000, overdue_at=NOW) == 1
+    backoffice.dispose()

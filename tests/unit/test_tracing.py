@@ -12,7 +12,7 @@ from flask import Flask
 
 from bridge.errors import SettingsError
 from bridge.messages import EventMessage
-from bridge.tracing import NullTracer, TracingSettings, make_tracer
+from bridge.tracing import NullTracer, TracingSettings, is_sampled, make_tracer
 from bridge.web.logs import configure_logs, register_request_log
 from bridge.web.push import register_push
 from bridge.web.request_id import current_traceparent, register_request_id
@@ -101,6 +101,36 @@ def test_whether_a_trace_is_recorded_is_our_decision_and_holds_in_every_service(
     assert exported() == {}
 
 
+def test_nothing_below_a_trace_that_is_left_out_is_recorded_and_what_comes_after_it_is(exported):
+    adapter = exported.tracer("sap_adapter")
+    with (
+        adapter.span("process", "consumer", parent=PARTNERS[:-2] + "02") as outer,
+        adapter.span("POST SAP", "client") as inner,
+    ):
+        assert inner.traceparent == outer.traceparent == PARTNERS[:-2] + "02"
+        inner.note({"bridge.sap.outcome": "posted"})
+        inner.fail("503")
+    with adapter.span("another", "internal"):
+        pass
+    assert set(exported()) == {"another"}
+
+
+def test_of_requests_without_a_trace_a_share_is_recorded_under_the_ids_that_they_carry_on(exported):
+    gateway = exported.tracer("gateway", "0.5")
+    carried = {}
+    for number in range(400):
+        with gateway.span(f"request {number}", "server") as span:
+            carried[f"request {number}"] = span.traceparent
+    spans = exported()
+    assert {name for name, traceparent in carried.items() if is_sampled(traceparent)} == set(spans)
+    # one of 10^9 runs is outside
+    assert 130 < len(spans) < 270
+    for name, span in spans.items():
+        trace, span_id, _ = ids(span)
+        assert carried[name].startswith(f"00-{trace[2:]}-{span_id[2:]}-")
+    assert len({traceparent.split("-")[1] for traceparent in carried.values()}) == 400
+
+
 def test_without_an_exporter_the_callers_traceparent_goes_on_and_nothing_is_loaded():
     code = (
         "import sys\n"
@@ -163,6 +193,7 @@ def test_a_request_runs_under_a_span_whose_ids_stand_in_its_log_line(exported, l
     assert carried[0] == f"00-{PARTNERS.split('-')[1]}-{first['logging.googleapis.com/spanId']}-01"
     assert first["logging.googleapis.com/trace"] == f"projects/p/traces/{PARTNERS.split('-')[1]}"
     assert first["logging.googleapis.com/trace_sampled"] is True
+    assert second["logging.googleapis.com/trace_sampled"] is True
     assert second["logging.googleapis.com/trace"] != first["logging.googleapis.com/trace"]
     spans = exported()
     assert set(spans) == {"POST /v1/things/<thing_id>"}
