@@ -135,7 +135,7 @@ def test_the_gauges_read_what_is_unknown_or_parked_and_none_of_the_backlog(owner
     change(owner, unknown, status="unknown", settled_at=NOW)
     change(owner, parked, status="parked", parked_reason="mapping")
     analyze(owner)
-    backoffice = create_engine(database.url_for("backoffice"))
+    backoffice = database.engine_for("backoffice")
     assert rows_read(backoffice, SELECT_UNKNOWN, max_rows=1000) == 1
     assert rows_read(backoffice, SELECT_STATE, max_rows=1000, overdue_at=NOW) == 1
     backoffice.dispose()

@@ -32,7 +32,7 @@ def owner(database):
 @pytest.fixture
 def state(database, owner, clock):
     """Read with the rights of the operators' API."""
-    engine = create_engine(database.url_for("backoffice"), hide_parameters=True)
+    engine = database.engine_for("backoffice")
     yield StateMetrics(engine, clock, settling_seconds=SETTLING_SECONDS)
     engine.dispose()
 
