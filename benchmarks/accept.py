@@ -58,13 +58,15 @@ def _measure(stage: Stage, rounds: int, seconds: int, starts: int) -> Measured:
         pgbench: list[float] = []
         for number in range(1, rounds + 1):
             click.echo(f"round {number} of {rounds}", err=True)
-            for route, server in servers.items():
+            # what a round leaves to do for the database falls on another route in the next one
+            in_turn = list(servers.items())[:: 1 if number % 2 else -1]
+            for route, server in in_turn:
                 time.sleep(SETTLE_SECONDS)
                 used_before = server.worker_cpu_seconds()
                 result = load.run(server.port, connections=CONNECTIONS, seconds=seconds)
                 cpu_ms[route].append((server.worker_cpu_seconds() - used_before) * 1000 / result.requests)
                 many[route].append(result)
-            for route, server in servers.items():
+            for route, server in in_turn:
                 one[route].append(load.run(server.port, connections=1, seconds=max(1, seconds // 2)))
             pgbench.append(accepts_per_second(stage, connections=CONNECTIONS, seconds=seconds))
         rss_mib = {route: server.worker_rss_mib() for route, server in servers.items()}

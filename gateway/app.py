@@ -23,6 +23,7 @@ from bridge.web.logs import register_request_log
 from bridge.web.metrics import register_request_metrics
 from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
+from bridge.web.sync_flask import SyncFlask
 from bridge.web.tracing import register_tracing
 from gateway.accept_payment import AcceptPayment
 from gateway.acceptance_metrics import register_acceptance_metrics
@@ -94,7 +95,7 @@ def create_app(
 
     `engine` is one of `make_statement_engine`: accepting and reading are single statements.
     """
-    app = Flask(__name__, static_folder=None)
+    app = SyncFlask(__name__, static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # closed by default: no route that nobody declared
     app.url_map.merge_slashes = False  # a double slash is another path, not a redirect
     app.json.sort_keys = False  # type: ignore[attr-defined] # of Flask's default provider
