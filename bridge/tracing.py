@@ -84,6 +84,10 @@ class Tracer(Protocol):
         """Run a piece of work under a span. An exception that leaves it marks it as failed."""
         ...
 
+    def left_out(self, kind: SpanKind, parent: str | None) -> str | None:
+        """Return what carries on a trace that is not recorded: it needs no span. None: it does."""
+        ...
+
     def publishing(
         self, topic: str, parents: Sequence[str | None]
     ) -> AbstractContextManager[list[str | None]]:
@@ -124,6 +128,10 @@ class NullTracer:
     ) -> Iterator[Span]:
         """See Tracer."""
         yield NullSpan(parent)
+
+    def left_out(self, kind: SpanKind, parent: str | None) -> str | None:  # noqa: ARG002 - the port's
+        """See Tracer."""
+        return parent
 
     @contextmanager
     def publishing(

@@ -17,9 +17,11 @@ def register_acceptance_metrics(app: Flask, metrics: Metrics) -> None:
 
     @app.after_request
     def count(answer: Response) -> Response:
-        number = accepted_payments(answer)
-        if number > 0:
-            accepted.add(number)
+        # PartnerRequests, which comes before, has counted them for the partner's quota
+        number = g.newly_accepted if "newly_accepted" in g else accepted_payments(answer)
+        if number == 0:
+            return answer
+        accepted.add(number)
         if number == 1 and request.endpoint != BATCH_ENDPOINT and "measured_from" in g:
             durations.record(time.perf_counter() - g.measured_from)
         return answer

@@ -109,7 +109,7 @@ class PartnerRequests:
     def _tell(self, answer: Response) -> Response:
         readings: list[Reading] = g.get("readings", [])
         if readings:
-            accepted = accepted_payments(answer)
+            accepted = g.newly_accepted = accepted_payments(answer)
             if accepted:
                 readings[-1] = self._limits.take(_daily(g.partner), g.partner.partner_id, accepted)
             answer.headers["RateLimit-Policy"] = ", ".join([_shown(one.policy) for one in readings])

@@ -72,7 +72,7 @@ class OpenTelemetryTracer:
         attributes: Mapping[str, Value] | None = None,
     ) -> Iterator[Span]:
         """See Tracer."""
-        left_out = self._left_out(kind, parent)
+        left_out = self.left_out(kind, parent)
         if left_out is not None:
             token = _LEFT_OUT.set(left_out)
             try:
@@ -84,11 +84,8 @@ class OpenTelemetryTracer:
         with self._open(name, kind, context, attributes) as span:
             yield span
 
-    def _left_out(self, kind: SpanKind, parent: str | None) -> str | None:
-        """Return what carries a trace on that is not recorded, None for one that is.
-
-        Nine of ten are not; to find that out by making a span costs as much as recording one.
-        """
+    def left_out(self, kind: SpanKind, parent: str | None) -> str | None:
+        """See Tracer. Nine of ten are; to find that out by making a span costs as much as recording one."""
         if self._is_entrance and kind == "server":
             trace_id = int(parent.split("-")[1], 16) if parent else self._ids.generate_trace_id()
             if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._ratio.bound:

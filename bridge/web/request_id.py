@@ -29,7 +29,8 @@ def register_request_id(app: Flask) -> None:
 
 def current_traceparent() -> str | None:
     """Return what continues the request's trace: stored, and carried on by whatever follows from it."""
-    return str(g.span.traceparent) if "span" in g else sent_traceparent()
+    traceparent: str | None = g.get("traceparent")
+    return traceparent or sent_traceparent()
 
 
 def sent_traceparent() -> str | None:

@@ -22,15 +22,23 @@ def register_tracing(app: Flask, tracer: Tracer, project: str) -> None:
     def begin() -> None:
         if request.path in _UNTRACED:
             return
+        parent = sent_traceparent()
+        left_out = tracer.left_out("server", parent)
+        if left_out is not None:
+            # nothing below a request looks for a span that runs: what follows from it is handed this
+            g.traceparent = left_out
+            bind_trace(left_out, project)
+            return
         route = request.url_rule.rule if request.url_rule else None
         g.span_context = tracer.span(
             f"{request.method} {route}" if route else request.method,
             "server",
-            parent=sent_traceparent(),
+            parent=parent,
             attributes={"http.request.method": request.method, **({"http.route": route} if route else {})},
         )
         g.span = g.span_context.__enter__()
-        bind_trace(g.span.traceparent, project)
+        g.traceparent = g.span.traceparent
+        bind_trace(g.traceparent, project)
 
     @app.after_request
     def note_status(response: Response) -> Response:
