@@ -1,6 +1,7 @@
 """Metrics: named as is listed, told as text and by OTLP, and loading nothing where they are off."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from flask import Flask
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 from stand_ins import REPOSITORY
+from structlog.testing import capture_logs
 from waiting import wait_until
 
 from bridge.errors import SettingsError
@@ -139,12 +141,16 @@ def test_requests_are_measured_by_route_and_status_and_probes_are_not(prometheus
     }
 
 
-def test_a_port_that_is_taken_stops_nothing_and_is_taken_when_it_is_free(prometheus):
-    _, port = prometheus
-    second = OpenTelemetryMetrics("second", MetricsSettings(frozenset({"prometheus"}), port=port))
-    second.counter("bridge.payment.accepted").add(1)
-    assert told(port) == {}
-    second.close()
+def test_a_port_that_is_taken_stops_nothing_and_is_taken_when_it_is_free():
+    with socket.create_server(("127.0.0.1", 0)) as before, capture_logs() as lines:
+        port = before.getsockname()[1]
+        metrics = OpenTelemetryMetrics("second", MetricsSettings(frozenset({"prometheus"}), port=port))
+        metrics.counter("bridge.payment.accepted").add(1)
+        wait_until(lambda: lines, timeout_seconds=20, what="its failure")
+    assert [line["event"] for line in lines] == ["metrics have no port"]
+    wait_until(lambda: is_there(port), timeout_seconds=20, what="the port")
+    assert told(port) == {("bridge_payment_accepted_total",): 1}
+    metrics.close()
 
 
 def test_without_an_exporter_nothing_of_opentelemetry_is_loaded():
