@@ -64,6 +64,12 @@ def is_ready(stack, name):
         return False
 
 
+def is_on_record(stack, partner_id):
+    """The emulator is empty when it comes back; the stack then writes the demo partners anew."""
+    url = f"{stack.layout.url('partners')}/admin/partners/{partner_id}"
+    return requests.get(url, headers={"X-Operator": "test"}, timeout=5).status_code == 200
+
+
 def restart_cold(stack, name):
     before = stack.pid(name)
     os.kill(before, signal.SIGKILL)
@@ -96,6 +102,7 @@ def test_a_suspended_partner_is_refused_within_half_a_minute_and_what_was_accept
     token, partner_id = stack.token("second_partner"), stack.document["second_partner"]["id"]
     accepted = stack.pay(token, "before", payment("BEFORE"))
     assert accepted.status_code == 202
+    wait_until(lambda: is_on_record(stack, partner_id), timeout_seconds=60, what="the partner is back")
     command(stack, "suspend", partner_id)
     wait_until(
         lambda: stack.request("GET", "/v1/payments", token).status_code == 403,
