@@ -101,7 +101,8 @@ class OperationsRelay:
         if len(batch.messages) < batch.found:
             return Round(next_seconds=BUSY_SECONDS)
         if batch.found < limit:
-            return self._when_due(connection, now)
+            # a partner that had its share has perhaps more, for what the others did not need of theirs
+            return Round(again=True) if batch.is_more else self._when_due(connection, now)
         return Round(pause_seconds=FULL_SECONDS) if is_full else Round(again=True)
 
     def _judged(self, lane: Lane, traffic: Traffic, now: datetime) -> Lane:

@@ -120,6 +120,15 @@ def test_a_lane_that_is_full_is_left_alone_for_a_moment_and_one_that_is_not_know
     assert publisher.operation_ids() == ids
 
 
+def test_what_others_left_of_their_share_waited_for_a_pause_though_there_was_room(owner, relay, publisher):
+    many = add_payments(owner, 10, "par_many")
+    few = add_payments(owner, 1, "par_few")
+    assert relay.go_round() == Round(again=True)
+    assert sorted(publisher.operation_ids()) == sorted([*many[:4], *few])
+    assert relay.go_round() == Round(pause_seconds=FULL_SECONDS)
+    assert sorted(publisher.operation_ids()) == sorted([*many[:7], *few])
+
+
 def test_a_batch_that_is_smaller_than_the_room_is_followed_by_the_next(owner, engine, publisher, clock):
     ids = add_payments(owner, 5)
     relay = OperationsRelay(LANE, engine, publisher, clock, RelaySettings(lease_seconds=25.0, max_batch=3))
