@@ -20,6 +20,7 @@ from devstack.demo.instructions import Instructions
 from devstack.demo.partner_client import PartnerClient
 from devstack.demo.sender import Sender
 from devstack.layout import REPOSITORY
+from devstack.lock import is_alive
 from devstack.logins import login_of
 from devstack.postgres import DATABASE, OWNER, Postgres, url_at
 from devstack.running_stack import RunningStack
@@ -73,9 +74,13 @@ class Drill:
 
     def destroy(self):
         """Kill everything at once, as a data centre that is lost; the broker keeps nothing either."""
+        reaper = self.stack.document["reaper"]
         os.kill(self.stack.pid("supervisor"), signal.SIGKILL)
+        # the reaper looks a last time for what is left, and would take a PostgreSQL of ours for that
         wait_until(
-            lambda: not processes_of(self.stack.layout), timeout_seconds=30, what="the whole stack gone"
+            lambda: not is_alive(reaper) and not processes_of(self.stack.layout),
+            timeout_seconds=30,
+            what="the whole stack gone",
         )
         shutil.rmtree(self.postgres.data_folder)
 

@@ -165,6 +165,8 @@ def listener():
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         text=True,
+        # a shell starts what runs in its background deaf to it, and who starts the tests may have done so
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
     )
     try:
         wait_until(lambda: accepts_connections(port), timeout_seconds=20)
