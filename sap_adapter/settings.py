@@ -71,7 +71,7 @@ class Settings:
                         environ, "SAP_PROBE_INTERVAL_SECONDS", 1.0, at_most=MAX_SECONDS
                     ),
                     max_probe_interval_seconds=seconds(
-                        environ, "SAP_MAX_PROBE_INTERVAL_SECONDS", 2.5, at_most=MAX_SECONDS
+                        environ, "SAP_MAX_PROBE_INTERVAL_SECONDS", 1.5, at_most=MAX_SECONDS
                     ),
                 ),
             ),

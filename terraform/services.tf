@@ -102,7 +102,7 @@ locals {
       SAP_FAILING_OPERATIONS_TO_OPEN = "3"
       SAP_FIRST_QUESTION_SECONDS     = "1"
       SAP_LEASE_MARGIN_SECONDS       = tostring(var.sap_timing.lease_margin_seconds)
-      SAP_MAX_PROBE_INTERVAL_SECONDS = "2.5"
+      SAP_MAX_PROBE_INTERVAL_SECONDS = "1.5"
       SAP_PROBE_INTERVAL_SECONDS     = "1"
       SAP_READ_TIMEOUT_SECONDS       = tostring(var.sap_timing.read_timeout_seconds)
     })
