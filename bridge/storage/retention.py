@@ -33,9 +33,13 @@ LOCK_DUE = text("""
 """)
 
 ERASE_PAYMENTS = text("""
-    /* erase what the partner handed over; judged again, as a step may have come before the lock */
+    /* erase what the partner handed over; judged again, as a step, or another job, may have come before the
+       lock */
     UPDATE payments AS payment SET encrypted_parties = NULL, receipt = NULL
     WHERE payment_id = ANY(CAST(:payment_ids AS text[]))
+      AND (encrypted_parties IS NOT NULL OR receipt IS NOT NULL
+           OR EXISTS (SELECT FROM operations AS operation WHERE operation.payment_id = payment.payment_id
+                      AND (encrypted_document IS NOT NULL OR encrypted_sap_log IS NOT NULL)))
       AND NOT EXISTS (SELECT FROM operations AS operation WHERE operation.payment_id = payment.payment_id
                       AND operation.status NOT IN ('succeeded', 'rejected', 'cancelled'))
     RETURNING payment_id

@@ -19,7 +19,8 @@ from waiting import wait_until
 pytestmark = pytest.mark.integration
 
 REPOSITORY = Path(__file__).parents[2]
-STOP_SECONDS = 8
+# what Cloud Run grants between SIGTERM and SIGKILL
+STOP_SECONDS = 10
 
 
 class Process:
