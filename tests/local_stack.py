@@ -15,10 +15,12 @@ import requests
 from scratch import scratch_folder
 
 from devstack import edge
-from devstack.layout import REPOSITORY, Layout
+from devstack.layout import PORTS, REPOSITORY, Layout
 from devstack.preflight import StartError
 from devstack.start_checks import require_free_ports
 
+# the metrics' ports are second ones of processes that are listed already
+PROCESSES = [*(name for name in PORTS if not name.endswith("_metrics")), "dispatcher"]
 UP_TIMEOUT_SECONDS = 120
 DOWN_TIMEOUT_SECONDS = 40
 CALL_TIMEOUT_SECONDS = 20

@@ -8,15 +8,13 @@ import os
 import signal
 
 import pytest
-from local_stack import private_stack
+from local_stack import PROCESSES, private_stack
 from partner_run import PartnerRun
 from waiting import wait_until
 
-from devstack.layout import PORTS
-
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
-FULL = dict.fromkeys([*PORTS, "dispatcher"], 200) | {"pubsub": 500}
+FULL = dict.fromkeys(PROCESSES, 200) | {"pubsub": 500}
 QUICK = dict.fromkeys(["dispatcher", "sap_adapter", "postgres", "pubsub"], 30)
 RESTART_SECONDS = 5.0
 DRAIN_SECONDS = 120.0

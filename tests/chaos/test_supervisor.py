@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from local_stack import Stack, devstack, free_layout, private_stack, processes_of
+from local_stack import PROCESSES, Stack, devstack, free_layout, private_stack, processes_of
 from scratch import scratch_folder
 from waiting import wait_until
 
@@ -17,8 +17,6 @@ from devstack.lock import is_alive
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 RESTART_SECONDS = 3.0
-# the metrics' ports are second ones of processes that are listed already
-PROCESSES = [*(name for name in PORTS if not name.endswith("_metrics")), "dispatcher"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,7 @@ def test_killed_process_is_restarted_within_3_seconds_on_its_port(stack, name):
     wait_until(lambda: stack.pid(name) != old, timeout_seconds=RESTART_SECONDS, what=f"{name} has a new pid")
     if name in PORTS:
         # a service imports for a while before it listens; on a busy machine longer than on an idle one
-        wait_until(lambda: is_listening(stack.layout.ports[name]), timeout_seconds=10, what=f"{name} listens")
+        wait_until(lambda: is_listening(stack.layout.ports[name]), what=f"{name} listens")
     assert is_alive(stack.pid(name))
     now = {k: v for k, v in stack.document["processes"].items() if k != name}
     assert now == others, "only what was killed was restarted"
@@ -76,7 +74,7 @@ def test_topics_are_back_after_the_broker_has_lost_them(stack):
     old = stack.pid("pubsub")
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: stack.pid("pubsub") != old, timeout_seconds=RESTART_SECONDS)
-    wait_until(lambda: subscriptions() == before, timeout_seconds=10)
+    wait_until(lambda: subscriptions() == before)
 
 
 def test_second_up_is_refused_and_leaves_the_first_alone(stack):
