@@ -1,11 +1,28 @@
-"""The real Envoy before a gateway that records what arrives; once for each module that asks for it."""
+"""What several modules of this tier stand on; one with needs of its own has fixtures of the same name."""
 
 import pytest
+from accepted import add_lanes
 from edge_stage import Edge, RecordingGateway, token_by
+
+
+@pytest.fixture
+def owner(database):
+    """The owner's engine, where one lane is known."""
+    add_lanes(database.engine, s4_main=4)
+    return database.engine
+
+
+@pytest.fixture
+def engine(database, request):
+    """The engine of the role that the module names as ROLE, with its rights and no others."""
+    engine = database.engine_for(request.module.ROLE)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(scope="module")
 def recording_gateway():
+    """What is behind the real Envoy, and records what arrives; once for each module that asks for it."""
     running = RecordingGateway().start()
     yield running
     running.stop()

@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from accepted import NOW, add_lanes, add_payments
+from accepted import NOW, add_payments
 from fakes.publisher import CrashError, InMemoryPublisher
 from sqlalchemy import text
 
@@ -18,22 +18,11 @@ from dispatcher.worker import Round
 
 pytestmark = pytest.mark.integration
 
+ROLE = "dispatcher"
+
 SETTINGS = RelaySettings(lease_seconds=25.0, max_batch=10)
 WAIT_SECONDS = 20.0
 EVENTS = "SELECT event_id FROM outbox WHERE lane = 'events' ORDER BY identity"
-
-
-@pytest.fixture
-def owner(database):
-    add_lanes(database.engine, s4_main=4)
-    return database.engine
-
-
-@pytest.fixture
-def engine(database):
-    engine = database.engine_for("dispatcher")
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import threading
 from datetime import timedelta
 
 import pytest
-from accepted import NOW, add_event, add_lanes, add_payment, operation, scalar
+from accepted import NOW, add_event, add_payment, operation, scalar
 from sqlalchemy import text
 from waiting import wait_until
 
@@ -15,6 +15,8 @@ from bridge.storage.feed import feed_head, feed_page, sequence_events
 from bridge.storage.feed_retention import delete_oldest
 
 pytestmark = pytest.mark.integration
+
+ROLE = "retention"
 
 KEEP_FEED = timedelta(days=90)
 OLD, YOUNG = NOW - KEEP_FEED - timedelta(seconds=1), NOW - KEEP_FEED + timedelta(seconds=1)
@@ -36,20 +38,6 @@ ADD_DELIVERY = text("""
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 )
-
-
-@pytest.fixture
-def owner(database):
-    add_lanes(database.engine, s4_main=4)
-    return database.engine
-
-
-@pytest.fixture
-def engine(database):
-    """With the rights of the job and no others."""
-    engine = database.engine_for("retention")
-    yield engine
-    engine.dispose()
 
 
 def fill(owner, *moments, partner_id=PARTNER):

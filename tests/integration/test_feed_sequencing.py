@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from accepted import NOW, add_event, add_lanes, add_payment, add_payments, operation, outbox_rows
+from accepted import NOW, add_event, add_payment, add_payments, operation, outbox_rows
 from fakes.publisher import CrashError, InMemoryPublisher
 
 from bridge.clock import ManualClock
@@ -15,20 +15,9 @@ from dispatcher.sequencer import MAX_EVENTS, Sequencer
 
 pytestmark = pytest.mark.integration
 
+ROLE = "dispatcher"
+
 SETTINGS = RelaySettings(lease_seconds=25.0, max_batch=50)
-
-
-@pytest.fixture
-def owner(database):
-    add_lanes(database.engine, s4_main=4)
-    return database.engine
-
-
-@pytest.fixture
-def engine(database):
-    engine = database.engine_for("dispatcher")
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -10,15 +10,10 @@ from waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
+ROLE = "sap_adapter"
+
 JOIN_SECONDS = 30.0
 WAITS = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name")
-
-
-@pytest.fixture
-def engine(database):
-    engine = database.engine_for("sap_adapter")
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

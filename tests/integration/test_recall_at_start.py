@@ -11,12 +11,7 @@ from sap_adapter.recall import recall_unclaimed
 
 pytestmark = pytest.mark.integration
 
-
-@pytest.fixture
-def engine(database):
-    engine = database.engine_for("sap_adapter")
-    yield engine
-    engine.dispose()
+ROLE = "sap_adapter"
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ from dispatcher.worker import Round
 
 pytestmark = pytest.mark.integration
 
+ROLE = "dispatcher"
+
 SETTINGS = RelaySettings(lease_seconds=25.0, max_batch=500)
 TOPIC = operations_topic(LANE)
 
@@ -43,14 +45,6 @@ def clock():
 @pytest.fixture
 def publisher():
     return InMemoryPublisher()
-
-
-@pytest.fixture
-def engine(database):
-    """Everything here is done with the dispatcher's own rights."""
-    engine = database.engine_for("dispatcher")
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

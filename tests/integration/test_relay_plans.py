@@ -14,6 +14,8 @@ from bridge.storage.state_figures import SELECT_STATE, SELECT_UNKNOWN
 
 pytestmark = pytest.mark.integration
 
+ROLE = "dispatcher"
+
 PARTNERS = 120
 ROWS_EACH = 5
 
@@ -22,13 +24,6 @@ ROWS_EACH = 5
 def owner(database):
     add_lanes(database.engine, s4_main=4, s4_second=4)
     return database.engine
-
-
-@pytest.fixture
-def engine(database):
-    engine = database.engine_for("dispatcher")
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

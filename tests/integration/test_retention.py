@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from accepted import NOW, add_lanes, add_payment, change, operation, scalar
+from accepted import NOW, add_payment, change, operation, scalar
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
@@ -21,6 +21,8 @@ from bridge.storage.payments import find_payment
 from bridge.storage.retention import BEFORE_THE_FIRST, ERASE_PAYMENTS, erase_page
 
 pytestmark = pytest.mark.integration
+
+ROLE = "retention"
 
 KEEP = timedelta(days=430)
 KEEP_FEED = timedelta(days=90)
@@ -54,20 +56,6 @@ LEFT = """
          + (SELECT count(*) FROM operations
             WHERE encrypted_document IS NOT NULL OR encrypted_sap_log IS NOT NULL)
 """
-
-
-@pytest.fixture
-def owner(database):
-    add_lanes(database.engine, s4_main=4)
-    return database.engine
-
-
-@pytest.fixture
-def engine(database):
-    """With the rights of the job and no others."""
-    engine = database.engine_for("retention")
-    yield engine
-    engine.dispose()
 
 
 def add(owner, at, status="succeeded"):

@@ -6,7 +6,6 @@ import pytest
 from accepted import (
     LANE,
     NOW,
-    add_lanes,
     add_payments,
     change,
     operation,
@@ -23,23 +22,12 @@ from dispatcher.watchdog import POISON_CLAIMS, Watchdog, WatchdogSettings
 
 pytestmark = pytest.mark.integration
 
+ROLE = "dispatcher"
+
 SETTINGS = WatchdogSettings(
     interval_seconds=5.0, first_redispatch_seconds=60.0, settling_seconds=30.0, delayed_after_seconds=900.0
 )
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def owner(database):
-    add_lanes(database.engine, s4_main=4)
-    return database.engine
-
-
-@pytest.fixture
-def engine(database):
-    engine = database.engine_for("dispatcher")
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture
