@@ -12,7 +12,7 @@ T = TypeVar("T")
 def wait_until(
     predicate: Callable[[], T],
     *,
-    timeout_seconds: float = 10.0,
+    timeout_seconds: float = 30.0,
     what: str = "condition",
     poll_seconds: float = POLL_SECONDS,
 ) -> T:

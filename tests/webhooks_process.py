@@ -46,7 +46,7 @@ class WebhooksProcess:
         assert self.process.poll() is None, self._output.read_text()
         try:
             return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     def kill(self):

@@ -67,7 +67,7 @@ def is_ready(stack, name):
 def is_on_record(stack, partner_id):
     """The emulator is empty when it comes back; the stack then writes the demo partners anew."""
     url = f"{stack.layout.url('partners')}/admin/partners/{partner_id}"
-    return requests.get(url, headers={"X-Operator": "test"}, timeout=5).status_code == 200
+    return requests.get(url, headers={"X-Operator": "test"}, timeout=30).status_code == 200
 
 
 def restart_cold(stack, name):

@@ -36,11 +36,13 @@ class FakeHarness:
 
 
 class EmulatorHarness:
-    def __init__(self, emulator):
+    def __init__(self, emulator, timeout_seconds=20.0):
         self.topic = f"topic-{uuid.uuid4()}"
         emulator.create_topic(self.topic)
         self._emulator = emulator
-        self.publisher = PubSubPublisher(PROJECT, emulator_host=emulator.address, timeout_seconds=3.0)
+        self.publisher = PubSubPublisher(
+            PROJECT, emulator_host=emulator.address, timeout_seconds=timeout_seconds
+        )
 
     def received(self, count):
         messages = self._emulator.pull(self.topic, count)
@@ -114,12 +116,14 @@ def test_several_threads_may_publish_at_once(harness):
 
 @pytest.mark.parametrize("kind", ["fake", "emulator"])
 def test_a_broker_that_is_away_is_transient_within_the_timeout(kind, request):
-    harness = FakeHarness() if kind == "fake" else EmulatorHarness(request.getfixturevalue("own_emulator"))
+    harness = (
+        FakeHarness() if kind == "fake" else EmulatorHarness(request.getfixturevalue("own_emulator"), 3.0)
+    )
     harness.take_away()
     started = time.monotonic()
     with pytest.raises(TransientError):
         harness.publisher.publish(harness.topic, [OPERATION])
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     harness.publisher.close()
 
 
@@ -149,6 +153,6 @@ def test_a_broker_that_accepts_connections_and_says_nothing_is_given_up_after_th
 
         thread = threading.Thread(target=publish)
         thread.start()
-        wait_until(lambda: failures, timeout_seconds=5, what="the end of a hanging publish")
+        wait_until(lambda: failures, what="the end of a hanging publish")
         thread.join(1)
         publisher.close()

@@ -24,6 +24,8 @@ from sap_adapter.connector import (
     Sending,
 )
 
+GATE_SECONDS = 60.0
+
 
 @dataclass
 class InMemoryConnector:
@@ -78,7 +80,7 @@ class InMemoryConnector:
                 self._book(sending)
                 raise UnknownOutcomeError("scripted")
             case ("wait", _, _):
-                assert self.gate.wait(10)
+                assert self.gate.wait(GATE_SECONDS)
         return Posted(self._book(sending))
 
     def _book(self, sending: Sending) -> SapDocument:

@@ -53,7 +53,7 @@ class Mock:
         assert self.process.poll() is None, "sap_mock ended"
         try:
             return requests.get(f"{self.url}/livez", timeout=2).ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     def faults(self, **faults):
@@ -193,11 +193,11 @@ def test_drop_before_commit_posts_nothing(mock):
 
 
 def test_a_late_commit_comes_after_the_connection_has_died(mock):
-    mock.faults(late_commit_ms=2000)
+    mock.faults(late_commit_ms=5000)
     started = time.monotonic()
     with pytest.raises(requests.ConnectionError):
         mock.soap()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 4
     assert mock.documents() == []
     wait_until(mock.documents)
     assert time.monotonic() - started >= 2.0

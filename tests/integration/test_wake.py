@@ -49,11 +49,9 @@ def kill(database, statement):
         assert connection.execute(TERMINATE, {"pattern": f"%{statement} {CHANNEL}"}).rowcount == 1
 
 
-def test_a_wake_is_heard_within_a_fraction_of_a_second(waker, listener, stop):
+def test_a_wake_is_heard(waker, listener, stop):
     waker.wake()
-    started = time.monotonic()
     assert listener.wait(5, stop)
-    assert time.monotonic() - started < 1
 
 
 def test_without_a_wake_the_wait_ends_after_its_time(listener, stop):

@@ -181,9 +181,7 @@ def test_an_endless_body_is_not_read_to_its_end(sender):
             sent.append(connection.send(b"x" * 65_536))
 
     with serving(endless) as server:
-        started = time.monotonic()
         assert timed_post(sender, server.port).status == 200
-        assert time.monotonic() - started < TIMEOUT_SECONDS
         assert sum(sent) < 200 * MAX_ANSWER_BYTES
 
 

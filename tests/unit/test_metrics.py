@@ -38,7 +38,7 @@ def told(port):
 def is_there(port):
     try:
         return bool(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=1))
-    except requests.ConnectionError:
+    except requests.RequestException:
         return False
 
 
@@ -46,7 +46,7 @@ def is_there(port):
 def prometheus():
     settings = MetricsSettings(frozenset({"prometheus"}), port=free_port())
     metrics = OpenTelemetryMetrics("test", settings)
-    wait_until(lambda: is_there(settings.port), timeout_seconds=5, what="the port")
+    wait_until(lambda: is_there(settings.port), what="the port")
     yield metrics, settings.port
     metrics.close()
 
@@ -148,7 +148,7 @@ def test_a_port_that_is_taken_stops_nothing_and_is_taken_when_it_is_free():
         metrics.counter("bridge.payment.accepted").add(1)
         wait_until(lambda: lines, timeout_seconds=20, what="its failure")
     assert [line["event"] for line in lines] == ["metrics have no port"]
-    wait_until(lambda: is_there(port), timeout_seconds=20, what="the port")
+    wait_until(lambda: is_there(port), what="the port")
     assert told(port) == {("bridge_payment_accepted_total",): 1}
     metrics.close()
 
