@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 import structlog
 
+from benchmarks.broker import bare_broker
 from benchmarks.isolation import Isolation, beside_a_slow_system
 from benchmarks.load import WRK_MISSING, Load
 from benchmarks.outage import Outage, play
 from benchmarks.relay import RelayBench, idle_statements_per_second
 from benchmarks.sap_picture import draw
 from benchmarks.sap_report import Measured, RelayRounds, table
-from benchmarks.sap_stage import SapStage, bare_broker, sap_staged
+from benchmarks.sap_stage import SapStage, sap_staged
 from benchmarks.servers import running
 from benchmarks.stage import Stage, staged
 from devstack.preflight import StartError

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,19 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import grpc
 import psutil
 import requests
-from google.api_core import exceptions
-from google.pubsub_v1 import PublisherClient, SubscriberClient
-from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
-from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
-from google.pubsub_v1.types import PubsubMessage
 from sqlalchemy import Engine, create_engine, text
 
+from benchmarks.broker import broker, create_topic, drop_subscription, pull, subscribe
 from benchmarks.payments import new_payment
 from benchmarks.pusher import Pusher
-from benchmarks.servers import Server, running
+from benchmarks.servers import Server, process, running
 from benchmarks.stage import PROJECT, Stage
 from bridge.clock import SystemClock
 from bridge.key_ring_file import KeyRingSettings, open_key_ring
@@ -35,17 +29,13 @@ from bridge.storage.engine import DatabaseSettings
 from bridge.storage.lane_control import set_cap
 from bridge.storage.migrate import add_sap_systems
 from bridge.storage.wake import Waker
-from devstack.emulators import find_emulators
 from devstack.keys import SAP_USER, write_sap_connections
 from devstack.logins import login_of, url_as
-from devstack.postgres import free_port
 from devstack.preflight import StartError
 from devstack.seed import SAP_SYSTEM, demo_document
 
 READY_SECONDS = 40.0
-STOP_SECONDS = 15.0
 POLL_SECONDS = 0.05
-PULL_SECONDS = 2.0
 ADAPTER_THREADS = 48
 WARM_UP_PAYMENTS = 10
 # a second subscription of the operations, to see when each message was published
@@ -143,7 +133,7 @@ class SapStage:
         while committed.keys() - first.keys():
             if time.monotonic() > deadline:
                 raise RuntimeError("some payments were not published")
-            for message in _pull(self.broker, WATCH):
+            for message in pull(self.broker, WATCH):
                 operation_id = json.loads(message.data)["operation_id"]
                 published = message.publish_time.timestamp()
                 first[operation_id] = min(published, first.get(operation_id, published))
@@ -151,9 +141,7 @@ class SapStage:
 
     def stop_watching(self) -> None:
         """Nobody else has a second subscription, for which the broker would keep every message."""
-        with grpc.insecure_channel(self.broker) as channel:
-            client = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
-            client.delete_subscription(subscription=f"projects/{PROJECT}/subscriptions/{WATCH}")
+        drop_subscription(self.broker, WATCH)
 
     def _one_by_one(self, run: str, count: int, pause_seconds: float) -> list[tuple[str, str, float]]:
         """Return each one's payment and operation, and when it was committed."""
@@ -171,23 +159,6 @@ class SapStage:
         waker.close()
         engine.dispose()
         return made
-
-
-def _pull(broker: str, subscription: str) -> "Iterator[PubsubMessage]":
-    """Take everything that a subscription has by now."""
-    name = f"projects/{PROJECT}/subscriptions/{subscription}"
-    with grpc.insecure_channel(broker) as channel:
-        client = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
-        while True:
-            try:
-                answer = client.pull(subscription=name, max_messages=1000, timeout=PULL_SECONDS, retry=None)
-            except exceptions.DeadlineExceeded:
-                return
-            if not answer.received_messages:
-                return
-            yield from (received.message for received in answer.received_messages)
-            ids = [received.ack_id for received in answer.received_messages]
-            client.acknowledge(subscription=name, ack_ids=ids)
 
 
 @contextlib.contextmanager
@@ -208,28 +179,28 @@ def sap_staged(
     owner = create_engine(stage.postgres.url(), pool_size=5)
     with contextlib.ExitStack() as stack:
         stack.callback(owner.dispose)
-        broker = stack.enter_context(_broker(stage))
-        _create_topic(broker, EVENTS_TOPIC, subscribed=False)
+        address = stack.enter_context(broker(stage))
+        create_topic(address, EVENTS_TOPIC, subscribed=False)
         for sap_system in sap_systems:
-            _create_topic(broker, operations_topic(sap_system))
-        _subscribe(broker, operations_topic(SAP_SYSTEM), WATCH)
+            create_topic(address, operations_topic(sap_system))
+        subscribe(address, operations_topic(SAP_SYSTEM), WATCH)
         _set_up_lanes(stage, owner, sap_systems, hard_cap)
         mocks = {name: stack.enter_context(_mock(stage, name)) for name in sap_systems}
         connections = stage.folder / "sap-connections.json"
-        addresses = {name: f"http://127.0.0.1:{mock.port}" for name, mock in mocks.items()}
-        write_sap_connections(connections, addresses, stage.keys.sap_password)
+        urls_of_sap = {name: f"http://127.0.0.1:{mock.port}" for name, mock in mocks.items()}
+        write_sap_connections(connections, urls_of_sap, stage.keys.sap_password)
         servers = [
             stack.enter_context(_adapter(stage, connections, number, sap_times)) for number in range(adapters)
         ]
-        working = [stack.enter_context(_dispatcher(stage, broker, number)) for number in range(dispatchers)]
+        working = [stack.enter_context(_dispatcher(stage, address, number)) for number in range(dispatchers)]
         _wait_for_dispatchers(owner, dispatchers)
         urls = [f"http://127.0.0.1:{server.port}/pubsub/operations" for server in servers]
         pushers = []
         for sap_system in sap_systems:
             subscription = f"projects/{PROJECT}/subscriptions/{operations_topic(sap_system)}"
-            pushers.append(Pusher(broker, subscription, urls, in_flight=in_flight).start())
+            pushers.append(Pusher(address, subscription, urls, in_flight=in_flight).start())
             stack.callback(pushers[-1].close)
-        yield SapStage(stage, owner, broker, mocks, servers, [process.pid for process in working], pushers)
+        yield SapStage(stage, owner, address, mocks, servers, [each.pid for each in working], pushers)
 
 
 def _wait_for_dispatchers(owner: Engine, count: int) -> None:
@@ -261,49 +232,6 @@ def _set_up_lanes(stage: Stage, owner: Engine, sap_systems: Sequence[str], hard_
         PartnerMirror(owner).remember(document, SystemClock().now())
 
 
-@contextlib.contextmanager
-def bare_broker(stage: Stage) -> Iterator[str]:
-    """A broker with the events topic and nobody who takes its messages."""
-    with _broker(stage) as broker:
-        _create_topic(broker, EVENTS_TOPIC, subscribed=False)
-        yield broker
-
-
-@contextlib.contextmanager
-def _broker(stage: Stage) -> Iterator[str]:
-    port = free_port()
-    command = find_emulators(os.environ).pubsub_command(port)
-    with _process(command, dict(os.environ), stage.folder / "pubsub.log"):
-        deadline = time.monotonic() + READY_SECONDS
-        while True:
-            with contextlib.suppress(requests.RequestException):
-                if requests.get(f"http://127.0.0.1:{port}/", timeout=1).status_code == 200:
-                    break
-            if time.monotonic() > deadline:
-                raise StartError("the Pub/Sub emulator did not start")
-            time.sleep(POLL_SECONDS)
-        yield f"127.0.0.1:{port}"
-
-
-def _create_topic(broker: str, topic: str, *, subscribed: bool = True) -> None:
-    name = f"projects/{PROJECT}/topics/{topic}"
-    with grpc.insecure_channel(broker) as channel:
-        PublisherClient(transport=PublisherGrpcTransport(channel=channel)).create_topic(name=name)
-    if subscribed:
-        _subscribe(broker, topic, topic)
-
-
-def _subscribe(broker: str, topic: str, subscription: str) -> None:
-    with grpc.insecure_channel(broker) as channel:
-        SubscriberClient(transport=SubscriberGrpcTransport(channel=channel)).create_subscription(
-            {
-                "name": f"projects/{PROJECT}/subscriptions/{subscription}",
-                "topic": f"projects/{PROJECT}/topics/{topic}",
-                "ack_deadline_seconds": 120,
-            }
-        )
-
-
 def _mock(stage: Stage, sap_system: str) -> contextlib.AbstractContextManager[Server]:
     environment = {
         "PATH": os.environ["PATH"],
@@ -333,29 +261,14 @@ def _adapter(
     return running("sap_adapter", ["sap_adapter"], environment, "/readyz", log)
 
 
-def _dispatcher(stage: Stage, broker: str, number: int) -> contextlib.AbstractContextManager[Any]:
+def _dispatcher(stage: Stage, broker_address: str, number: int) -> contextlib.AbstractContextManager[Any]:
     environment = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": url_as(stage.postgres.url(), login_of("dispatcher")),
         "GOOGLE_CLOUD_PROJECT": PROJECT,
-        "PUBSUB_EMULATOR_HOST": broker,
+        "PUBSUB_EMULATOR_HOST": broker_address,
         "SAP_SETTLING_SECONDS": SAP_TIMES["SAP_SETTLING_SECONDS"],
         "SAP_READ_LAG_SECONDS": SAP_TIMES["SAP_READ_LAG_SECONDS"],
     }
     log = stage.folder / f"dispatcher-{number}.log"
-    return _process([sys.executable, "-m", "dispatcher"], environment, log)
-
-
-@contextlib.contextmanager
-def _process(command: Any, environment: dict[str, str], log: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603 - ours
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return process([sys.executable, "-m", "dispatcher"], environment, log)

@@ -71,24 +71,31 @@ def running(
     """
     port = port or free_port()
     command = [sys.executable, "-m", *(part.format(port=port) for part in module)]
-    with log.open("ab") as output:
-        started_at = time.perf_counter()
-        process = subprocess.Popen(  # noqa: S603 - our own modules
-            command, env={**environment, "PORT": str(port)}, stdout=output, stderr=output
-        )
-    try:
+    started_at = time.perf_counter()
+    with process(command, {**environment, "PORT": str(port)}, log) as started:
         while not _answers(port, ready_path):
-            if process.poll() is not None or time.perf_counter() - started_at > READY_SECONDS:
+            if started.poll() is not None or time.perf_counter() - started_at > READY_SECONDS:
                 raise StartError(f"{name} did not start: {log.read_text(errors='replace').strip()[-500:]}")
             time.sleep(POLL_SECONDS)
-        yield Server(name, port, process.pid, time.perf_counter() - started_at)
+        yield Server(name, port, started.pid, time.perf_counter() - started_at)
+
+
+@contextlib.contextmanager
+def process(
+    command: Sequence[str], environment: Mapping[str, str], log: Path
+) -> "Iterator[subprocess.Popen[bytes]]":
+    """Start the command; it is ended with the block."""
+    with log.open("ab") as output:
+        started = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603 - ours
+    try:
+        yield started
     finally:
-        process.terminate()
+        started.terminate()
         try:
-            process.wait(STOP_SECONDS)
+            started.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            started.kill()
+            started.wait()
 
 
 def _answers(port: int, path: str | None) -> bool:
