@@ -7,9 +7,9 @@ from accepted import LANE, NOW, OTHER_LANE, add_lanes, add_payments, change
 from sqlalchemy import text
 
 from bridge.messages import EVENTS_LANE
+from bridge.storage.due_rows import FAIR_ROWS, UNKNOWN_ROW
 from bridge.storage.events import put_back
 from bridge.storage.lanes import NEXT_DUE
-from bridge.storage.outbox import FAIR_ROWS, UNKNOWN_ROW
 from bridge.storage.state_figures import SELECT_STATE, SELECT_UNKNOWN
 
 pytestmark = pytest.mark.integration
