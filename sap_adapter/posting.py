@@ -1,52 +1,23 @@
 """One message, one step: claim the operation, post it or ask SAP about it, record what came of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from types import MappingProxyType
 
-import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from bridge.clock import Clock
-from bridge.errors import PermanentError, TransientError, UnknownOutcomeError
-from bridge.ids import sap_message_uuid
+from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.keyring import KeyRing
 from bridge.messages import OperationMessage
 from bridge.partner import PartnerConfiguration
-from bridge.payment import (
-    FINAL_OPERATION_STATUSES,
-    Operation,
-    OperationStatus,
-    ParkReason,
-    allows,
-    has_its_turn,
-)
 from bridge.ports import PartnerDirectory
-from bridge.storage.events import put_back
-from bridge.storage.guard import give_back_slot, take_slot
-from bridge.storage.operations import (
-    LockedOperation,
-    LockedPayment,
-    lock_operation,
-    lock_payment,
-    operations_of_payment,
-    spend_dispatch,
-    start_post,
-    start_question,
-)
-from bridge.storage.outcomes import record_parked
-from sap_adapter.connector import Connector, Sending
-from sap_adapter.ending import Claim, tell_delay
-from sap_adapter.frozen_document import frozen_document
-from sap_adapter.permits import PAUSE_SECONDS, PermitQueue
+from sap_adapter.claiming import Claiming, NoPermitError, PostClaim, QuestionClaim
+from sap_adapter.connector import Connector
+from sap_adapter.ending import Claim
+from sap_adapter.permits import PermitQueue
 from sap_adapter.record import Recorder
 
-log = structlog.get_logger()
-
-# A dispatch that found no configuration comes back after this pause.
-NO_CONFIGURATION_PAUSE_SECONDS = 30.0
-MAX_UNFINISHED_CLAIMS = 3
 NOBODY_WAITS: Mapping[str, PermitQueue] = MappingProxyType({})
 OWN_DELAY = TransientError("too much of the lease had passed before the call")
 
@@ -63,27 +34,6 @@ class PostingSettings:
         return self.call_seconds + self.lease_margin_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class PostClaim:
-    """The right to send this document once."""
-
-    claim: Claim
-    sending: Sending
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionClaim:
-    """The right to ask SAP once for the operation's reference, with the values frozen at acceptance."""
-
-    claim: Claim
-    company_code: str
-    reference: str
-
-
-class NoPermitError(Exception):
-    """Every permit within the lane's window is taken; nothing has been changed."""
-
-
 class Posting:
     """The adapter's use case. SAP systems without a queue in `permits` are not waited for."""
 
@@ -98,10 +48,9 @@ class Posting:
         settings: PostingSettings,
         permits: Mapping[str, PermitQueue] = NOBODY_WAITS,
     ) -> None:
-        self._engine = engine
+        self._claiming = Claiming(engine, connectors, key_ring, clock, settings.lease_seconds, permits)
         self._directory = directory
         self._connectors = connectors
-        self._key_ring = key_ring
         self._recorder = recorder
         self._clock = clock
         self._settings = settings
@@ -125,12 +74,12 @@ class Posting:
         """
         if permits is None or not permits.is_waited_for():
             try:
-                return self._claim(message, partner, may_wait=permits is not None)
+                return self._claiming.claim(message, partner, may_wait=permits is not None)
             except NoPermitError:
                 pass
         if permits is not None:
             permits.wait()
-        return self._claim(message, partner, may_wait=False)
+        return self._claiming.claim(message, partner, may_wait=False)
 
     def _partner(self, partner_id: str) -> PartnerConfiguration | None:
         # Read before the transaction: the directory may go to Firestore.
@@ -138,149 +87,6 @@ class Posting:
             return self._directory.partner(partner_id)
         except TransientError:
             return None
-
-    def _claim(
-        self, message: OperationMessage, partner: PartnerConfiguration | None, *, may_wait: bool
-    ) -> PostClaim | QuestionClaim | None:
-        """Return the claim; None if there is nothing to do now, NoPermitError if waiting might help."""
-        started = self._clock.monotonic()
-        now = self._clock.now()
-        with self._engine.begin() as connection:
-            payment = lock_payment(connection, message.payment_id)
-            row = lock_operation(connection, message.operation_id)
-            if payment is None or row is None or row.dispatch_number != message.dispatch_number:
-                log.info("message-out-of-date", operation_id=message.operation_id)
-                return None
-            number = spend_dispatch(connection, message.operation_id, traceparent=message.traceparent)
-            status = row.operation.status
-            if status in FINAL_OPERATION_STATUSES or status == OperationStatus.PARKED:
-                return None
-            if row.claims_unfinished >= MAX_UNFINISHED_CLAIMS:
-                self._park(connection, payment, row, ParkReason.POISON, now)
-                return None
-            if row.sap_system not in self._connectors:
-                log.error("sap-system-not-configured", sap_system=row.sap_system)
-                self._put_back(connection, row, NO_CONFIGURATION_PAUSE_SECONDS, now)
-                return None
-            earlier = _earlier_steps(connection, row)
-            may_be_sent = status != OperationStatus.UNKNOWN
-            if may_be_sent and not self._is_next(connection, payment, row, earlier, partner, now):
-                return None
-            return self._start(connection, payment, row, earlier, number, partner, started, now, may_wait)
-
-    def _is_next(
-        self,
-        connection: Connection,
-        payment: LockedPayment,
-        row: LockedOperation,
-        earlier: Sequence[Operation],
-        partner: PartnerConfiguration | None,
-        now: datetime,
-    ) -> bool:
-        """Look once more, under lock: nothing before it is unfinished, partner and payment allow it.
-
-        Past this point SAP books it, and what does not fit the payment could not be recorded.
-        """
-        operation_id = row.operation.operation_id
-        if not has_its_turn(earlier):
-            log.error("dispatched-out-of-turn", operation_id=operation_id)
-            put_back(connection, operation_id, not_before=None, now=now)
-            return False
-        if not row.sent_unresolved and partner is not None and partner.posting == "held":
-            self._park(connection, payment, row, ParkReason.PARTNER_HELD, now)
-            return False
-        if not row.sent_unresolved and not allows(payment.payment, row.operation):
-            log.error("not-allowed-any-more", operation_id=operation_id, status=payment.payment.status)
-            self._park(connection, payment, row, ParkReason.INVALID_STATE, now)
-            return False
-        return True
-
-    def _start(
-        self,
-        connection: Connection,
-        payment: LockedPayment,
-        row: LockedOperation,
-        earlier: Sequence[Operation],
-        number: int,
-        partner: PartnerConfiguration | None,
-        started: float,
-        now: datetime,
-        may_wait: bool,
-    ) -> PostClaim | QuestionClaim | None:
-        operation_id = row.operation.operation_id
-        # whatever its status: what may have been sent is asked about
-        question = row.sent_unresolved or row.operation.status == OperationStatus.UNKNOWN
-        if not question and row.encrypted_document is None and partner is None:
-            self._put_back(connection, row, NO_CONFIGURATION_PAUSE_SECONDS, now)
-            return None
-        lease_until = now + timedelta(seconds=self._settings.lease_seconds)
-        slot = take_slot(connection, row.sap_system, operation_id, lease_until=lease_until, now=now)
-        if slot is None and may_wait:
-            raise NoPermitError  # which undoes the claim
-        if slot is None:
-            self._put_back(connection, row, self._no_permit_pause_seconds(row.sap_system), now)
-            return None
-        if row.sap_system in self._permits:
-            self._permits[row.sap_system].taken()
-        claim = Claim(
-            payment.payment.payment_id, operation_id, row.sap_system, number, slot, lease_until, started
-        )
-        if question:
-            start_question(connection, operation_id, lease_until=lease_until, now=now)
-            return QuestionClaim(claim, payment.company_code, row.sap_reference)
-        try:
-            document = frozen_document(
-                self._key_ring, self._connectors[row.sap_system], payment, row, earlier, partner, now
-            )
-        except PermanentError as error:
-            log.error("not-mappable", operation_id=operation_id, reason=str(error))  # noqa: TRY400 - no names
-            give_back_slot(
-                connection, row.sap_system, slot, operation_id,
-                outcome="not-called", success=False, latency_ms=0, now=now,
-            )  # fmt: skip
-            self._park(connection, payment, row, ParkReason.MAPPING, now)
-            return None
-        start_post(
-            connection,
-            operation_id,
-            lease_until=lease_until,
-            encrypted_document=document.encrypted,
-            document_type=document.document_type,
-            posting_date=document.posting_date,
-            next_open_day=document.next_open_day,
-            now=now,
-        )
-        uuid = str(sap_message_uuid(operation_id, row.generation))
-        return PostClaim(claim, Sending(operation_id, uuid, row.operation.created_at, document.content))
-
-    def _no_permit_pause_seconds(self, sap_system: str) -> float:
-        if sap_system not in self._permits:
-            return PAUSE_SECONDS
-        return self._permits[sap_system].pause_seconds(self._clock.monotonic())
-
-    @staticmethod
-    def _park(
-        connection: Connection,
-        payment: LockedPayment,
-        row: LockedOperation,
-        reason: ParkReason,
-        now: datetime,
-    ) -> None:
-        """Park before anything of this claim was sent; what an earlier one may have sent stays unresolved."""
-        record_parked(
-            connection, row.operation.operation_id, reason,
-            definitely_not_posted=False, refused=False, claimed=False, now=now,
-        )  # fmt: skip
-        tell_delay(connection, payment.payment, row, now)
-
-    @staticmethod
-    def _put_back(connection: Connection, row: LockedOperation, pause_seconds: float, now: datetime) -> None:
-        put_back(
-            connection,
-            row.operation.operation_id,
-            not_before=now + timedelta(seconds=pause_seconds),
-            now=now,
-        )
 
     def _post(self, claimed: PostClaim) -> None:
         claim = claimed.claim
@@ -325,10 +131,3 @@ class Posting:
         """Look at the clock that never jumps: past this point somebody else may take the operation over."""
         spent_seconds = self._clock.monotonic() - claim.started_monotonic
         return spent_seconds + self._settings.call_seconds < self._settings.lease_seconds
-
-
-def _earlier_steps(connection: Connection, row: LockedOperation) -> Sequence[Operation]:
-    """Return the payment's steps before this one, in order."""
-    if row.position == 1:
-        return ()
-    return operations_of_payment(connection, row.payment_id)[: row.position - 1]

@@ -55,6 +55,8 @@ class Bridge:
     directory: OnePartner
     posting: Posting
     wakes: list
+    permits: dict
+    service_engine: Engine
 
     def accept(self, kind="payment"):
         with self.engine.begin() as connection:
@@ -106,10 +108,13 @@ class Bridge:
 
 
 def make_bridge(engine, service_engine=None):
-    """`service_engine` has the adapter's own rights; the owner's `engine` looks and sets up."""
+    """`service_engine` has the adapter's own rights; the owner's `engine` looks and sets up.
+
+    Nobody waits for a permit, unless a queue is put into `permits`.
+    """
     with engine.begin() as connection:
         add_sap_systems(connection, {"s4-main": 4})
-    clock, sap, directory, wakes = ManualClock(NOW), InMemoryConnector(), OnePartner(), []
+    clock, sap, directory, wakes, permits = ManualClock(NOW), InMemoryConnector(), OnePartner(), [], {}
     service_engine = service_engine or engine
     recorder = Recorder(
         service_engine, KEY_RING, Classifier.from_package(), clock,
@@ -117,6 +122,6 @@ def make_bridge(engine, service_engine=None):
     )  # fmt: skip
     posting = Posting(
         service_engine, directory, {"s4-main": sap}, KEY_RING, recorder, clock,
-        PostingSettings(call_seconds=30.0, lease_margin_seconds=LEASE_SECONDS - 30.0),
+        PostingSettings(call_seconds=30.0, lease_margin_seconds=LEASE_SECONDS - 30.0), permits,
     )  # fmt: skip
-    return Bridge(engine, clock, sap, directory, posting, wakes)
+    return Bridge(engine, clock, sap, directory, posting, wakes, permits, service_engine)

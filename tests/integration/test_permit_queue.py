@@ -48,13 +48,13 @@ def handle(bridge, operation_id):
 
 
 def test_the_next_message_takes_the_permit_as_soon_as_it_is_free_and_never_beside_the_first(bridge):
-    permits = bridge.posting._permits = {LANE: WaitingPermits()}
+    permits = bridge.permits[LANE] = WaitingPermits()
     first, second = bridge.accept(), bridge.accept()
     bridge.sap.script.append("wait")
     calls = [handle(bridge, first)]
     wait_until(lambda: bridge.busy_slots() == 1, what="the first call")
     calls.append(handle(bridge, second))
-    assert permits[LANE].waiting.wait(20)
+    assert permits.waiting.wait(20)
     assert bridge.row(second).dispatch_number == 1, "nothing is claimed while it waits"
     bridge.sap.gate.set()
     for call in calls:
@@ -64,8 +64,8 @@ def test_the_next_message_takes_the_permit_as_soon_as_it_is_free_and_never_besid
 
 
 def test_who_waited_in_vain_goes_back_to_the_lane(bridge):
-    permits = bridge.posting._permits = {LANE: WaitingPermits()}
-    permits[LANE].go_on.set()
+    permits = bridge.permits[LANE] = WaitingPermits()
+    permits.go_on.set()
     first, second = bridge.accept(), bridge.accept()
     bridge.sap.script.append("wait")
     call = handle(bridge, first)
@@ -78,13 +78,13 @@ def test_who_waited_in_vain_goes_back_to_the_lane(bridge):
 
 
 def test_what_was_dispatched_anew_during_the_wait_is_left_to_the_newer_message(bridge):
-    permits = bridge.posting._permits = {LANE: WaitingPermits()}
+    permits = bridge.permits[LANE] = WaitingPermits()
     first, second = bridge.accept(), bridge.accept()
     bridge.sap.script.append("wait")
     calls = [handle(bridge, first)]
     wait_until(lambda: bridge.busy_slots() == 1, what="the first call")
     calls.append(handle(bridge, second))
-    assert permits[LANE].waiting.wait(20)
+    assert permits.waiting.wait(20)
     newer = bridge.dispatch(second)
     bridge.sap.gate.set()
     for call in calls:
@@ -108,8 +108,7 @@ def test_no_more_wait_than_there_are_places_for():
 
 def test_while_sap_hung_what_found_no_permit_came_back_four_times_a_second(bridge):
     """Each time was two claims, a publish and a push: it kept the others of the process waiting."""
-    permits = PermitQueue(1)
-    bridge.posting._permits = {LANE: permits}
+    bridge.permits[LANE] = PermitQueue(1)
     first, second = bridge.accept(), bridge.accept()
     bridge.sap.script.append("wait")
     call = handle(bridge, first)
@@ -128,7 +127,7 @@ def test_while_sap_hung_what_found_no_permit_came_back_four_times_a_second(bridg
 
 
 def test_a_lane_that_had_nothing_to_do_for_an_hour_was_taken_for_one_that_hangs(bridge):
-    bridge.posting._permits = {LANE: PermitQueue(1)}
+    bridge.permits[LANE] = PermitQueue(1)
     first, second = bridge.accept(), bridge.accept()
     bridge.step(first)
     bridge.clock.advance(3600)

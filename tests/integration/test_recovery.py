@@ -35,7 +35,7 @@ class Restorable:
         self.server = server
         self.name = database.engine.url.database
         self.engines = [
-            database.engine, stage.engine, stage.bridge.posting._engine, recovery_engine
+            database.engine, stage.engine, stage.bridge.service_engine, recovery_engine
         ]  # fmt: skip
         self.recovery_engine = recovery_engine
         self.waits = []
