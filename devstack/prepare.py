@@ -7,19 +7,15 @@ the supervisor stays small and a step that hangs or crashes is just another proc
 import argparse
 import logging
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bridge.errors import TransientError
+from bridge.errors import TransientError, UnknownOutcomeError
 from devstack.layout import SAP_SYSTEMS, Layout
 from devstack.logins import create_database, create_logins
 from devstack.postgres import DATABASE, OWNER, url_at
 from devstack.preflight import StartError
 from devstack.topics import create_topics
-
-EMULATOR_PATIENCE_SECONDS = 20.0
-EMULATOR_PAUSE_SECONDS = 0.3
 
 
 def prepare_database(layout: Layout) -> None:
@@ -33,18 +29,13 @@ def prepare_database(layout: Layout) -> None:
 
 
 def prepare_partners(layout: Layout) -> None:
-    """The partners' documents. An emulator that has just started is slow at its first calls."""
+    """The partners' documents."""
     from devstack.seed import seed_partners  # noqa: PLC0415 - Google's client is for this step only
 
-    deadline = time.monotonic() + EMULATOR_PATIENCE_SECONDS
-    while True:
-        try:
-            return seed_partners(layout)
-        except TransientError as error:
-            if time.monotonic() > deadline:
-                raise StartError(f"{error} ({error.__cause__})") from error
-            logging.getLogger("devstack").info("%s; once more", error)
-            time.sleep(EMULATOR_PAUSE_SECONDS)
+    try:
+        seed_partners(layout)
+    except (TransientError, UnknownOutcomeError) as error:
+        raise StartError(f"{error} ({error.__cause__})") from error
 
 
 STEPS: dict[str, Callable[[Layout], None]] = {

@@ -61,6 +61,8 @@ class FirestoreSettings:
     project: str
     database: str = DEFAULT_DATABASE
     emulator_host: str | None = None
+    read_timeout_seconds: float = READ_TIMEOUT_SECONDS
+    write_timeout_seconds: float = WRITE_TIMEOUT_SECONDS
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "FirestoreSettings":
@@ -80,10 +82,16 @@ def make_partner_store(settings: FirestoreSettings) -> "FirestorePartnerStore":
 
 
 class FirestorePartnerStore:
-    """PartnerStore on Firestore. Thread-safe. A read ends within READ_TIMEOUT_SECONDS."""
+    """PartnerStore on Firestore. Thread-safe. A read, with its repetitions, ends within its timeout."""
 
     def __init__(self, settings: FirestoreSettings) -> None:
         self._settings = settings
+        self._read_retry = Retry(
+            predicate=if_exception_type(ServiceUnavailable),
+            initial=FIRST_RETRY_SECONDS,
+            maximum=LONGEST_RETRY_SECONDS,
+            timeout=settings.read_timeout_seconds,
+        )
         self._database = f"projects/{settings.project}/databases/{settings.database}"
         self._parent = f"{self._database}/documents"
         self._metadata = (("google-cloud-resource-prefix", self._database),)
@@ -159,7 +167,10 @@ class FirestorePartnerStore:
         request = {"name": self._name(partner_id)}
         try:
             return self._open_client().get_document(
-                request, retry=_READ_RETRY, timeout=READ_TIMEOUT_SECONDS, metadata=self._metadata
+                request,
+                retry=self._read_retry,
+                timeout=self._settings.read_timeout_seconds,
+                metadata=self._metadata,
             )
         except NotFound:
             return None
@@ -185,7 +196,10 @@ class FirestorePartnerStore:
         try:
             # a streaming call: it may also fail while the answers are read
             answers = self._open_client().run_query(
-                request, retry=_READ_RETRY, timeout=READ_TIMEOUT_SECONDS, metadata=self._metadata
+                request,
+                retry=self._read_retry,
+                timeout=self._settings.read_timeout_seconds,
+                metadata=self._metadata,
             )
             return [answer.document for answer in answers if answer.document.name]
         except (GoogleAPIError, GoogleAuthError) as error:
@@ -196,7 +210,7 @@ class FirestorePartnerStore:
         request = {"database": self._database, "writes": [write]}
         try:
             self._open_client().commit(
-                request, retry=None, timeout=WRITE_TIMEOUT_SECONDS, metadata=self._metadata
+                request, retry=None, timeout=self._settings.write_timeout_seconds, metadata=self._metadata
             )
         except (FailedPrecondition, AlreadyExists, NotFound) as error:
             raise VersionConflictError("the document was changed meanwhile") from error
@@ -218,14 +232,6 @@ class FirestorePartnerStore:
         if self._settings.emulator_host:
             return grpc.insecure_channel(self._settings.emulator_host, options=_CHANNEL_OPTIONS)
         return FirestoreGrpcTransport.create_channel(options=_CHANNEL_OPTIONS)
-
-
-_READ_RETRY = Retry(
-    predicate=if_exception_type(ServiceUnavailable),
-    initial=FIRST_RETRY_SECONDS,
-    maximum=LONGEST_RETRY_SECONDS,
-    timeout=READ_TIMEOUT_SECONDS,
-)
 
 
 def _fields(document: PartnerConfiguration) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def store(request):
     if request.param == "fake":
         made = InMemoryPartnerStore()
     else:
-        made = request.getfixturevalue("emulator").store(f"project-{uuid.uuid4()}")
+        made = request.getfixturevalue("emulator").patient_store(f"project-{uuid.uuid4()}")
     yield made
     made.close()
 

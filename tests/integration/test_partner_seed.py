@@ -27,7 +27,7 @@ def emulator(tmp_path):
 
 @pytest.fixture
 def store(emulator):
-    opened = emulator.store()
+    opened = emulator.patient_store()
     yield opened
     opened.close()
 

@@ -326,7 +326,7 @@ def emulator(tmp_path):
 
 
 def test_the_service_runs_as_a_process_and_survives_firestores_restart(database, emulator, tmp_path):
-    store = emulator.store()
+    store = emulator.patient_store()
     partner = new_partner("shop")
     store.put(partner, None)
     port = free_port()
@@ -345,19 +345,19 @@ def test_the_service_runs_as_a_process_and_survives_firestores_restart(database,
         wait_until(lambda: accepts_connections(port), timeout_seconds=20)
         url = f"http://127.0.0.1:{port}"
         partner_url = f"{url}/admin/partners/{partner.partner_id}"
-        shown = requests.get(partner_url, headers=OPERATOR, timeout=10)
+        shown = requests.get(partner_url, headers=OPERATOR, timeout=30)
         assert shown.json()["version"] == 1
         emulator.kill()
-        assert requests.get(partner_url, headers=OPERATOR, timeout=10).status_code == 503
-        assert requests.get(f"{url}/readyz", timeout=10).json()["missing"] == ["firestore"]
+        assert requests.get(partner_url, headers=OPERATOR, timeout=30).status_code == 503
+        assert requests.get(f"{url}/readyz", timeout=30).json()["missing"] == ["firestore"]
         emulator.start()
-        wait_until(lambda: requests.get(f"{url}/readyz", timeout=10).status_code == 200)
-        assert requests.get(partner_url, headers=OPERATOR, timeout=10).status_code == 404
+        wait_until(lambda: requests.get(f"{url}/readyz", timeout=30).status_code == 200)
+        assert requests.get(partner_url, headers=OPERATOR, timeout=30).status_code == 404
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=15) == 0
     finally:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=30)
         store.close()
     for line in (tmp_path / "output.log").read_text().splitlines():
         assert json.loads(line)["service"] == "partners"

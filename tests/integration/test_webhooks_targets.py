@@ -29,7 +29,7 @@ def answered_by(names):
 def sender(resolver, *, allow_http_loopback=False):
     return Sender(
         ManualClock(datetime.now(UTC)),
-        timeout_seconds=2.0,
+        timeout_seconds=30.0,
         allow_http_loopback=allow_http_loopback,
         max_connections=4,
         resolver=resolver,
