@@ -52,7 +52,7 @@ def url(tmp_path_factory):
 
 @pytest.fixture(params=["", "/systems/s4-second"], ids=["first system", "second system"])
 def system(request, url):
-    requests.post(f"{url}/_control/reset", timeout=5).raise_for_status()
+    requests.post(f"{url}/_control/reset", timeout=30).raise_for_status()
     return url + request.param
 
 
