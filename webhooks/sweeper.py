@@ -25,6 +25,7 @@ MAX_GRACE_DOUBLINGS = 4
 MAX_WANTED = 200
 MAX_WANTED_ROUNDS = 20
 MAX_CANCELLED = 500
+MAX_HELD = 500
 _FIRST = ""
 
 _log = structlog.get_logger(__name__)
@@ -86,7 +87,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do one bounded round over all kinds of what may be left behind."""
-        self._sweep_deleted()
+        self._sweep_ended()
         self.sweep_wanted()
         self._sweep_overdue()
         self._sweep_feeds()
@@ -101,10 +102,11 @@ class Sweeper:
             if not self._tasks.create(tasks_for(wanted, now)) or len(wanted) < MAX_WANTED:
                 return
 
-    def _sweep_deleted(self) -> None:
+    def _sweep_ended(self) -> None:
         with self._engine.begin() as connection:
             ended = webhook_sweeps.end_gone(connection)
             webhook_sweeps.cancel_deleted(connection, now=self._clock.now(), limit=MAX_CANCELLED)
+            webhook_sweeps.hold_waiting(connection, now=self._clock.now(), limit=MAX_HELD)
         if ended:
             _log.warning("endpoints ended that their partners' documents have lost", endpoint_ids=ended)
 

@@ -144,6 +144,32 @@ CANCEL_DELETED = text("""
     RETURNING delivery.delivery_id
 """)
 
+HOLD_WAITING = text("""
+    /* what waits for an endpoint that was disabled meanwhile is held, as what has a task is when it comes.
+       Nobody enables the endpoint meanwhile; one that is just being enabled is left alone */
+    WITH disabled AS MATERIALIZED (
+        SELECT endpoint_id FROM webhooks.cursors AS cursor
+        WHERE status = 'disabled'
+          AND EXISTS (SELECT FROM webhooks.deliveries
+                      WHERE task = 'waiting' AND endpoint_id = cursor.endpoint_id AND event_id IS NOT NULL)
+        LIMIT :limit
+        FOR NO KEY UPDATE SKIP LOCKED
+    ), waiting AS MATERIALIZED (
+        SELECT oldest.delivery_id FROM disabled CROSS JOIN LATERAL (
+            SELECT delivery_id FROM webhooks.deliveries
+            WHERE task = 'waiting' AND endpoint_id = disabled.endpoint_id AND event_id IS NOT NULL
+              AND (lease_until IS NULL OR lease_until <= :now)
+            ORDER BY next_attempt_at LIMIT :limit
+            FOR UPDATE SKIP LOCKED
+        ) AS oldest
+        LIMIT :limit
+    )
+    UPDATE webhooks.deliveries AS delivery
+    SET status = 'held', next_attempt_at = NULL, lease_until = NULL, task = 'made'
+    FROM waiting WHERE delivery.delivery_id = waiting.delivery_id
+    RETURNING delivery.delivery_id
+""")
+
 
 _TAKE_WAITING = Prepared(TAKE_WAITING)
 
@@ -223,6 +249,11 @@ def release_held(connection: Connection, *, now: datetime, limit: int) -> int:
 def end_gone(connection: Connection) -> list[str]:
     """End the cursors of endpoints that their partners' documents have lost; return their ids."""
     return list(connection.execute(END_GONE).scalars())
+
+
+def hold_waiting(connection: Connection, *, now: datetime, limit: int) -> int:
+    """Hold up to `limit` deliveries that wait for disabled endpoints; return how many those were."""
+    return len(connection.execute(HOLD_WAITING, {"now": now, "limit": limit}).all())
 
 
 def cancel_deleted(connection: Connection, *, now: datetime, limit: int) -> int:

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import pytest
 from partner_documents import changed
+from sqlalchemy import text
 from webhook_stage import Stage, endpoint
 
 from bridge.partner import PartnerLimits
-from bridge.storage import webhook_claims
+from bridge.storage import webhook_claims, webhook_sweeps
 from bridge.storage.transactions import single_statements
 from bridge.storage.webhook_claims import ClaimedEvent, Pace, PutOff
 from webhooks.deliver import PACE_AHEAD_SECONDS
@@ -158,6 +159,27 @@ def test_what_is_put_off_is_held_if_its_endpoint_is_disabled_meanwhile(stage):
     stage.clock.advance(3)
     stage.run_tasks()
     assert sorted(row.status for row in stage.deliveries()) == ["delivered", "held", "held"]
+
+
+def test_what_waits_for_a_place_is_held_by_a_sweep_and_sent_once_when_the_endpoint_is_enabled(stage):
+    """It had no task that could find the endpoint disabled, and was shown as pending."""
+    events = int(PACE_AHEAD_SECONDS) + 10
+    published = told_to(stage, per_second=1, events=events)
+    stage.run_tasks()
+    (which,) = stage.partner.webhook_endpoints
+    stage.disable(which)
+    with stage.owner.connect() as other:  # somebody has the endpoint in hand: it may be enabled in a moment
+        other.execute(text("SELECT FROM webhooks.cursors FOR NO KEY UPDATE"))
+        with stage.engine.begin() as connection:
+            assert webhook_sweeps.hold_waiting(connection, now=stage.now(), limit=events) == 0
+    stage.instance.sweeper.sweep()
+    stage.clock.advance(PACE_AHEAD_SECONDS + 1)
+    stage.run_tasks()
+    assert Counter(row.status for row in stage.deliveries()) == {"delivered": 1, "held": events - 1}
+    stage.enable(which)
+    stage.instance.sweeper.sweep()
+    run_until_idle(stage)
+    assert sorted(request.headers["webhook-id"] for request in stage.receiver.requests) == sorted(published)
 
 
 def test_a_task_that_vanished_while_its_attempt_was_put_off_is_made_again(stage):
