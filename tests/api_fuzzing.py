@@ -98,13 +98,13 @@ class Report:
         return "\n".join([*rows, f"{self.cases:6} cases; {accepted}", *self.failures])
 
 
-def fuzz(schema, ids_of, token):
-    """Send everything that Schemathesis thinks of and return the report.
+def fuzz(schema, ids_of, token, report=None):
+    """Send everything that Schemathesis thinks of and return the report, a new one or the one to go on with.
 
     `ids_of`: for each path parameter, ids that exist and are the partner's, in several states. `token()` is a
     valid access token.
     """
-    report = Report()
+    report = report or Report()
     ids = {name: itertools.cycle(known) for name, known in ids_of.items()}
 
     @schema.auth()
@@ -199,16 +199,16 @@ def _mend(payment, *, of_a_payment):
                 account["iban"] = german_iban(10**17 + len(number))
 
 
-def configuration(examples, payment_examples, *, seed, without=()):
+def configuration(examples, payment_examples, *, seed, without=(), mode="all"):
     """Return the settings of a run of good and bad data, beside the systematic cases that it always has.
 
     `examples` are drawn for each operation, `payment_examples` for handing over a payment; `without` are the
-    names of checks to leave out.
+    names of checks to leave out; with mode "positive" the data are good ones only.
     """
     return SchemathesisConfig.from_dict(
         {
             "seed": seed,
-            "generation": {"max-examples": examples},
+            "generation": {"max-examples": examples, "mode": mode},
             "operations": [{"include-name": PAY, "generation": {"max-examples": payment_examples}}],
             "checks": {name: {"enabled": False} for name in (*NOT_WITH_OUR_IDS, *without)}
             | {"negative_data_rejection": {"expected-statuses": list(REFUSALS)}},
