@@ -75,7 +75,7 @@ def drop_subscription(address: str, subscription: str) -> None:
         client.delete_subscription(subscription=f"projects/{PROJECT}/subscriptions/{subscription}")
 
 
-def pull(address: str, subscription: str) -> "Iterator[PubsubMessage]":
+def pull(address: str, subscription: str) -> Iterator[PubsubMessage]:
     """Take everything that a subscription has by now."""
     name = f"projects/{PROJECT}/subscriptions/{subscription}"
     with grpc.insecure_channel(address) as channel:

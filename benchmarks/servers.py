@@ -83,7 +83,7 @@ def running(
 @contextlib.contextmanager
 def process(
     command: Sequence[str], environment: Mapping[str, str], log: Path
-) -> "Iterator[subprocess.Popen[bytes]]":
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start the command; it is ended with the block."""
     with log.open("ab") as output:
         started = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603 - ours

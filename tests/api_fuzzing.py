@@ -22,7 +22,7 @@ from gateway.parameters import cursor_after
 PAY = "POST /v1/payments"
 # They follow one id from its creation to its end; which one a case has is ours to say (_give_meaning).
 NOT_WITH_OUR_IDS = ("ensure_resource_availability", "use_after_free")
-# Schemathesis' own but for 413: what is wrong by being long may be longer than a body may be.
+# Schemathesis' own without 5xx, and 413: what is wrong by being long may be longer than a body may be.
 REFUSALS = (400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429)
 LIMIT_HEADERS = ("RateLimit-Policy", "RateLimit")
 # Digits after the decimal point: two, none, three.

@@ -54,19 +54,15 @@ class FirestoreEmulator:
             self._process.wait(timeout=10)
             self._process = None
 
-    def store(self, project: str = "test-project") -> FirestorePartnerStore:
-        """With the timeouts of production."""
-        return make_partner_store(FirestoreSettings(project, emulator_host=self.address))
+    def store(self, project: str = "test-project", **timeouts: float) -> FirestorePartnerStore:
+        """With the timeouts of production but for those that are given."""
+        return make_partner_store(FirestoreSettings(project, emulator_host=self.address, **timeouts))
 
     def patient_store(self, project: str = "test-project") -> FirestorePartnerStore:
-        """For tests that do not take the emulator away: a slow machine fails none of them."""
-        settings = FirestoreSettings(
-            project,
-            emulator_host=self.address,
-            read_timeout_seconds=PATIENT_SECONDS,
-            write_timeout_seconds=PATIENT_SECONDS,
+        """Not to be asked while the emulator is away; else a slow machine fails no test by it."""
+        return self.store(
+            project, read_timeout_seconds=PATIENT_SECONDS, write_timeout_seconds=PATIENT_SECONDS
         )
-        return make_partner_store(settings)
 
     def _answers(self) -> bool:
         assert self._process is not None

@@ -128,7 +128,8 @@ class Worker:
     gate: threading.Event = field(default_factory=threading.Event)
     max_together: int = 0
     answer_body: bytes = b""
-    GATE_SECONDS = 20.0
+    # longer than a test waits
+    GATE_SECONDS = 60.0
 
     def __post_init__(self):
         self.gate.set()

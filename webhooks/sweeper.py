@@ -87,7 +87,8 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do one bounded round over all kinds of what may be left behind."""
-        self._sweep_ended()
+        self._sweep_deleted()
+        self._sweep_disabled()
         self.sweep_wanted()
         self._sweep_overdue()
         self._sweep_feeds()
@@ -102,13 +103,16 @@ class Sweeper:
             if not self._tasks.create(tasks_for(wanted, now)) or len(wanted) < MAX_WANTED:
                 return
 
-    def _sweep_ended(self) -> None:
+    def _sweep_deleted(self) -> None:
         with self._engine.begin() as connection:
             ended = webhook_sweeps.end_gone(connection)
             webhook_sweeps.cancel_deleted(connection, now=self._clock.now(), limit=MAX_CANCELLED)
-            webhook_sweeps.hold_waiting(connection, now=self._clock.now(), limit=MAX_HELD)
         if ended:
             _log.warning("endpoints ended that their partners' documents have lost", endpoint_ids=ended)
+
+    def _sweep_disabled(self) -> None:
+        with self._engine.begin() as connection:
+            webhook_sweeps.hold_waiting(connection, now=self._clock.now(), limit=MAX_HELD)
 
     def _sweep_overdue(self) -> None:
         now = self._clock.now()

@@ -153,7 +153,7 @@ HOLD_WAITING = text("""
           AND EXISTS (SELECT FROM webhooks.deliveries
                       WHERE task = 'waiting' AND endpoint_id = cursor.endpoint_id AND event_id IS NOT NULL)
         LIMIT :limit
-        FOR NO KEY UPDATE SKIP LOCKED
+        FOR SHARE SKIP LOCKED
     ), waiting AS MATERIALIZED (
         SELECT oldest.delivery_id FROM disabled CROSS JOIN LATERAL (
             SELECT delivery_id FROM webhooks.deliveries

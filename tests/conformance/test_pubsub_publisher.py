@@ -128,7 +128,7 @@ def test_a_broker_that_is_away_is_transient_within_the_timeout(kind, request):
 
 
 def test_a_restarted_broker_is_used_again_within_seconds(own_emulator):
-    harness = EmulatorHarness(own_emulator)
+    harness = EmulatorHarness(own_emulator, 5.0)
     own_emulator.kill()
     with pytest.raises(TransientError):
         harness.publisher.publish(harness.topic, [OPERATION])

@@ -24,6 +24,7 @@ from sap_adapter.connector import (
     Sending,
 )
 
+# longer than a test waits
 GATE_SECONDS = 60.0
 
 

@@ -17,7 +17,8 @@ class InMemoryPublisher:
     While `gates[topic]` is cleared, publishing to that topic hangs (bounded).
     """
 
-    GATE_SECONDS = 20.0
+    # longer than a test waits
+    GATE_SECONDS = 60.0
 
     def __init__(self, topics=()):
         self.batches = []

@@ -207,7 +207,8 @@ def test_without_a_free_permit_nothing_is_called_and_the_operation_goes_back(bri
     for thread in threads:
         thread.start()
     wait_until(lambda: sum(thread.is_alive() for thread in threads) == 4, what="two put back")
-    wait_until(lambda: bridge.busy_slots() == 4, what="all four claims committed")
+    wait_until(lambda: bridge.sap.max_in_flight == 4, what="all four calls")
+    assert bridge.busy_slots() == 4
     bridge.sap.gate.set()
     for thread in threads:
         thread.join(10)

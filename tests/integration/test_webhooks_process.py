@@ -74,7 +74,7 @@ def is_delivered(stage):
     return {delivery.status for delivery in stage.deliveries()} == {"delivered"}
 
 
-def test_a_doorbell_becomes_a_signed_webhook_at_once(stage, webhooks):
+def test_an_event_becomes_a_signed_webhook(stage, webhooks):
     event_ids = stage.publish(PAID)
     assert webhooks.ring(stage.partner_id) == 204
     wait_until(lambda: stage.receiver.requests)

@@ -10,8 +10,9 @@ from partner_documents import changed
 from sqlalchemy import text
 from webhook_stage import Stage, endpoint
 
+from bridge.ids import new_id
 from bridge.partner import PartnerLimits
-from bridge.storage import webhook_claims, webhook_sweeps
+from bridge.storage import webhook_claims, webhook_deliveries, webhook_sweeps
 from bridge.storage.transactions import single_statements
 from bridge.storage.webhook_claims import ClaimedEvent, Pace, PutOff
 from webhooks.deliver import PACE_AHEAD_SECONDS
@@ -167,19 +168,34 @@ def test_what_waits_for_a_place_is_held_by_a_sweep_and_sent_once_when_the_endpoi
     published = told_to(stage, per_second=1, events=events)
     stage.run_tasks()
     (which,) = stage.partner.webhook_endpoints
+    test_id = new_id("dlv", stage.now())
+    with stage.owner.begin() as connection:
+        webhook_deliveries.insert_test(
+            connection,
+            delivery_id=test_id,
+            endpoint_id=which.endpoint_id,
+            partner_id=stage.partner_id,
+            now=stage.now(),
+        )
+        connection.execute(text("UPDATE webhooks.deliveries SET task = 'waiting' WHERE event_id IS NULL"))
     stage.disable(which)
     with stage.owner.connect() as other:  # somebody has the endpoint in hand: it may be enabled in a moment
         other.execute(text("SELECT FROM webhooks.cursors FOR NO KEY UPDATE"))
         with stage.engine.begin() as connection:
             assert webhook_sweeps.hold_waiting(connection, now=stage.now(), limit=events) == 0
     stage.instance.sweeper.sweep()
+    (tested,) = [row for row in stage.deliveries() if row.delivery_id == test_id]
+    assert tested.status == "pending", "a test is for a disabled endpoint, too"
     stage.clock.advance(PACE_AHEAD_SECONDS + 1)
     stage.run_tasks()
-    assert Counter(row.status for row in stage.deliveries()) == {"delivered": 1, "held": events - 1}
+    told = Counter(row.status for row in stage.deliveries() if row.event_id is not None)
+    assert told == {"delivered": 1, "held": events - 1}
     stage.enable(which)
     stage.instance.sweeper.sweep()
     run_until_idle(stage)
-    assert sorted(request.headers["webhook-id"] for request in stage.receiver.requests) == sorted(published)
+    sent = [request.headers["webhook-id"] for request in stage.receiver.requests]
+    assert sorted(each for each in sent if each in published) == sorted(published)
+    assert len(sent) == events + 1, "each once, and the test"
 
 
 def test_a_task_that_vanished_while_its_attempt_was_put_off_is_made_again(stage):
