@@ -14,10 +14,11 @@ from bridge.payment import REJECTION_EVENTS, EventType, Failure, Operation, Oper
 from bridge.storage.events import append_event
 
 LOCK_UNSENT = text("""
-    /* the first step of the payment, if nobody has ever claimed it: waits for the relay, never for a call */
+    /* the first step of the payment, if nobody has ever claimed it: waits for the relay, never for a call.
+       Of what was parked before its first call SAP has heard nothing, either */
     SELECT operation_id, kind, traceparent FROM operations
-    WHERE payment_id = :payment_id AND position = 1 AND status IN ('scheduled', 'accepted')
-      AND claims_started = 0 AND NOT sent_unresolved
+    WHERE payment_id = :payment_id AND position = 1 AND status IN ('scheduled', 'accepted', 'parked')
+      AND claims_started = 0 AND NOT sent_unresolved AND recovered_at IS NULL
     FOR NO KEY UPDATE
 """)
 
@@ -26,7 +27,9 @@ CANCEL_OPERATION = text("""
     WITH lane AS (
         DELETE FROM outbox WHERE operation_id = :operation_id
     )
-    UPDATE operations SET status = 'cancelled', dispatched_at = NULL, completed_at = :now, updated_at = :now
+    UPDATE operations
+    SET status = 'cancelled', parked_reason = NULL, operator_decision = NULL, dispatched_at = NULL,
+        completed_at = :now, updated_at = :now
     WHERE operation_id = :operation_id
 """)
 

@@ -154,9 +154,9 @@ def test_it_can_be_cancelled_without_a_key(stage):
         {"status": "unknown", "claims_started": 1, "sent_unresolved": True},
         # tried, and not posted
         {"status": "accepted", "claims_started": 1, "sent_unresolved": False},
-        # parked over a call whose outcome nobody knows; and one that an operator has parked unsent
+        # parked over a call whose outcome nobody knows; and one that SAP has refused, for an operator to mend
         {"status": "parked", "parked_reason": "poison", "claims_started": 3, "sent_unresolved": True},
-        {"status": "parked", "parked_reason": "operator", "claims_started": 0, "sent_unresolved": False},
+        {"status": "parked", "parked_reason": "operator", "claims_started": 1, "sent_unresolved": False},
     ],
 )
 def test_what_sap_may_have_heard_of_is_not_cancelled(stage, state):
@@ -167,6 +167,24 @@ def test_what_sap_may_have_heard_of_is_not_cancelled(stage, state):
     assert refused(stage.operate(payment_id, "cancellations", key="once")) == (409, "invalid-state")
     assert len(stage.rows("idempotency_keys")) == 1
     assert stage.call("GET", f"/v1/payments/{payment_id}").json["status"] == "accepted"
+
+
+@pytest.mark.parametrize("reason", ["partner-held", "held", "mapping"])
+def test_what_was_parked_before_any_call_was_not_to_be_cancelled(stage, adapter, sap, reason):
+    """SAP had heard nothing of it, and the partner was told that it had."""
+    payment_id = stage.pay().json["id"]
+    message = dispatched(stage, payment_id)
+    with stage.owner.begin() as connection:
+        connection.execute(
+            text("UPDATE operations SET status = 'parked', parked_reason = :reason"), {"reason": reason}
+        )
+    assert stage.operate(payment_id, "cancellations").json["status"] == "cancelled"
+    row = first_operation(stage, payment_id)
+    assert (row["status"], row["parked_reason"], row["completed_at"]) == (
+        "cancelled", None, stage.clock.now(),
+    )  # fmt: skip
+    adapter.handle(message)
+    assert sap.sendings == []
 
 
 def test_a_paid_payment_is_refunded_not_cancelled(stage):
