@@ -56,7 +56,8 @@ class Lanes:
     def _set_held(self, sap_system: str, order: Order, *, held: bool) -> bool:
         with self._engine.begin() as connection:
             lane = _known(lane_control.lock_lane(connection, sap_system))
-            if lane.held == held:
+            # a recovery releases what it holds when it ends, not what an operator holds as well
+            if lane.held_by == ("operator" if held else None):
                 return False
             if not held and is_recovery_due(connection):
                 raise invalid_state(

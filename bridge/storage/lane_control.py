@@ -12,7 +12,7 @@ MAX_HARD_CAP_CALLS = 256
 
 LOCK_LANE = text("""
     /* the lane, to change it */
-    SELECT held, hard_cap FROM sap_systems WHERE sap_system = :sap_system FOR NO KEY UPDATE
+    SELECT held_by, hard_cap FROM sap_systems WHERE sap_system = :sap_system FOR NO KEY UPDATE
 """)
 
 SET_HELD = text("""
@@ -41,16 +41,16 @@ ADD_SLOTS = text("""
 
 @dataclass(frozen=True, slots=True)
 class LockedLane:
-    """What operators decide about a lane; `hard_cap` in calls at once."""
+    """What operators decide about a lane; `hard_cap` in calls at once. `held_by`: operator or recovery."""
 
-    held: bool
+    held_by: str | None
     hard_cap: int
 
 
 def lock_lane(connection: Connection, sap_system: str) -> LockedLane | None:
     """Lock the lane and return it; a relay at it or a failure being recorded is waited for."""
     row = connection.execute(LOCK_LANE, {"sap_system": sap_system}).one_or_none()
-    return None if row is None else LockedLane(row.held, row.hard_cap)
+    return None if row is None else LockedLane(row.held_by, row.hard_cap)
 
 
 def set_held(connection: Connection, sap_system: str, *, held: bool) -> None:

@@ -191,6 +191,19 @@ def test_what_an_operator_holds_stays_held(restorable, bridge):
     assert restorable.stage.post("/admin/lanes/s4-main/release").status_code == 200
 
 
+def test_what_an_operator_holds_during_the_recovery_was_released_at_its_end(restorable, bridge):
+    """The lane was held already, so that the operator's word changed nothing."""
+    restorable.back_up()
+    restorable.restore()
+    assert restorable.begin().status_code == 201
+    for changed in (True, False):
+        assert restorable.stage.post("/admin/lanes/s4-main/hold").json["changed"] is changed
+    assert restorable.job().run()
+    assert (bridge.lane().held, bridge.lane().held_by) == (True, "operator")
+    assert restorable.stage.post("/admin/lanes/s4-main/release").status_code == 200
+    assert not bridge.lane().held
+
+
 def test_a_restored_database_is_noticed_by_whoever_connects(restorable, bridge, database):
     operation_id = bridge.accept()
     restorable.back_up()
