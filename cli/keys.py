@@ -1,4 +1,4 @@
-"""`bridge keys`: the keys that sign access tokens (gateway/signing_keys.py says what their names mean).
+"""`bridge keys`: what signs access tokens (gateway/signing_keys.py says what the names mean), and receipts.
 
 Key rings are in cli/key_rings.py.
 """
@@ -19,6 +19,7 @@ from bridge.errors import SettingsError
 from cli.files import as_json, write_whole
 from cli.key_rings import ring
 from gateway.discovery import JWKS_PATH, METADATA_PATH, metadata
+from gateway.keys import renewed_receipt_keys
 from gateway.signing_keys import KeySet, private_jwks, public_jwks, read_key_set
 
 RSA_BITS = 2048
@@ -43,7 +44,7 @@ _issuer = click.option("--issuer", help="TOKEN_ISSUER, for the published metadat
 
 @click.group()
 def keys() -> None:
-    """Keys that sign access tokens, and key rings."""
+    """Keys that sign access tokens and receipts, and key rings."""
 
 
 keys.add_command(ring)
@@ -108,6 +109,23 @@ def bundle(folder: Path, target: Path) -> None:
     """
     write_whole(target, as_json(private_jwks(_read(folder))), mode=0o600)
     click.echo(f"wrote {target}")
+
+
+@keys.command()
+@click.option(
+    "--file",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The gateway's RECEIPT_SIGNING_KEY; made if it is not there.",
+)
+def receipt(file: Path) -> None:
+    """Have a new key sign receipts; the public keys of all before it stay in the file, and published."""
+    try:
+        content = renewed_receipt_keys(file)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    write_whole(file, content, mode=0o600)
+    click.echo(f"wrote {file}")
 
 
 @keys.command("list")

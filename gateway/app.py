@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from flask import Flask, Response
-from joserfc.jwk import OKPKey
 from sqlalchemy import Engine
 
 from bridge.clock import Clock
@@ -38,7 +37,7 @@ from gateway.discovery import register_discovery
 from gateway.estimates import Estimates
 from gateway.event_routes import EventRoutes
 from gateway.idempotency import Fingerprints
-from gateway.keys import read_fingerprint_key, read_receipt_key
+from gateway.keys import ReceiptKeys, read_fingerprint_key, read_receipt_keys
 from gateway.limits import Limits, PartnerRequests, TokenLimits
 from gateway.openapi_routes import register_openapi
 from gateway.operate_payment import OncePerKey, OperatePayment
@@ -64,7 +63,7 @@ class Keys:
     """The keys, read at boot so that a wrong file is one line there."""
 
     token: TokenKeys
-    receipt: OKPKey
+    receipt: ReceiptKeys
     fingerprint: bytes
     parties: KeyRing
     webhooks: KeyRing
@@ -73,7 +72,7 @@ class Keys:
     def read(cls, settings: Settings) -> "Keys":
         return cls(
             token=TokenKeys.from_folder(settings.token_signing_keys_dir),
-            receipt=read_receipt_key(settings.receipt_signing_key),
+            receipt=read_receipt_keys(settings.receipt_signing_key),
             fingerprint=read_fingerprint_key(settings.fingerprint_key),
             parties=open_key_ring(settings.party_key_ring),
             webhooks=open_key_ring(settings.webhook_key_ring),

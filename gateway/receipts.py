@@ -7,30 +7,30 @@ from datetime import datetime
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from joserfc.jwk import OKPKey
 
 from bridge.clock import rfc3339
 from bridge.money import Money
+from gateway.keys import ReceiptKeys
 
 TYPE = "receipt+jws"
 ALGORITHM = "EdDSA"
 
 
 class Receipts:
-    """`key` is an Ed25519 private key with a kid; `issuer` is our public URL.
+    """`keys` are Ed25519 with kids; `issuer` is our public URL.
 
     The signature is the key's own (RFC 8037 section 3.1): a JOSE library's way around it costs twice as much,
     for every payment.
     """
 
-    def __init__(self, key: OKPKey, issuer: str) -> None:
-        private = key.private_key
+    def __init__(self, keys: ReceiptKeys, issuer: str) -> None:
+        private = keys.signing.private_key
         if not isinstance(private, Ed25519PrivateKey):
             raise TypeError("receipts are signed with Ed25519")
         self._sign = private.sign
         self._issuer = issuer
-        self._public = key.as_dict(private=False)
-        header = {"alg": ALGORITHM, "typ": TYPE, "kid": key.kid}
+        self._public = [key.as_dict(private=False) for key in (keys.signing, *keys.former)]
+        header = {"alg": ALGORITHM, "typ": TYPE, "kid": keys.signing.kid}
         self._head = _part(json.dumps(header, separators=(",", ":")).encode()) + b"."
 
     def sign(
@@ -49,7 +49,8 @@ class Receipts:
         return b".".join((message, _part(self._sign(message)))).decode()
 
     def public_jwks(self) -> dict[str, Any]:
-        return {"keys": [self._public]}
+        """Every key that has ever signed: a receipt is kept for longer than its key signs."""
+        return {"keys": self._public}
 
 
 def _part(raw: bytes) -> bytes:

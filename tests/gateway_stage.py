@@ -29,7 +29,7 @@ from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.migrate import add_sap_systems
 from bridge.web.addresses import UnresolvableHostError
 from gateway.app import Keys, create_app
-from gateway.keys import read_receipt_key
+from gateway.keys import read_receipt_keys
 from gateway.partner_record import PartnerRecord
 from gateway.settings import Settings
 from gateway.signing_keys import TokenKeys
@@ -68,7 +68,7 @@ def keys():
         receipt.write_bytes(pem(ed25519.Ed25519PrivateKey.generate()))
         return Keys(
             token=TokenKeys.from_folder(name),
-            receipt=read_receipt_key(str(receipt)),
+            receipt=read_receipt_keys(str(receipt)),
             fingerprint=os.urandom(32),
             parties=KeyRing("k1", {"k1": os.urandom(32)}),
             webhooks=KeyRing("k1", {"k1": os.urandom(32)}),

@@ -120,7 +120,7 @@ def test_the_receipt_is_our_signed_word(stage):
     header = json.loads(base64.urlsafe_b64decode(encoded_header + "=="))
     assert header == {"alg": "EdDSA", "typ": "receipt+jws", "kid": public["kid"]}
     with pytest.warns(UserWarning, match="EdDSA"):  # what a partner's joserfc says of the name
-        signed = jws.deserialize_compact(answer.json["receipt"], keys().receipt, algorithms=["EdDSA"])
+        signed = jws.deserialize_compact(answer.json["receipt"], keys().receipt.signing, algorithms=["EdDSA"])
     assert json.loads(signed.payload) == {
         "iss": ISSUER,
         "payment_id": answer.json["id"],

@@ -88,7 +88,9 @@ def test_the_receipt_of_an_item_is_over_its_canonical_json(stage):
     sent = item("once", remittance_information="für Ä")
     [result] = results(send(stage, sent))
     with pytest.warns(UserWarning, match="EdDSA"):
-        signed = jws.deserialize_compact(result["payment"]["receipt"], keys().receipt, algorithms=["EdDSA"])
+        signed = jws.deserialize_compact(
+            result["payment"]["receipt"], keys().receipt.signing, algorithms=["EdDSA"]
+        )
     receipt = json.loads(signed.payload)
     canonical = rfc8785.dumps({name: sent[name] for name in sent if name != "idempotency_key"})
     assert receipt["body_sha256"] == hashlib.sha256(canonical).hexdigest()

@@ -1,15 +1,22 @@
 """A wrong setting or key file is one clear line at boot, and says nothing of a key."""
 
 import base64
+import json
 from datetime import UTC, datetime
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from gateway_stage import pem, rsa_key
+from gateway_stage import NOW, pem, rsa_key
+from joserfc import jws
+from joserfc.jwk import KeySet
 
 from bridge.errors import SettingsError
-from gateway.keys import read_fingerprint_key, read_receipt_key
+from bridge.money import Money
+from cli.main import main
+from gateway.keys import read_fingerprint_key, read_receipt_keys, renewed_receipt_keys
+from gateway.receipts import Receipts
 from gateway.settings import Settings
 from gateway.signing_keys import TokenKeys
 
@@ -120,7 +127,47 @@ def test_a_file_that_is_no_ed25519_private_key_is_named(tmp_path, content):
     file = tmp_path / "receipt.pem"
     file.write_bytes(content)
     with pytest.raises(SettingsError, match="RECEIPT_SIGNING_KEY"):
-        read_receipt_key(str(file))
+        read_receipt_keys(str(file))
+
+
+def test_former_receipt_keys_stay_public_and_only_the_newest_signs(tmp_path):
+    file = tmp_path / "receipt.pem"
+    kids = []
+    for _ in range(3):
+        assert CliRunner().invoke(main, ["keys", "receipt", "--file", str(file)]).exit_code == 0
+        known = read_receipt_keys(str(file))
+        kids.insert(0, known.signing.kid)
+        assert [key.kid for key in known.former] == kids[1:]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_bytes().count(b"PRIVATE KEY-----") == 2, "one key, from its begin to its end"
+    published = Receipts(known, "https://api.test").public_jwks()["keys"]
+    assert [key["kid"] for key in published] == kids
+    assert not any("d" in key for key in published)
+
+
+def test_a_receipt_of_a_former_key_is_still_verified_by_what_is_published(tmp_path):
+    file = tmp_path / "receipt.pem"
+    file.write_bytes(renewed_receipt_keys(file))
+    receipt = Receipts(read_receipt_keys(str(file)), "https://api.test").sign(
+        payment_id="pay_1", external_id="A-1", amount=Money(1, "EUR"), body=b"{}", accepted_at=NOW
+    )
+    file.write_bytes(renewed_receipt_keys(file))
+    published = KeySet.import_key_set(Receipts(read_receipt_keys(str(file)), "x").public_jwks())
+    with pytest.warns(UserWarning, match="EdDSA"):
+        signed = jws.deserialize_compact(receipt, published, algorithms=["EdDSA"])
+    assert json.loads(signed.payload)["payment_id"] == "pay_1"
+
+
+@pytest.mark.parametrize(
+    "behind", [b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", public_pem(rsa_key(1))]
+)
+def test_a_former_receipt_key_that_is_none_is_named(tmp_path, behind):
+    file = tmp_path / "receipt.pem"
+    file.write_bytes(pem(ed25519.Ed25519PrivateKey.generate()) + behind)
+    with pytest.raises(SettingsError, match=r"RECEIPT_SIGNING_KEY .* public key"):
+        read_receipt_keys(str(file))
+    done = CliRunner().invoke(main, ["keys", "receipt", "--file", str(file)])
+    assert (done.exit_code, done.output.count("public key")) == (1, 1)
 
 
 def test_a_fingerprint_key_is_at_least_32_bytes_in_base64(tmp_path):

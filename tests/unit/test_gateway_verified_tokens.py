@@ -108,7 +108,7 @@ def test_another_signature_under_known_contents_is_another_token(tokens):
 
 
 def test_what_is_remembered_is_bounded_and_the_one_used_last_stays():
-    known = VerifiedToken(Claims("par_1", "acme", frozenset()), 0.0, 1.0, "kid", keys().receipt)
+    known = VerifiedToken(Claims("par_1", "acme", frozenset()), 0.0, 1.0, "kid", keys().receipt.signing)
     remembered = VerifiedTokens(max_remembered=3)
     for name in ("a", "b", "c"):
         remembered.remember(name, known)
