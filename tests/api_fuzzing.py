@@ -98,13 +98,12 @@ class Report:
         return "\n".join([*rows, f"{self.cases:6} cases; {accepted}", *self.failures])
 
 
-def fuzz(schema, ids_of, token, report=None):
-    """Send everything that Schemathesis thinks of and return the report, a new one or the one to go on with.
+def fuzz(schema, ids_of, token, report):
+    """Send everything that Schemathesis thinks of and add it to the report.
 
     `ids_of`: for each path parameter, ids that exist and are the partner's, in several states. `token()` is a
     valid access token.
     """
-    report = report or Report()
     ids = {name: itertools.cycle(known) for name, known in ids_of.items()}
 
     @schema.auth()
@@ -133,7 +132,6 @@ def fuzz(schema, ids_of, token, report=None):
             report.failures += list(_failures(event))
     finally:
         unregister(before_call)
-    return report
 
 
 def _described(document, operation, status):
@@ -199,12 +197,22 @@ def _mend(payment, *, of_a_payment):
                 account["iban"] = german_iban(10**17 + len(number))
 
 
-def configuration(examples, payment_examples, *, seed, without=(), mode="all"):
-    """Return the settings of a run of good and bad data, beside the systematic cases that it always has.
+def schemas(document, examples, payment_examples, *, seed, without=()):
+    """Return what to fuzz: everything with good and bad data, then the handing over of good payments alone.
 
-    `examples` are drawn for each operation, `payment_examples` for handing over a payment; `without` are the
-    names of checks to leave out; with mode "positive" the data are good ones only.
+    How much of the first is wrong on purpose is chance. `examples` are drawn for each operation beside the
+    systematic cases, `payment_examples` for handing over a payment; `without` are names of checks to leave out.
     """
+    everything, good = (
+        schemathesis.openapi.from_dict(
+            document, config=_configuration(examples, payment_examples, seed, without, mode)
+        )
+        for mode in ("all", "positive")
+    )
+    return everything, good.include(name=PAY)
+
+
+def _configuration(examples, payment_examples, seed, without, mode):
     return SchemathesisConfig.from_dict(
         {
             "seed": seed,

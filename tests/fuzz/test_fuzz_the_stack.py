@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 import requests
-import schemathesis
-from api_fuzzing import PAY, configuration, fuzz, register_formats, strict
+from api_fuzzing import PAY, Report, fuzz, register_formats, schemas, strict
 from gateway_stage import new_payment
 from local_stack import private_stack
 from waiting import wait_until
@@ -50,19 +49,11 @@ def test_whatever_is_sent_it_answers_as_described(stack, payment_ids, front):
     seed = random.randrange(2**32)  # noqa: S311 - no secret
     print("seed", seed)  # noqa: T201 - to repeat a run
     without = NOT_AT_THE_EDGE if front == "edge" else ()
-    base_url = stack.layout.api if front == "edge" else stack.layout.url("gateway")
     document = strict(requests.get(stack.layout.url("gateway") + "/openapi.json", timeout=10).json())
-
-    def schema(mode):
-        settings = configuration(EXAMPLES, PAYMENT_EXAMPLES, seed=seed, without=without, mode=mode)
-        made = schemathesis.openapi.from_dict(document, config=settings)
-        made.config.update(base_url=base_url)
-        return made
-
-    ids = {"payment_id": payment_ids}
-    report = fuzz(schema("all"), ids, stack.token)
-    # how much of it is wrong on purpose is the seed's choice: see that enough is not
-    fuzz(schema("positive").include(name=PAY), ids, stack.token, report)
+    report = Report()
+    for schema in schemas(document, EXAMPLES, PAYMENT_EXAMPLES, seed=seed, without=without):
+        schema.config.update(base_url=stack.layout.api if front == "edge" else stack.layout.url("gateway"))
+        fuzz(schema, {"payment_id": payment_ids}, stack.token, report)
     print(report)  # noqa: T201 - what was tried
     assert report.failures == []
     assert report.cases >= 1000
