@@ -21,6 +21,7 @@ from bridge.storage.outcomes import record_parked
 from bridge.storage.watchdog import (
     ExpiredClaim,
     WaitingOperation,
+    begin_day,
     end_expired_claim,
     lock_dispatched,
     lock_expired_claims,
@@ -74,6 +75,7 @@ class Watchdog:
             self._lost_dispatches(now) == MAX_DISPATCHED,
             self._delays(now) == MAX_PAGE,
             self._released_partners(now) == MAX_PAGE,
+            self._days_begun(now) == MAX_PAGE,
         )
         self._stranded(now)
         return Round(again=any(is_full), next_seconds=self._settings.interval_seconds)
@@ -136,6 +138,10 @@ class Watchdog:
             _log.info("postings of partners go on", operations=released)
             self._put_back_some()
         return released
+
+    def _days_begun(self, now: datetime) -> int:
+        with self._engine.begin() as connection:
+            return begin_day(connection, limit=MAX_PAGE, now=now)
 
     def _delays(self, now: datetime) -> int:
         """Follow the limit in time: everything that waits since before it is looked at once."""

@@ -1,7 +1,7 @@
 """Finding what makes no progress, and putting it back on its way. Nothing here touches a live lease.
 
 Candidates are locked with SKIP LOCKED: whoever holds an operation is making progress with it, and several
-watchdogs at once share the work. Lock order: operation, lane, slot, event.
+watchdogs at once share the work. Lock order: payment, operation, lane, slot, event.
 """
 
 import zlib
@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, text
 
 MAX_REDISPATCH_SECONDS = 3600.0
+# where a day begins first
+MOST_AHEAD_OF_UTC = timedelta(hours=14)
 JITTER = 0.1
 # Enough to reach the maximum from any first interval; keeps 2**n a small number.
 _MAX_DOUBLINGS = 20
@@ -72,6 +74,26 @@ RELEASE_HELD = text("""
     SELECT sap_system, partner_id, operation_id, :now, true, traceparent, :now FROM operation
     ON CONFLICT (operation_id) WHERE operation_id IS NOT NULL DO UPDATE
     SET not_before = excluded.not_before, is_returned = true, claim_id = NULL, lease_until = NULL
+""")
+
+BEGIN_DAY = text("""
+    /* scheduled payments whose day has come: they wait for SAP like any other from now on, or are with it
+       already. The date alone would be a day early or late, but it keeps the far ones from being read */
+    WITH due AS MATERIALIZED (
+        SELECT payment.payment_id
+        FROM payments AS payment
+        JOIN operations AS step ON step.payment_id = payment.payment_id AND step.position = 1
+        WHERE payment.status = 'scheduled' AND payment.requested_execution_date <= :latest_date
+          AND step.due_at <= :now
+        LIMIT :limit
+        FOR NO KEY UPDATE OF payment SKIP LOCKED
+    ), step AS (
+        UPDATE operations SET status = 'accepted', updated_at = :now FROM due
+        WHERE operations.payment_id = due.payment_id AND position = 1 AND status = 'scheduled'
+    )
+    UPDATE payments SET status = 'accepted', updated_at = :now FROM due
+    WHERE payments.payment_id = due.payment_id
+    RETURNING payments.payment_id
 """)
 
 RECALL = text("""
@@ -237,6 +259,12 @@ def waiting_page(
     """Return the next operations without an end, by (waits_since, operation_id)."""
     parameters = {"after_since": after[0], "after_id": after[1], "limit": limit}
     return [WaitingOperation(*row) for row in connection.execute(SELECT_WAITING, parameters)]
+
+
+def begin_day(connection: Connection, *, limit: int, now: datetime) -> int:
+    """Have up to `limit` scheduled payments accepted whose day has come; return how many those were."""
+    parameters = {"latest_date": (now + MOST_AHEAD_OF_UTC).date(), "limit": limit, "now": now}
+    return len(connection.execute(BEGIN_DAY, parameters).all())
 
 
 def release_held(connection: Connection, *, limit: int, now: datetime) -> int:

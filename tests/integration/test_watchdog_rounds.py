@@ -45,6 +45,11 @@ def watchdog(owner, engine, clock, woken):
     return Watchdog(engine, clock, SETTINGS, lambda: woken.append(clock.now()))
 
 
+def payment_status(owner, operation_id):
+    payment_id = operation(owner, operation_id).payment_id
+    return scalar(owner, "SELECT status FROM payments WHERE payment_id = :id", id=payment_id)
+
+
 def drain(round_of):
     while round_of.go_round().again:
         pass
@@ -226,6 +231,35 @@ def test_a_long_wait_is_told_once(owner, watchdog, clock):
     data = scalar(owner, "SELECT data FROM events WHERE event_type = 'payment.delayed' LIMIT 1")
     assert data["payment"]["status"] == "accepted"
     assert len(data["payment"]["operations"]) == 1
+
+
+@pytest.mark.parametrize("status", ["scheduled", "processing"])
+def test_a_scheduled_payment_is_accepted_when_its_day_has_come(owner, watchdog, clock, status):
+    """While its lane was closed it stayed `scheduled` for days; and while SAP's answer was awaited."""
+    begins = NOW + timedelta(days=3)
+    day = begins.date().isoformat()
+    due, later, held = add_payments(owner, 3, status="scheduled", execution_date=day, not_before=begins)
+    for operation_id in (due, later, held):
+        change(owner, operation_id, due_at=begins)
+    change(owner, later, due_at=begins + MINUTE)
+    if status == "processing":
+        claim(owner, due, lease_until=begins + MINUTE)
+    watchdog.go_round()
+    assert payment_status(owner, due) == "scheduled"
+    clock.advance(timedelta(days=3).total_seconds())
+    with owner.begin() as connection:  # somebody is at this payment: the next round
+        connection.execute(
+            text("SELECT FROM payments WHERE payment_id = :id FOR NO KEY UPDATE"),
+            {"id": operation(owner, held).payment_id},
+        )
+        watchdog.go_round()
+        assert payment_status(owner, held) == "scheduled"
+    assert (payment_status(owner, due), payment_status(owner, later)) == ("accepted", "scheduled")
+    assert operation(owner, due).status == ("processing" if status == "processing" else "accepted")
+    assert operation(owner, later).status == "scheduled"
+    watchdog.go_round()
+    assert payment_status(owner, held) == "accepted"
+    assert outbox_rows(owner), "it is still queued"
 
 
 def test_a_scheduled_payment_is_late_only_after_its_day_has_come(owner, engine, clock):

@@ -33,6 +33,8 @@ GRANT SELECT ON webhooks.attempts TO gateway;
 GRANT INSERT ON audit TO gateway;
 
 GRANT SELECT ON payments, events TO dispatcher;
+-- the day of a scheduled payment has come
+GRANT UPDATE (status, updated_at) ON payments TO dispatcher;
 GRANT INSERT ON events TO dispatcher;
 GRANT SELECT, UPDATE ON operations, sap_systems, sap_slots TO dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO dispatcher;

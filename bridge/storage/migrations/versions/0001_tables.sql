@@ -77,6 +77,7 @@ CREATE TABLE payments (
 );
 CREATE UNIQUE INDEX payments_external_id ON payments (partner_id, external_id)
     WHERE status NOT IN ('rejected', 'cancelled');
+CREATE INDEX payments_scheduled ON payments (requested_execution_date) WHERE status = 'scheduled';
 CREATE INDEX payments_newest ON payments (partner_id, created_at DESC, payment_id DESC);
 
 CREATE TABLE operations (
