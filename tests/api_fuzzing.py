@@ -201,7 +201,7 @@ def schemas(document, examples, payment_examples, *, seed, without=()):
     """Return what to fuzz: everything with good and bad data, then the handing over of good payments alone.
 
     How much of the first is wrong on purpose is chance. `examples` are drawn for each operation beside the
-    systematic cases, `payment_examples` for handing over a payment; `without` are names of checks to leave out.
+    systematic cases, `payment_examples` for handing over a payment; `without` are checks to leave out.
     """
     everything, good = (
         schemathesis.openapi.from_dict(
