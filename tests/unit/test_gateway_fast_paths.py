@@ -51,15 +51,20 @@ def nearly_real(draw):
 
 @pytest.mark.parametrize("number", REAL)
 def test_an_iban_is_one(number):
-    assert iban.is_valid(number) == is_iban(number)
-    assert is_iban(number) or number.startswith("BE")
+    assert is_iban(number)
+
+
+def test_a_bank_that_the_library_has_never_heard_of_is_none_of_its_business():
+    """The registry's own Belgian example was refused: the library's list of banks did not have it."""
+    assert not iban.is_valid("BE68539007547034")
+    assert is_iban("BE68539007547034")
 
 
 @given(st.one_of(FORM, nearly_real()))
 @example("XX00ABCDEFGHIJK")
 @example("DE00370400440532013000")
 def test_every_number_is_judged_as_by_the_library(number):
-    assert is_iban(number) == iban.is_valid(number)
+    assert is_iban(number) == iban.is_valid(number, check_country=False)
 
 
 @pytest.mark.parametrize("country", sorted({code[:2] for code in COUNTRIES}))
@@ -68,7 +73,7 @@ def test_every_countrys_structure_is_known(country):
     for length in range(11, 31):
         body = "0" * length
         number = f"{country}{mod_97_10.calc_check_digits(body + country)}{body}"
-        assert is_iban(number) == iban.is_valid(number), number
+        assert is_iban(number) == iban.is_valid(number, check_country=False), number
 
 
 def test_nobodys_hash_costs_what_a_real_one_costs_and_fits_no_secret():
