@@ -14,7 +14,7 @@ from gateway.json_body import malformed
 
 MAX_CURSOR_CHARACTERS = 200
 # RFC 3339 section 5.6, with the offset that makes it a moment
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _MAX_SEQUENCE = 2**63 - 1
 _EVENT_ID = re.compile(r"evt_[0-9a-z]{26}")
 

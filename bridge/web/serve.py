@@ -18,6 +18,8 @@ GRACEFUL_TIMEOUT_SECONDS = 8
 KEEPALIVE_SECONDS = 75
 BACKLOG = 2048
 MAX_REQUEST_LINE_BYTES = 8190
+# above what a header of ours may say: what is too long for its meaning gets a problem that says so
+MAX_HEADER_BYTES = 32_768
 # The worker of a killed master holds the port until it notices.
 ORPHAN_SECONDS = 5.0
 _POLL_SECONDS = 0.1
@@ -74,6 +76,7 @@ def serve(app_factory: Callable[[], Flask], *, host: str, port: int, threads: in
             "graceful_timeout": GRACEFUL_TIMEOUT_SECONDS,
             "keepalive": KEEPALIVE_SECONDS,
             "limit_request_line": MAX_REQUEST_LINE_BYTES,
+            "limit_request_field_size": MAX_HEADER_BYTES,
             "preload_app": False,
             "logger_class": _Logger,
             "control_socket_disable": True,  # it would write to the home folder

@@ -198,6 +198,16 @@ def test_at_sigterm_a_running_request_is_finished(environment, tmp_path):
     assert time.monotonic() - started < 10
 
 
+def test_a_header_that_is_too_long_for_its_meaning_gets_a_problem(environment, tmp_path):
+    process = Process(environment, tmp_path).ready()
+    headers = {
+        "Authorization": process.token(), "Idempotency_Key": "k" * 9000, "Content_Type": "application/json",
+    }  # fmt: skip
+    status, problem = process.call("POST", "/v1/payments", json.dumps(new_payment()).encode(), **headers)
+    assert (status, problem["status"]) == (400, 400)
+    assert process.stop() == 0
+
+
 def test_a_port_in_use_is_one_clear_line(environment, tmp_path):
     with socket.create_server(("127.0.0.1", int(environment["PORT"]))):
         process = Process(environment, tmp_path)

@@ -171,6 +171,7 @@ def test_the_list_can_be_narrowed(stage):
         (f"created_to={moment}", [first]),
         ("created_from=2026-11-20T13:00:00.123%2B01:00", [second, first]),
         ("created_from=2026-11-20T13:00:01+01:00", [second]),
+        ("created_from=2026-11-20T13:00:01.123456789+01:00", [second]),
     ):
         assert stage.call("GET", f"/v1/payments?{query}").json["data"] == expected, query
 
