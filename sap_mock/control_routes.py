@@ -55,7 +55,7 @@ def _add_readings(routes: Blueprint, systems: Sequence[System]) -> None:
 
     @routes.get("/_control/documents")
     def get_documents() -> Response:
-        reference = request.args.get("reference")
+        reference = request.args.get("reference") or None  # all documents
         return jsonify([found for system in systems for found in system.ledger.summaries(reference)])
 
     @routes.get("/_control/balances")

@@ -170,7 +170,7 @@ class Traffic:
         milliseconds = faults.latency_ms + (self._overloaded_latency_ms if faults.mode == "overloaded" else 0)
         if milliseconds:
             with self._lock:
-                jitter = self._random.uniform(1 - faults.latency_jitter, 1 + faults.latency_jitter)
+                jitter = self._random.uniform(1, 1 + faults.latency_jitter)
             time.sleep(milliseconds * jitter / 1000)
 
     def _turn_away_when_overloaded(self) -> None:
