@@ -25,6 +25,7 @@ from bridge.webhook_secrets import seal_secret
 from devstack.keys import DemoPartner, Keys, load_or_create
 from devstack.layout import CLEARING_ACCOUNT, PROJECT_ID, Layout
 from devstack.postgres import DATABASE, OWNER, url_at
+from gateway.webhook_secrets import SecretMaker
 
 # an emulator that has just started is slow over its first question
 ANSWER_SECONDS = 30.0
@@ -83,6 +84,7 @@ def demo_document(
 ) -> PartnerConfiguration:
     """The first version of a demo partner; its webhooks go to the stack's receiver."""
     customer = f"1{number:07}"
+    maker = SecretMaker(webhook_keys)
     return PartnerConfiguration(
         partner_id=partner.partner_id,
         version=1,
@@ -119,6 +121,9 @@ def demo_document(
                         encrypted=seal_secret(webhook_keys, partner.endpoint_id, partner.webhook_secret)
                     ),
                 ),
+                keys=(maker.key(partner.endpoint_id),),
+                next_key=maker.key(partner.endpoint_id),
+                created_at=SystemClock().now(),
             ),
         ),
     )

@@ -45,6 +45,7 @@ def test_the_demo_partners_can_do_what_their_credentials_say(database, store, tm
         (endpoint,) = document.webhook_endpoints
         assert endpoint.url == f"{RECEIVER}/webhooks/{partner.partner_id}"
         (secret,) = endpoint.secrets
+        assert endpoint.keys[0].public != endpoint.next_key.public
         assert open_secret(ring, endpoint.endpoint_id, secret.encrypted) == partner.webhook_secret
         standardwebhooks.Webhook(partner.webhook_secret)
         assert partner.client_secret not in document.model_dump_json()
