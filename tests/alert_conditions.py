@@ -186,7 +186,7 @@ class Condition:
             case promql_parser.VectorSelector():
                 runs = self._selected(expression, tellings, LOOKBACK_SECONDS / self.speed)
                 return {labels: run[-1] for labels, run in runs.items()}
-        raise NotImplementedError(str(expression))
+        raise ValueError(f"a kind of PromQL that no alert has had yet: {expression}")
 
     def _aggregated(self, expression, tellings):
         by = expression.modifier.labels if expression.modifier else []
@@ -208,7 +208,7 @@ class Condition:
                 # only a window that was looked at can be empty
                 is_looked_at = tellings[-1].at - tellings[0].at >= seconds
                 return {} if runs or not is_looked_at else {(): 1.0}
-        raise NotImplementedError(expression.func.name)
+        raise ValueError(f"a function of PromQL that no alert has had yet: {expression.func.name}")
 
     def _selected(self, selector, tellings, seconds):
         """The values of the last `seconds`, oldest first, by labels."""

@@ -5,7 +5,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from accepted import LANE, NOW, add_lanes, add_payments, change, operation, outbox_rows, scalar
+from accepted import LANE, NOW, add_payments, change, operation, outbox_rows, scalar
 from sqlalchemy import text
 
 from bridge.clock import ManualClock
@@ -19,12 +19,6 @@ pytestmark = pytest.mark.integration
 
 SUBSCRIPTION = "projects/p/subscriptions/payment-operations-s4-main-dead-letters-push"
 SOURCE = "payment-operations-s4-main-push"
-
-
-@pytest.fixture
-def owner(database):
-    add_lanes(database.engine, s4_main=4)
-    return database.engine
 
 
 @pytest.fixture
