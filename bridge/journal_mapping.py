@@ -29,7 +29,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=50)]
 
 
 class JournalEntryMapping(_Part):
-    """How one kind of operation becomes a journal entry (SAP.md, Posting).
+    """How one kind of operation becomes a journal entry (docs/sap.md).
 
     The clearing account stands against a customer or a vendor. An authorisation is only noted: with the
     special G/L indicator on that line and the statistical account against it, both of which it needs. A

@@ -137,7 +137,7 @@ class Operation:
     completed_at: datetime | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the operation as API.md section 2 shows it."""
+        """Return the operation as the public API shows it (docs/openapi.json, `Operation`)."""
         return {
             "id": self.operation_id,
             "kind": str(self.kind),
@@ -170,7 +170,7 @@ class Payment:
     def as_json(self, operations: Sequence[Operation]) -> dict[str, Any]:
         """Return the payment without names, accounts, texts and metadata: the shape that events carry.
 
-        The API adds `metadata` and `receipt` (API.md section 2).
+        The API adds `metadata` and `receipt`.
         """
         view: dict[str, Any] = {
             "id": self.payment_id,

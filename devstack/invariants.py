@@ -1,4 +1,4 @@
-"""The six invariants of DESIGN.md §1 as checks of a run: `check` returns what breaks them, or nothing.
+"""The six invariants (docs/invariants.md) as checks of a run: `check` returns what breaks them, or nothing.
 
 Used by the demo, the chaos tests and the end-to-end tests. The judging is pure (`judge`), so that it is
 itself tested with made-up evidence.
@@ -41,7 +41,7 @@ MAY_HAVE_A_DOCUMENT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One line about what breaks an invariant (its number in DESIGN.md §1)."""
+    """One line about what breaks an invariant (its number in docs/invariants.md)."""
 
     invariant: int
     what: str

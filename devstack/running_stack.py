@@ -1,4 +1,4 @@
-"""A running stack as others see it: what `stack.json` says (API.md §7)."""
+"""A running stack as others see it: what `stack.json` says (docs/api.md)."""
 
 import json
 from dataclasses import dataclass

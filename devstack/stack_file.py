@@ -1,4 +1,4 @@
-"""`stack.json`: what others need to use the running stack (API.md §7). It exists while the stack runs."""
+"""`stack.json`: what others need to use the running stack (docs/api.md). It exists while the stack runs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`GET /v1/events`: the partner's gap-free feed (API.md section 3)."""
+"""`GET /v1/events`: the partner's gap-free feed (docs/api.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

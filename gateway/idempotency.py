@@ -1,4 +1,4 @@
-"""Idempotency keys and fingerprints (draft-ietf-httpapi-idempotency-key-header; API.md section 2)."""
+"""Idempotency keys and fingerprints (draft-ietf-httpapi-idempotency-key-header; docs/api.md)."""
 
 import hashlib
 import hmac

@@ -170,7 +170,7 @@ class PartyModel(RequestModel):
 
 
 class PaymentModel(RequestModel):
-    """The body of `POST /v1/payments` (API.md section 2)."""
+    """The body of `POST /v1/payments`."""
 
     external_id: Annotated[
         str,

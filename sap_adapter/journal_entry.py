@@ -1,4 +1,4 @@
-"""A step of a payment as SAP's journal entry: element order matters, credit amounts are negative (SAP.md)."""
+"""A step of a payment as SAP's journal entry (docs/sap.md): order matters, credit amounts are negative."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -101,7 +101,7 @@ class S4HanaConnector:
         return journal_entry.with_posting_date(content, posting_date)
 
     def post(self, sending: Sending) -> Posted | Refused:
-        """Post one journal entry (SAP.md: a refusal comes with HTTP 200)."""
+        """Post one journal entry (docs/sap.md: a refusal comes with HTTP 200)."""
         status, headers, content = self._call(
             "POST",
             SOAP_PATH,

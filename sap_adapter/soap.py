@@ -19,7 +19,7 @@ SOAP_ACTION = (
     "http://sap.com/xi/SAPSCORE/SFIN/JournalEntryCreateRequestConfirmation_In/"
     "JournalEntryCreateRequestConfirmation_InRequest"
 )
-# "RequestID is outdated": no refusal, whatever its severity (SAP.md, Idempotency)
+# "RequestID is outdated": no refusal, whatever its severity (docs/sap.md)
 ALREADY_PROCESSED = frozenset({"005(/IWBEP/CM_COS)"})
 _NO_DOCUMENT = re.compile(r"0*")
 _DOCUMENT_NUMBER = re.compile(r"[A-Z0-9]{1,10}")

@@ -53,7 +53,7 @@ resource "google_api_gateway_gateway" "this" {
 # --- what anybody may read: keys and metadata, written by `bridge keys publish` --------------------------------
 
 resource "google_storage_bucket" "public_keys" {
-  #checkov:skip=CKV_GCP_114:public keys are for everybody (API.md, 1): it is the one public thing
+  #checkov:skip=CKV_GCP_114:public keys are for everybody (docs/api.md, Tokens): it is the one public thing
   #checkov:skip=CKV_GCP_62:what is public and read all day by the API Gateway tells nothing by its access logs
   name                        = "${var.project_id}-public-keys"
   location                    = var.region
@@ -83,7 +83,7 @@ resource "google_storage_bucket" "public_keys" {
 # The only grant to everybody: the API Gateway and receivers fetch keys without credentials. This role reads an object
 # whose name one knows, and lists nothing.
 resource "google_storage_bucket_iam_binding" "public_keys_readers" {
-  #checkov:skip=CKV_GCP_28:public keys are for everybody (API.md, 1), and this role lists nothing
+  #checkov:skip=CKV_GCP_28:public keys are for everybody (docs/api.md, Tokens), and this role lists nothing
   bucket  = google_storage_bucket.public_keys.name
   role    = "roles/storage.legacyObjectReader"
   members = ["allUsers"]

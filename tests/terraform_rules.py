@@ -1,7 +1,7 @@
 """What must hold of an environment and no provider checks. Each rule returns what breaks it, in words."""
 
 EVERYBODY = {"allUsers", "allAuthenticatedUsers"}
-# API.md §1: the keys and metadata of the public bucket, and nothing else
+# docs/api.md, Tokens: the keys and metadata of the public bucket, and nothing else
 PUBLIC = {"google_storage_bucket_iam_binding.public_keys_readers"}
 TOO_MUCH = {"roles/owner", "roles/editor", "roles/viewer"}
 PUBLIC_INGRESS = {"bridge-gateway": "INGRESS_TRAFFIC_ALL"}

@@ -30,7 +30,7 @@ class Signers:
 
 
 def body_of(event: ClaimedEvent) -> bytes:
-    """Return API.md's event with `previous_sequence`, as canonical JSON (RFC 8785)."""
+    """Return the event with `previous_sequence`, as canonical JSON (RFC 8785)."""
     return rfc8785.dumps(
         {
             "id": event.event_id,

@@ -18,10 +18,10 @@ from webhooks.retries import DEFAULT_DELAYS_SECONDS
 DEFAULT_QUEUE_LOCATION = "europe-west3"
 MAX_DELAYS = 50
 MAX_DELAY_SECONDS = 7 * 86_400.0
-# What API.md promises the receivers; a shorter time is for tests.
+# What docs/api.md promises receivers; a shorter time is for tests.
 DEFAULT_TIMEOUT_SECONDS = 15.0
 MAX_TIMEOUT_SECONDS = 30.0
-# API.md: an endpoint is disabled when every attempt has failed for 120 hours
+# docs/api.md: an endpoint is disabled when every attempt has failed for 120 hours
 DEFAULT_DISABLE_AFTER_SECONDS = 120 * 3600.0
 MAX_DISABLE_AFTER_SECONDS = 30 * 86_400.0
 

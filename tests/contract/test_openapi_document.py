@@ -22,8 +22,8 @@ pytestmark = pytest.mark.contract
 NOT_THROUGH_THE_EDGE = {
     ("GET", "/livez"): "asked by the platform, on the service itself",
     ("GET", "/readyz"): "asked by the platform, on the service itself",
-    ("GET", "/openapi.json"): "not public (API.md section 6); partners get docs/openapi.json",
-    ("GET", "/docs"): "not public (API.md section 6)",
+    ("GET", "/openapi.json"): "not public (docs/api.md); partners get docs/openapi.json",
+    ("GET", "/docs"): "not public (docs/api.md)",
 }
 # a method that is no operation; what must not happen
 NO_ANSWER_OF_AN_OPERATION = {"method-not-allowed", "internal-error"}

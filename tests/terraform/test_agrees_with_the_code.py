@@ -116,7 +116,7 @@ def test_the_local_stack_pushes_as_terraform_does(applied):
 
 
 def test_pushes_go_to_routes_that_exist(applied):
-    # API.md §6
+    # docs/api.md, Private routes
     expected = {
         "payment-operations-": ("bridge-sap-adapter", "/pubsub/operations"),
         "payment-events": ("bridge-webhooks", "/pubsub/events"),
