@@ -3,6 +3,7 @@
 import re
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 UNIQUE_VIOLATION = "23505"
 LOCK_NOT_AVAILABLE = "55P03"
@@ -11,6 +12,8 @@ REPEATABLE = frozenset({"40001", "40P01"})
 # Classes of SQLSTATE: connection, resources, shutdown or takeover, system error.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _PASSING_CLASSES = ("08", "53", "57", "58")
+# statement timeout, or cancelled by hand: of the server's class for shutdown, but it ends one statement only
+QUERY_CANCELED = "57014"
 # idle in transaction timeout; a standby or a database in recovery takes no writes
 _PASSING = frozenset({LOCK_NOT_AVAILABLE, "25P03", "25006"}) | REPEATABLE
 
@@ -38,6 +41,19 @@ def is_passing(error: DBAPIError) -> bool:
         # no answer: pg8000 raises InterfaceError for what happened on the way to the server
         return type(error.orig).__name__ == "InterfaceError"
     return state in _PASSING or state.startswith(_PASSING_CLASSES)
+
+
+def is_away(error: Exception) -> bool:
+    """Tell whether the database is away or full for everybody, not only for the rows that this was about.
+
+    Time-outs, locks, deadlocks and broken constraints say nothing about the next statement on other rows.
+    """
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError) or not is_passing(error):
+        return False
+    state = sqlstate(error)
+    return state is None or (state not in REPEATABLE and state not in (LOCK_NOT_AVAILABLE, QUERY_CANCELED))
 
 
 def waited_for(error: DBAPIError) -> str | None:

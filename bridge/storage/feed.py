@@ -7,10 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+# How long one partner may keep the sequencer waiting, for whatever lock.
+LOCK_TIMEOUT_MILLISECONDS = 1000
+
 PARTNERS_TO_SEQUENCE = text("""
-    /* who has events without a number; jumps from partner to partner by the index */
+    /* a page of the partners that have events without a number; jumps from partner to partner by the index */
     WITH RECURSIVE partners AS (
-        (SELECT partner_id FROM outbox WHERE lane = 'events' AND sequence IS NULL
+        (SELECT partner_id FROM outbox WHERE lane = 'events' AND sequence IS NULL AND partner_id > :after
          ORDER BY partner_id LIMIT 1)
         UNION ALL
         SELECT (SELECT outbox.partner_id FROM outbox
@@ -23,13 +26,17 @@ PARTNERS_TO_SEQUENCE = text("""
 """)
 
 ADD_COUNTER = text("""
-    /* the first event of a partner */
-    INSERT INTO feed_counters (partner_id) VALUES (:partner_id) ON CONFLICT (partner_id) DO NOTHING
+    /* the first event of a partner; does not wait for long for another transaction that adds the counter */
+    WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', CAST(:lock_timeout AS text), true))
+    INSERT INTO feed_counters (partner_id) SELECT :partner_id FROM impatient
+    ON CONFLICT (partner_id) DO NOTHING
 """)
 
 LOCK_COUNTER = text("""
-    /* one sequencer at a time is at the feed of a partner */
-    SELECT last_sequence FROM feed_counters WHERE partner_id = :partner_id FOR NO KEY UPDATE
+    /* one sequencer at a time numbers the feed of a partner. No row: the counter is missing, or locked.
+       The transaction waits for no other lock for long either */
+    SELECT last_sequence, set_config('lock_timeout', CAST(:lock_timeout AS text), true)
+    FROM feed_counters WHERE partner_id = :partner_id FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 SEQUENCE_EVENTS = text("""
@@ -88,24 +95,27 @@ class FedEvent:
     data: dict[str, Any]
 
 
-def partners_to_sequence(connection: Connection, *, limit: int) -> list[str]:
-    """Return partners whose events wait for a number."""
-    return list(connection.execute(PARTNERS_TO_SEQUENCE, {"limit": limit}).scalars())
+def partners_to_sequence(connection: Connection, *, after: str, limit: int) -> list[str]:
+    """Return partners above `after`, in order, whose events wait for a number."""
+    return list(connection.execute(PARTNERS_TO_SEQUENCE, {"after": after, "limit": limit}).scalars())
 
 
-def sequence_events(connection: Connection, partner_id: str, *, limit: int) -> int:
+def sequence_events(connection: Connection, partner_id: str, *, limit: int) -> int | None:
     """Give up to `limit` events of the partner their numbers; return how many that were.
 
-    Waits for another sequencer at the same feed. The events are looked up after the lock, in a statement of
-    their own: one that another sequencer has just numbered is not seen without its number.
+    None: another transaction holds the counter, and nothing was done. The events are looked up after the
+    lock, in a statement of their own, so that none is numbered twice.
     """
-    partner = {"partner_id": partner_id}
-    last = connection.execute(LOCK_COUNTER, partner).scalar_one_or_none()
-    if last is None:
+    partner = {"partner_id": partner_id, "lock_timeout": LOCK_TIMEOUT_MILLISECONDS}
+    counter = connection.execute(LOCK_COUNTER, partner).one_or_none()
+    if counter is None:
         connection.execute(ADD_COUNTER, partner)
-        last = connection.execute(LOCK_COUNTER, partner).scalar_one()
+        counter = connection.execute(LOCK_COUNTER, partner).one_or_none()
+    if counter is None:
+        return None
+    last: int = counter.last_sequence
     parameters = {"partner_id": partner_id, "last_sequence": last, "limit": limit}
-    return int(connection.execute(SEQUENCE_EVENTS, parameters).scalar_one()) - int(last)
+    return int(connection.execute(SEQUENCE_EVENTS, parameters).scalar_one()) - last
 
 
 def feed_page(connection: Connection, partner_id: str, *, after: int, limit: int) -> list[FedEvent]:

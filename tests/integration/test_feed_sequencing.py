@@ -32,7 +32,7 @@ def publisher():
 
 @pytest.fixture
 def sequencer(owner, engine):
-    return Sequencer(engine, lambda: None)
+    return Sequencer(engine, ManualClock(NOW), lambda: None)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_many_sequencers_and_writers_at_once_leave_no_gap_and_no_duplicate(owner
                 add_payment(connection, partner_id, row=False)
 
     def sequence():
-        sequencer = Sequencer(engine, lambda: None)
+        sequencer = Sequencer(engine, ManualClock(NOW), lambda: None)
         try:
             while not writing.is_set():
                 sequencer.go_round()
@@ -125,7 +125,7 @@ def test_many_sequencers_and_writers_at_once_leave_no_gap_and_no_duplicate(owner
     writing.set()
     for thread in sequencers:
         thread.join(60)
-    drain(Sequencer(engine, lambda: None))
+    drain(Sequencer(engine, ManualClock(NOW), lambda: None))
     assert failures == []
     assert [event.sequence for event in feed(owner, "par_a")] == list(range(1, 81))
     assert [event.sequence for event in feed(owner, "par_b")] == list(range(1, 41))
