@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
 
+from bridge.errors import TransientError
 from bridge.mapping_values import JournalValues
 from bridge.money import Money
 from bridge.payment import OperationKind, SapDocument
+
+
+class NotCalledError(TransientError):
+    """The target was not called: this process has no descriptor or thread left. Not the target's fault."""
 
 
 @dataclass(frozen=True, slots=True)

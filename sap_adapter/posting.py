@@ -13,7 +13,7 @@ from bridge.messages import OperationMessage
 from bridge.partner import PartnerConfiguration
 from bridge.ports import PartnerDirectory
 from sap_adapter.claiming import Claiming, NoPermitError, PostClaim, QuestionClaim
-from sap_adapter.connector import Connector
+from sap_adapter.connector import Connector, NotCalledError
 from sap_adapter.ending import Claim
 from sap_adapter.permits import PermitQueue
 from sap_adapter.record import Recorder
@@ -97,10 +97,14 @@ class Posting:
             outcome = self._connectors[claim.sap_system].post(claimed.sending)
         except TransientError as error:
             failure = error
-            self._end(claim, lambda: self._recorder.not_posted(claim, failure, sap_to_blame=True))
+            is_saps = not isinstance(error, NotCalledError)
+            self._end(claim, lambda: self._recorder.not_posted(claim, failure, sap_to_blame=is_saps))
         except UnknownOutcomeError as error:
             lost = error
             self._end(claim, lambda: self._recorder.unknown(claim, lost))
+        except Exception as error:  # noqa: BLE001 - SAP may have it, and no permit waits for the lease's end
+            broken = UnknownOutcomeError(f"the call ended in {type(error).__name__}")
+            self._end(claim, lambda: self._recorder.unknown(claim, broken))
         else:
             # the next may call while this answer is written down
             self._end(claim, lambda: self._recorder.give_back(claim, outcome))
@@ -115,7 +119,11 @@ class Posting:
             found = self._connectors[claim.sap_system].find(question.company_code, question.reference)
         except TransientError as error:
             failure = error
-            self._end(claim, lambda: self._recorder.question_failed(claim, failure, sap_to_blame=True))
+            is_saps = not isinstance(error, NotCalledError)
+            self._end(claim, lambda: self._recorder.question_failed(claim, failure, sap_to_blame=is_saps))
+        except Exception as error:  # noqa: BLE001 - as in _post
+            broken = TransientError(f"the question ended in {type(error).__name__}")
+            self._end(claim, lambda: self._recorder.question_failed(claim, broken, sap_to_blame=True))
         else:
             self._end(claim, lambda: self._recorder.found(claim, found))
 

@@ -1,6 +1,8 @@
 """The connector to S/4HANA: SOAP to post, OData V2 to ask. One pooled session per SAP system."""
 
+import errno
 import http.cookiejar
+import os
 import re
 from dataclasses import dataclass
 from datetime import date
@@ -8,17 +10,19 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import HTTPError
 
 from bridge.clock import Clock
 from bridge.errors import SettingsError, TransientError, UnknownOutcomeError
+from bridge.web.deadlines import Deadlines, UnwatchedCallError
+from bridge.web.transport import BoundedAdapter, Call
 from sap_adapter import journal_entry
 from sap_adapter.connector import (
     DocumentPage,
     Entry,
     FoundDocument,
     JournalFacts,
+    NotCalledError,
     Posted,
     Refused,
     Sending,
@@ -36,6 +40,7 @@ MAX_ANSWER_BYTES = 1024 * 1024
 REFERENCE_FIELDS = frozenset({"DocumentReferenceID", "OriginalReferenceDocument"})
 MAX_RETRY_AFTER_SECONDS = 3600.0
 CHUNK_BYTES = 64 * 1024
+OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ class Timeouts:
 
     @property
     def call_seconds(self) -> float:
-        """The longest a call takes, also when SAP's answer comes in drops."""
+        """The longest a call takes, from the connection to the answer's last byte, however it comes."""
         return self.connect_seconds + self.read_seconds
 
 
@@ -81,16 +86,15 @@ class S4HanaConnector:
         self._connection = connection
         self._timeouts = timeouts
         self._clock = clock
-        self._session = requests.Session()
-        self._session.auth = (connection.user, connection.password)
-        # No proxies, no .netrc: where SAP is and who we are is configured, not found in the environment.
-        self._session.trust_env = False
-        # No cookies: one call's SAP session would be shared by the others that run at the same time.
-        self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
-        # No retries: whether a call may be repeated is decided by the claim, not by the transport.
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_calls, max_retries=0)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+        deadlines = Deadlines(timeouts.call_seconds)
+        self._postings = BoundedAdapter(deadlines, max_hosts=1, max_connections=max_calls)
+        # An answer to a question names no request, and "none" may have a payment posted again: no question is
+        # asked on a connection that has been used before.
+        self._questions = BoundedAdapter(
+            deadlines, max_hosts=1, max_connections=max_calls, reuses_connections=False
+        )
+        self._posting_session = _session(connection, self._postings)
+        self._question_session = _session(connection, self._questions)
 
     def render(self, facts: JournalFacts) -> Entry:
         """Return the `JournalEntry` element."""
@@ -103,6 +107,8 @@ class S4HanaConnector:
     def post(self, sending: Sending) -> Posted | Refused:
         """Post one journal entry (docs/sap.md: a refusal comes with HTTP 200)."""
         status, headers, content = self._call(
+            self._posting_session,
+            self._postings,
             "POST",
             SOAP_PATH,
             data=envelope(sending),
@@ -116,7 +122,7 @@ class S4HanaConnector:
             )
         if status != 200:
             raise UnknownOutcomeError(f"SAP answered HTTP {status}", is_overload=status == 503)
-        return read_confirmation(content)
+        return read_confirmation(content, sending)
 
     def find(self, company_code: str, reference: str) -> list[FoundDocument]:
         """Read the documents with our reference. TransientError if SAP does not answer clearly."""
@@ -148,7 +154,9 @@ class S4HanaConnector:
 
     def _ask(self, parameters: dict[str, str]) -> bytes:
         try:
-            status, headers, content = self._call("GET", ODATA_PATH, params=parameters)
+            status, headers, content = self._call(
+                self._question_session, self._questions, "GET", ODATA_PATH, params=parameters
+            )
         except UnknownOutcomeError as error:
             raise TransientError(str(error)) from error
         if status != 200:
@@ -159,30 +167,45 @@ class S4HanaConnector:
             )
         return content
 
-    def _call(self, method: str, path: str, **request: Any) -> tuple[int, Any, bytes]:
-        give_up_at = self._clock.monotonic() + self._timeouts.call_seconds
+    def _call(
+        self, session: requests.Session, adapter: BoundedAdapter, method: str, path: str, **request: Any
+    ) -> tuple[int, Any, bytes]:
+        """Return status, headers and body. TransientError if not a byte of the request can have arrived."""
         try:
-            with self._session.request(
-                method,
-                self._connection.base_url + path,
-                timeout=(self._timeouts.connect_seconds, self._timeouts.read_seconds),
-                allow_redirects=False,
-                stream=True,
-                **request,
-            ) as response:
-                content = bytearray()
-                # what is there, not a whole chunk: drops must not keep us past the lease
-                while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
-                    content += chunk
-                    if len(content) > MAX_ANSWER_BYTES:
-                        raise UnknownOutcomeError("SAP's answer is too long")
-                    if self._clock.monotonic() > give_up_at:
-                        raise UnknownOutcomeError("SAP's answer takes too long")
-                return response.status_code, response.headers, bytes(content)
-        except (requests.RequestException, HTTPError) as error:
-            if _nothing_was_sent(error):
-                raise TransientError("SAP can't be reached") from error
-            raise UnknownOutcomeError(f"the call to SAP broke off ({type(error).__name__})") from error
+            with adapter.call() as call:
+                try:
+                    return self._exchange(session, call, method, path, **request)
+                except (requests.RequestException, HTTPError, OSError) as error:
+                    if not call.may_have_arrived:
+                        raise _not_sent(error) from error
+                    reason = (
+                        "SAP's answer takes too long"
+                        if call.deadline.has_passed
+                        else f"the call to SAP broke off ({type(error).__name__})"
+                    )
+                    raise UnknownOutcomeError(reason) from error
+        except UnwatchedCallError as error:
+            raise NotCalledError(str(error)) from error
+
+    def _exchange(
+        self, session: requests.Session, call: Call, method: str, path: str, **request: Any
+    ) -> tuple[int, Any, bytes]:
+        with session.request(
+            method,
+            self._connection.base_url + path,
+            timeout=(self._timeouts.connect_seconds, self._timeouts.read_seconds),
+            allow_redirects=False,
+            stream=True,
+            **request,
+        ) as response:
+            content = bytearray()
+            while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
+                content += chunk
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise UnknownOutcomeError("SAP's answer is too long")
+            # A connection that was shut down ends headers and body as if they were complete.
+            call.deadline.check()
+            return response.status_code, response.headers, bytes(content)
 
     def _retry_after_seconds(self, headers: Any) -> float | None:
         value = headers.get("Retry-After", "").strip()
@@ -196,17 +219,28 @@ class S4HanaConnector:
         return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
-def _nothing_was_sent(error: Exception) -> bool:
-    """Tell whether the connection was never there: the only failures that surely posted nothing."""
+def _session(connection: SapConnection, adapter: BoundedAdapter) -> requests.Session:
+    session = requests.Session()
+    session.auth = (connection.user, connection.password)
+    # No proxies, no .netrc: where SAP is and who we are is configured, not found in the environment.
+    session.trust_env = False
+    # No cookies: one call's SAP session would be shared by the others that run at the same time.
+    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def _not_sent(error: Exception) -> TransientError:
+    """Say whether SAP can't be reached or this process has nothing left to reach it with."""
     reason: object = error
     while isinstance(reason, BaseException):
-        if isinstance(reason, NewConnectionError | ConnectTimeoutError | NameResolutionError):
-            return True
-        inner = getattr(reason, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = reason.args[0] if reason.args else None
-        reason = inner
-    return False
+        if isinstance(reason, OSError) and reason.errno in OWN_SHORTAGES:
+            return NotCalledError(f"no connection could be made: {os.strerror(reason.errno)}")
+        reason = getattr(reason, "reason", None) or next(
+            (inner for inner in reason.args if isinstance(inner, BaseException)), None
+        )
+    return TransientError(f"SAP can't be reached ({type(error).__name__})")
 
 
 def _literal(value: str) -> str:

@@ -39,8 +39,12 @@ def envelope(sending: Sending) -> bytes:
     return etree.tostring(root, xml_declaration=True, encoding="utf-8")
 
 
-def read_confirmation(content: bytes) -> Posted | Refused:
-    """Read SAP's answer; UnknownOutcomeError for anything but a clear yes or a clear no."""
+def read_confirmation(content: bytes, sending: Sending) -> Posted | Refused:
+    """Read SAP's answer; UnknownOutcomeError for anything but a clear yes or a clear no to this sending.
+
+    A confirmation names the message that it answers (ReferenceUUID, ReferenceID) and the company code of the
+    document, but neither our reference nor the amount: those are of the message, which SAP booked as a whole.
+    """
     try:
         root = etree.fromstring(content, _parser())
     except etree.XMLSyntaxError as error:
@@ -50,6 +54,7 @@ def read_confirmation(content: bytes) -> Posted | Refused:
     if len(confirmations) != 1:
         raise UnknownOutcomeError("SAP's answer does not confirm exactly one journal entry")
     confirmation = confirmations[0]
+    _check_is_of(confirmation, sending)
     log = _log(confirmation)
     severity = max((item.severity for item in log), default=0)
     severity = max(severity, _number(confirmation.findtext("Log/MaximumLogItemSeverityCode")))
@@ -66,7 +71,23 @@ def read_confirmation(content: bytes) -> Posted | Refused:
         raise UnknownOutcomeError("SAP names a document and an error at once, or an unreadable key")
     if not re.fullmatch(r"[0-9]{4}", fiscal_year):
         raise UnknownOutcomeError("SAP names no fiscal year")
+    if company_code != etree.fromstring(sending.content, _parser()).findtext("CompanyCode"):
+        raise UnknownOutcomeError("SAP confirms a document of another company code")
     return Posted(SapDocument(company_code, fiscal_year, number))
+
+
+def _check_is_of(confirmation: etree._Element, sending: Sending) -> None:
+    """UnknownOutcomeError unless the confirmation names this message, and no other."""
+    header = confirmation.find("MessageHeader")
+    named = {
+        "ReferenceUUID": _text(header, "ReferenceUUID").replace("-", "").lower(),
+        "ReferenceID": _text(header, "ReferenceID"),
+    }
+    sent = {"ReferenceUUID": sending.message_uuid.replace("-", ""), "ReferenceID": sending.operation_id}
+    if not any(named.values()):
+        raise UnknownOutcomeError("SAP's answer does not say which message it confirms")
+    if any(value and value != sent[name] for name, value in named.items()):
+        raise UnknownOutcomeError("SAP confirms another message")
 
 
 def _header(parent: etree._Element, sending: Sending) -> None:

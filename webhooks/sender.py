@@ -1,24 +1,18 @@
 """One HTTP request to a partner's endpoint: bounded in time and bytes, no redirects, checked addresses.
 
-`requests` bounds the wait for each piece of an answer, not their sum: webhooks.deadlines does that. Only its
+bridge.web.transport bounds the whole call and reads past informational responses. Of `requests` only the
 transport is used: the cookies, redirects, proxies and defaults of its session are all unwanted here, and cost
 more than the rest of a request.
 """
 
 import contextlib
 import socket
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.poolmanager import PoolManager
 
 from bridge.clock import Clock
 from bridge.web.addresses import (
@@ -30,7 +24,8 @@ from bridge.web.addresses import (
     check_url,
     resolve,
 )
-from webhooks.deadlines import Deadline, DeadlinePassedError, Deadlines
+from bridge.web.deadlines import Deadline, DeadlinePassedError, Deadlines, UnwatchedCallError
+from bridge.web.transport import BoundedAdapter, Call
 from webhooks.retries import read_retry_after
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -73,9 +68,12 @@ class Sender:
         self._timeout_seconds = timeout_seconds
         self._allow_http_loopback = allow_http_loopback
         self._resolver = resolver
-        self._running = threading.local()
-        self._deadlines = Deadlines(timeout_seconds)
-        self._adapter = _Adapter(self, max_connections)
+        self._adapter = BoundedAdapter(
+            Deadlines(timeout_seconds),
+            max_hosts=MAX_HOSTS_POOLED,
+            max_connections=max_connections,
+            open_socket=self._open_socket,
+        )
         # the public authorities; no environment has a say in it
         self._verify: bool | str = True
 
@@ -85,19 +83,19 @@ class Sender:
             check_url(url, allow_http_loopback=self._allow_http_loopback)
         except ForbiddenUrlError:
             return Answer(None, "forbidden-url")
-        with self._deadlines.begin() as deadline:
-            self._running.deadline = deadline
-            try:
-                return self._exchange(url, body, headers, deadline)
-            except (requests.RequestException, OSError, ValueError) as error:
-                return Answer(None, "timeout" if deadline.has_passed else _class_of(error))
-            finally:
-                del self._running.deadline
+        try:
+            with self._adapter.call() as call:
+                try:
+                    return self._exchange(url, body, headers, call)
+                except (requests.RequestException, OSError, ValueError) as error:
+                    return Answer(None, "timeout" if call.deadline.has_passed else _class_of(error))
+        except UnwatchedCallError:
+            return Answer(None, "connection-failed")
 
     def close(self) -> None:
         self._adapter.close()
 
-    def _exchange(self, url: str, body: bytes, headers: Mapping[str, str], deadline: Deadline) -> Answer:
+    def _exchange(self, url: str, body: bytes, headers: Mapping[str, str], call: Call) -> Answer:
         request = requests.PreparedRequest()
         request.method = "POST"
         request.prepare_url(url, None)
@@ -107,87 +105,24 @@ class Sender:
         with self._adapter.send(
             request, stream=True, timeout=timeout, verify=self._verify, proxies={}
         ) as response:
-            deadline.check()  # to http.client, headers that were cut off are complete
+            call.deadline.check()  # to http.client, headers that were cut off are complete
             answer = _answer_of(response, self._clock.now())
             return replace(answer, body=_read(response))
 
-    def open_socket(self, host: str, port: int, *, plain: bool, connect_seconds: float) -> socket.socket:
+    def _open_socket(
+        self, host: str, port: int, *, is_plain: bool, connect_seconds: float, deadline: Deadline
+    ) -> socket.socket:
         """Connect to one of the host's addresses, all of which have been checked."""
         addresses = self._resolver(host, port)
-        check_addresses(addresses, allow_loopback=self._allow_http_loopback, only_loopback=plain)
+        check_addresses(addresses, allow_loopback=self._allow_http_loopback, only_loopback=is_plain)
         failure: OSError = UnresolvableHostError("the host's name has no address")
         for address in addresses:
-            self._running.deadline.check()
+            deadline.check()
             try:
-                connected = socket.create_connection((address, port), timeout=connect_seconds)
+                return socket.create_connection((address, port), timeout=connect_seconds)
             except OSError as error:
                 failure = error
-                continue
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.watch(connected)
-            return connected
         raise failure
-
-    def watch(self, connected: socket.socket) -> None:
-        """Put the connection under the deadline of the request that this thread is at."""
-        deadline: Deadline = self._running.deadline
-        try:
-            deadline.watch(connected)
-        except DeadlinePassedError:
-            connected.close()
-            raise
-
-
-class _Adapter(HTTPAdapter):
-    """requests' transport over connections that the sender opens. No retries: the schedule has them."""
-
-    def __init__(self, sender: Sender, max_connections: int) -> None:
-        self._sender = sender
-        super().__init__(pool_connections=MAX_HOSTS_POOLED, pool_maxsize=max_connections, max_retries=0)
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, **options)
-        manager: PoolManager = self.poolmanager
-        manager.pool_classes_by_scheme = _pool_classes(self._sender)
-
-
-def _pool_classes(sender: Sender) -> dict[str, Any]:
-    """urllib3's pools, with connections that are checked and watched by `sender`."""
-
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return _connect(sender, self, plain=True)
-
-        def request(self, *arguments: Any, **options: Any) -> None:
-            _watch_reused(sender, self)
-            super().request(*arguments, **options)
-
-    class Secure(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return _connect(sender, self, plain=False)
-
-        def request(self, *arguments: Any, **options: Any) -> None:
-            _watch_reused(sender, self)
-            super().request(*arguments, **options)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
-
-
-def _connect(sender: Sender, connection: HTTPConnection, *, plain: bool) -> socket.socket:
-    timeout = connection.timeout
-    seconds = float(timeout) if isinstance(timeout, int | float) else CONNECT_TIMEOUT_SECONDS
-    return sender.open_socket(connection.host, connection.port, plain=plain, connect_seconds=seconds)
-
-
-def _watch_reused(sender: Sender, connection: HTTPConnection) -> None:
-    if connection.sock is not None:
-        sender.watch(connection.sock)
 
 
 def _answer_of(response: requests.Response, now: datetime) -> Answer:

@@ -1,4 +1,4 @@
-"""The whole time of a request: whatever its receiver trickles, the connection is shut down after it."""
+"""The whole time of a call: whatever the other side trickles, the connection is shut down after it."""
 
 import contextlib
 import socket
@@ -9,11 +9,15 @@ from typing import Self
 
 
 class DeadlinePassedError(OSError):
-    """The request's time is over; the connection was shut down or not used any more."""
+    """The call's time is over; the connection was shut down or is not used any more."""
+
+
+class UnwatchedCallError(OSError):
+    """No thread can be started to watch the call's time; nothing was sent."""
 
 
 class Deadline:
-    """Shuts down every connection that the request uses when its time is over."""
+    """Shuts down every connection that the call uses when its time is over."""
 
     def __init__(self, at_monotonic: float) -> None:
         self.at_monotonic = at_monotonic
@@ -37,11 +41,12 @@ class Deadline:
         return self._is_over
 
     def check(self) -> None:
-        if self.has_passed:
-            raise DeadlinePassedError("the request's time is over")
+        """Raise DeadlinePassedError if the time is over, even if nobody has noticed yet."""
+        if self.has_passed or monotonic() >= self.at_monotonic:
+            raise DeadlinePassedError("the call's time is over")
 
     def watch(self, connected: socket.socket) -> None:
-        """Keep a second handle on the connection: TLS takes the first one over."""
+        """Keep a second handle on the connection: TLS takes the first one over. OSError if there is none."""
         with self._lock:
             self.check()
             self._sockets.append(socket.fromfd(connected.fileno(), connected.family, connected.type))
@@ -69,13 +74,18 @@ class Deadlines:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> Deadline:
+        """Return a deadline that runs; UnwatchedCallError if it can't be watched."""
         deadline = Deadline(monotonic() + self._timeout_seconds)
         with self._changed:
+            if self._thread is None:  # at the first call: a thread crosses no fork
+                thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise UnwatchedCallError("no thread can be started") from error
+                self._thread = thread
             self._pending.append(deadline)
-            if self._thread is None:  # at the first request: a thread crosses no fork
-                self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
-                self._thread.start()
-            elif len(self._pending) == 1:
+            if len(self._pending) == 1:
                 self._changed.notify()
         return deadline
 
