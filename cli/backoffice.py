@@ -3,11 +3,16 @@
 import click
 
 from cli.api import Api
+from cli.local_stack import local_url
 
-LOCAL_URL = "http://127.0.0.1:8089"
+LOCAL_URL = local_url("backoffice")
 
 backoffice_url = click.option(
-    "--url", envvar="BRIDGE_BACKOFFICE_URL", default=LOCAL_URL, show_default=True, help="The backoffice."
+    "--url",
+    envvar="BRIDGE_BACKOFFICE_URL",
+    default=LOCAL_URL,
+    show_default="the local stack's",
+    help="The backoffice.",
 )
 
 

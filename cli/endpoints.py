@@ -11,9 +11,10 @@ import click
 import requests
 
 from cli.api import ApiError, what_went_wrong
+from cli.local_stack import local_url
 from cli.screen import as_json, as_shell, print_json, print_shell, print_table
 
-LOCAL_URL = "http://127.0.0.1:8080"
+LOCAL_URL = local_url("envoy")
 TIMEOUT_SECONDS = 30.0
 SCOPES = "webhooks:read webhooks:write"
 ENDPOINTS = "/v1/webhook-endpoints"
@@ -55,7 +56,9 @@ class PublicApi:
 
 
 @click.group()
-@click.option("--api", "base_url", envvar="BRIDGE_API_URL", default=LOCAL_URL, show_default=True)
+@click.option(
+    "--api", "base_url", envvar="BRIDGE_API_URL", default=LOCAL_URL, show_default="the local stack's"
+)
 @click.option("--client-id", envvar="BRIDGE_CLIENT_ID", required=True, help="Or BRIDGE_CLIENT_ID.")
 @click.option(
     "--client-secret",

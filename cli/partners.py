@@ -11,17 +11,18 @@ from cli.api import Api
 from cli.clients import clients
 from cli.documents import read_document
 from cli.endpoints import endpoints
+from cli.local_stack import local_url
 from cli.mapping import mapping
 from cli.options import partner_id_argument, reason
 from cli.screen import as_json, print_json, print_table
 
-LOCAL_URL = "http://127.0.0.1:8084"
+LOCAL_URL = local_url("partners")
 
 _from = click.option("--from", "effective_from", help="A date and time with its offset; at once if left out.")
 
 
 @click.group()
-@click.option("--url", envvar="BRIDGE_PARTNERS_URL", default=LOCAL_URL, show_default=True)
+@click.option("--url", envvar="BRIDGE_PARTNERS_URL", default=LOCAL_URL, show_default="the local stack's")
 @click.pass_context
 def partners(context: click.Context, url: str) -> None:
     """Partners and their configuration."""

@@ -20,7 +20,7 @@ FORMATS = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%S%z",
 
 
 @click.command()
-@click.option("--url", envvar="BRIDGE_BACKOFFICE_URL", default=LOCAL_URL, show_default=True)
+@click.option("--url", envvar="BRIDGE_BACKOFFICE_URL", default=LOCAL_URL, show_default="the local stack's")
 @click.option(
     "--since", type=click.DateTime(FORMATS), help="The moment the backup is from. Begins a recovery."
 )

@@ -26,9 +26,10 @@ state_dir = click.option(
 port_offset = click.option(
     "--port-offset",
     type=int,
+    envvar="PORT_OFFSET",
     default=0,
     show_default=True,
-    help="Added to every port: a second stack beside.",
+    help="Added to every port; or PORT_OFFSET.",
 )
 
 
@@ -57,6 +58,14 @@ def down(state_dir: Path) -> None:
 
 @main.command()
 @state_dir
+def reset(state_dir: Path) -> None:
+    """Stop the stack and remove its data, keys and logs: the next start begins with nothing."""
+    removed = _or_exit(lambda: control.remove(Layout(state_dir.absolute())))
+    click.echo(f"removed {', '.join(map(str, removed))}" if removed else "there is nothing to remove")
+
+
+@main.command()
+@state_dir
 def status(state_dir: Path) -> None:
     """Tell what runs; exit code 3 if nothing does."""
     layout = Layout(state_dir.absolute())
@@ -80,7 +89,7 @@ def run(state_dir: Path, port_offset: int, report_to: int | None) -> None:
         run_stack(
             layout,
             on_ready=lambda: report({"ready": True}),
-            on_progress=lambda name: report({"progress": name}),
+            on_progress=lambda line: report({"progress": line}),
         )
     except StartError as error:
         report({"failed": str(error)})
@@ -88,9 +97,9 @@ def run(state_dir: Path, port_offset: int, report_to: int | None) -> None:
         sys.exit(1)
 
 
-def _show_progress(name: str) -> None:
+def _show_progress(line: str) -> None:
     with contextlib.suppress(BrokenPipeError):  # nobody reads on: no reason to give up
-        click.echo(f"  {name} is ready")
+        click.echo(f"  {line}")
 
 
 def _reporter(descriptor: int | None) -> Callable[[dict[str, Any]], None]:

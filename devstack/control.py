@@ -2,19 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from devstack import edge, lock
 from devstack.layout import REPOSITORY, Layout
+from devstack.postgres import Postgres
 from devstack.preflight import StartError
 from devstack.start_checks import create_folders
 
-DOWN_TIMEOUT_SECONDS = 20.0
+DOWN_TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
 
@@ -73,6 +76,21 @@ def stop(layout: Layout) -> int | None:
         if not _wait_until_free(layout, lock.LEFTOVER_TIMEOUT_SECONDS, pid):
             raise StartError(f"the stack does not stop; see {layout.log('supervisor')}")
     return pid
+
+
+def remove(layout: Layout) -> list[Path]:
+    """Stop the stack and remove what it keeps; return the folders that are gone."""
+    if not layout.state_folder.exists():
+        return []
+    if not layout.lock_file.exists():
+        raise StartError(f"{layout.state_folder} is not the folder of a local stack: nothing was removed")
+    stop(layout)
+    # as root PostgreSQL keeps its data elsewhere, where its own account gets in
+    data = Postgres(layout.data("postgres"), layout.ports["postgres"]).data_folder
+    folders = [folder for folder in (data, layout.state_folder) if folder.exists()]
+    for folder in folders:
+        shutil.rmtree(folder)
+    return folders
 
 
 def _wait_until_free(layout: Layout, timeout_seconds: float, pid: int | None = None) -> bool:

@@ -13,7 +13,7 @@ import psutil
 from devstack.preflight import StartError
 
 # how long the reaper of a killed supervisor may take to clear up
-LEFTOVER_TIMEOUT_SECONDS = 8.0
+LEFTOVER_TIMEOUT_SECONDS = 30.0
 POLL_SECONDS = 0.1
 
 

@@ -18,6 +18,7 @@ from typing import IO
 from devstack.strays import kill_processes_in
 
 KILL_TIMEOUT_SECONDS = 4.0
+END_TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
 
@@ -88,7 +89,7 @@ class ReaperLink:
         """End the reaper; it still kills and deletes whatever it has not been told is gone."""
         with contextlib.suppress(OSError):
             self._close()
-        self._process.wait(KILL_TIMEOUT_SECONDS * 2)
+        self._process.wait(END_TIMEOUT_SECONDS)
 
 
 def read_until_end(lines: Iterable[bytes]) -> list[tuple[str, str]]:

@@ -6,11 +6,16 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
+
 from devstack.layout import MAX_PORT, Layout
 from devstack.preflight import StartError, require_free_port
 
 MIN_FREE_BYTES = 400 * 1024 * 1024
 PROBE_BYTES = 1024 * 1024
+# what is suggested when a port is taken: no two services meet there
+ANOTHER_OFFSET = 100
+COMMAND_CHARACTERS = 80
 
 
 def create_folders(layout: Layout) -> None:
@@ -45,7 +50,7 @@ def require_room(folder: Path) -> None:
 
 
 def require_free_ports(layout: Layout, names: Iterable[str]) -> None:
-    """StartError names the first port that is taken, and by whom it was wanted."""
+    """StartError names the first port that is taken, what needs it and the process that has it."""
     for name in names:
         port = layout.ports[name]
         if not 0 < port <= MAX_PORT:
@@ -53,4 +58,17 @@ def require_free_ports(layout: Layout, names: Iterable[str]) -> None:
         try:
             require_free_port("127.0.0.1", port)
         except StartError as error:
-            raise StartError(f"port {port} for {name} is in use; free it or use --port-offset") from error
+            raise StartError(
+                f"port {port} for {name} is in use by {holder_of(port)}: stop it, or take other ports with "
+                f"PORT_OFFSET={layout.port_offset + ANOTHER_OFFSET}"
+            ) from error
+
+
+def holder_of(port: int) -> str:
+    """The process that listens there, in words; of another user's processes the system tells no number."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.pid is not None:
+                command = " ".join(psutil.Process(connection.pid).cmdline())
+                return f"pid {connection.pid} ({command[:COMMAND_CHARACTERS]})"
+    return "a process of another user"

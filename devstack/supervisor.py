@@ -23,6 +23,10 @@ BACKOFF_SECONDS = (0.0, 0.25, 0.5, 1.0, 2.0)
 TICK_STARTING_SECONDS = 0.05
 TICK_RUNNING_SECONDS = 0.25
 MAX_CHECKS_AT_ONCE = 8
+# A start that takes longer says what it waits for, this often.
+PROGRESS_SECONDS = 5.0
+# A step asks a server that has just started; on a busy machine the answer may come too late.
+STEP_TRIES = 3
 
 
 @dataclass
@@ -34,6 +38,7 @@ class State:
     is_ready: bool = False
     was_ready: bool = False
     quick_deaths: int = 0
+    tries: int = 0
     start_at: float = 0.0
     check: "Future[bool] | None" = field(default=None)
 
@@ -42,7 +47,7 @@ class Supervisor:
     """Runs the table until it is told to stop.
 
     `on_change` is called with the pids by name: first when all is ready, then whenever one, or the reaper's,
-    has changed.
+    has changed. `on_progress` gets lines that say how far the start has come.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Supervisor:
         self._published: dict[str, int] = {}
         self._is_outdated = False
         self._all_ready = False
+        self._started_at = self._last_line_at = time.monotonic()
         self._stop_asked = False
 
     def run(self) -> None:
@@ -119,10 +125,23 @@ class Supervisor:
                 self._start_if_due(state)
             elif state.child is not None and not state.is_ready:
                 self._check(state, state.child, checks)
-        if not self._all_ready and all(state.is_ready for state in self._states.values()):
+        if not self._all_ready:
+            self._look_at_the_start()
+        self._publish()
+
+    def _look_at_the_start(self) -> None:
+        now = time.monotonic()
+        if all(state.is_ready for state in self._states.values()):
             self._all_ready = True
             log.info("all is ready")
-        self._publish()
+        elif now >= self._last_line_at + PROGRESS_SECONDS:
+            running = [name for name, state in self._states.items() if state.child is not None]
+            waited_for = ", ".join(name for name in running if not self._states[name].is_ready)
+            self._tell(f"waiting for {waited_for}, {now - self._started_at:.0f} s so far")
+
+    def _tell(self, line: str) -> None:
+        self._last_line_at = time.monotonic()
+        self._on_progress(line)
 
     def _start_if_due(self, state: State) -> None:
         first = not state.was_ready
@@ -142,7 +161,10 @@ class Supervisor:
             return
         log.warning("%s ended: %s", state.unit.name, describe_exit(code))
         if not state.was_ready:
-            raise StartError(self._why_not_started(state.unit, describe_exit(code)))
+            state.tries += 1
+            if not state.unit.is_step or state.tries == STEP_TRIES:
+                raise StartError(self._why_not_started(state.unit, describe_exit(code)))
+            self._tell(f"{state.unit.name} failed and is tried again")
         # only one that dies again before it is of any use is in a crash loop
         state.quick_deaths = 0 if state.is_ready else state.quick_deaths + 1
         state.is_ready = False
@@ -171,7 +193,7 @@ class Supervisor:
         state.is_ready = state.was_ready = True
         log.info("%s is ready", state.unit.name)
         if not again:
-            self._on_progress(state.unit.name)
+            self._tell(f"{state.unit.name} is ready")
         elif not state.unit.is_step:
             for other in self._states.values():
                 if state.unit.name in other.unit.again_after:

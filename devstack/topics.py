@@ -14,7 +14,7 @@ from bridge.messages import EVENTS_TOPIC, dead_letter_topic, operations_topic, p
 from devstack.layout import PROJECT_ID, SAP_SYSTEMS, Layout
 from devstack.preflight import StartError
 
-CALL_TIMEOUT_SECONDS = 10.0
+CALL_TIMEOUT_SECONDS = 30.0
 # as in Terraform: the ack deadline is the push's own timeout and stays above the slowest SAP call
 ACK_DEADLINE_SECONDS = 120
 MIN_BACKOFF_SECONDS = 10
@@ -50,6 +50,10 @@ def create_topics(layout: Layout) -> None:
         for push in pushes(layout):
             _put(connection, f"topics/{push.topic}", {})
             _put(connection, f"subscriptions/{push_subscription(push.topic)}", subscription(push))
+    except (OSError, http.client.HTTPException) as error:
+        raise StartError(
+            f"the Pub/Sub emulator did not answer within {CALL_TIMEOUT_SECONDS:.0f} s: {error!r}"
+        ) from error
     finally:
         connection.close()
 

@@ -216,6 +216,8 @@ def _configuration(examples, payment_examples, seed, without, mode):
     return SchemathesisConfig.from_dict(
         {
             "seed": seed,
+            # how long it takes to make an example says nothing about the gateway
+            "suppress-health-check": ["too_slow"],
             "generation": {"max-examples": examples, "mode": mode},
             "operations": [{"include-name": PAY, "generation": {"max-examples": payment_examples}}],
             "checks": {name: {"enabled": False} for name in (*NOT_WITH_OUR_IDS, *without)}

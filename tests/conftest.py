@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import hypothesis
 import pytest
 from scratch import scratch_folder
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -16,6 +17,12 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from bridge.storage.engine import DatabaseSettings, make_engine
 from devstack.logins import create_database, create_logins, login_of, url_as
 from devstack.postgres import Postgres, free_port
+
+# On a busy machine an example may take long, and so may making one: that says nothing about the code.
+hypothesis.settings.register_profile(
+    "bridge", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("bridge")
 
 TEMPLATE = "migrated_template"
 WITH_PREPARED_STATEMENTS = ("dispatcher", "sap_adapter", "webhooks")

@@ -37,7 +37,7 @@ NOT_DRAINED = 3
     show_default=True,
     help="Where the stack keeps its data and logs.",
 )
-@click.option("--port-offset", type=int, default=0, show_default=True, help="Added to every port.")
+@click.option("--port-offset", type=int, envvar="PORT_OFFSET", default=0, help="Added to every port.")
 @click.option(
     "--plant-fault",
     type=click.Choice(["ledger"]),
@@ -53,7 +53,7 @@ def main(state_dir: Path, port_offset: int, plant_fault: str | None) -> None:
     try:
         if lock.holder(layout.lock_file) is None:
             view.say("starting the local stack")
-        with own_stack(layout):
+        with own_stack(layout, on_progress=lambda what: view.say(f"  {what}")):
             view.say(f"ready after {time.monotonic() - started:.0f} s")
             violations = _play(RunningStack.read(layout.stack_file), layout, view, plant_fault)
     except (StartError, GaveUpError, requests.RequestException, SQLAlchemyError) as error:

@@ -32,7 +32,7 @@ POLL_SECONDS = 0.02
 
 @click.command()
 @click.option("--state-dir", type=click.Path(path_type=Path, file_okay=True), default=Path(".devstack"))
-@click.option("--port-offset", type=int, default=0, show_default=True, help="Added to every port.")
+@click.option("--port-offset", type=int, envvar="PORT_OFFSET", default=0, help="Added to every port.")
 @click.option("--payments", type=click.IntRange(2, 10_000), default=30, show_default=True)
 def main(state_dir: Path, port_offset: int, payments: int) -> None:
     """Measure 202 → webhook received, one payment at a time."""

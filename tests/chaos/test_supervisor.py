@@ -155,6 +155,8 @@ def test_port_in_use_is_one_line_and_nothing_is_started():
         occupant.listen()
         lines = assert_refused(layout, saying=f"port {layout.ports['webhooks']} for webhooks is in use")
         assert len(lines) == 1
+        assert f"by pid {os.getpid()} (" in lines[0]
+        assert "PORT_OFFSET=" in lines[0]
         assert not layout.data("postgres").exists()
 
 

@@ -1,4 +1,4 @@
-"""Every variable that some process reads stands in the README's table, and nothing else does."""
+"""Every variable that some process reads stands in the table of docs/settings.md, and nothing else does."""
 
 import ast
 import re
@@ -59,15 +59,15 @@ def texts(nodes):
     }
 
 
-def test_the_readme_lists_exactly_the_variables_that_are_read():
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^\| `([A-Z][A-Z0-9_]+)`", readme, re.MULTILINE))
+def test_the_settings_document_lists_exactly_the_variables_that_are_read():
+    settings = (REPOSITORY / "docs" / "settings.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([A-Z][A-Z0-9_]+)`", settings, re.MULTILINE))
     assert documented == variables_read()
 
 
 # Of a machine without Google (Cloud Run refuses them, or they mean nothing there), or of the platform.
 NOT_FROM_TERRAFORM = {"DATABASE_URL", "PUSH_AUTHENTICATION", "OPERATOR_AUTHENTICATION", "TRACES_FILE"}
-NOT_FROM_TERRAFORM |= {"WEBHOOK_ALLOW_HTTP_LOOPBACK", "HOST", "PORT"}
+NOT_FROM_TERRAFORM |= {"WEBHOOK_ALLOW_HTTP_LOOPBACK", "HOST", "PORT", "PORT_OFFSET"}
 # metrics go by OTLP there: nobody could reach the port
 NOT_FROM_TERRAFORM |= {"OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"}
 

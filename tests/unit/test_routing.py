@@ -113,7 +113,7 @@ RULE = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(RULE, max_size=5), st.sampled_from(CURRENCIES), st.integers(1, 60))
 def test_routing_and_its_explanation_agree_and_what_is_refused_is_never_reached(rules, currency, value):
     named = [{**rule, "name": f"r{number}"} for number, rule in enumerate(rules)]
