@@ -14,7 +14,7 @@ from backoffice.recovery_routes import register_recoveries
 from backoffice.settings import Settings
 from backoffice.state_metrics import StateMetrics
 from backoffice.status import register_status
-from bridge.clock import Clock
+from bridge.clock import Clock, certain_moment
 from bridge.gcp.operators import make_operator_authenticator
 from bridge.metrics import UNMEASURED, Metrics
 from bridge.storage.engine import ping
@@ -45,5 +45,5 @@ def create_app(settings: Settings, engine: Engine, clock: Clock, metrics: Metric
     register_dead_letters(admin, DeadLetters(engine, clock, wake, operations), authenticate)
     register_recoveries(admin, Recover(engine, clock), clock, authenticate)
     app.register_blueprint(admin)
-    register_health(app, {"database": lambda: ping(engine)})
+    register_health(app, {"database": lambda: ping(engine), "clock": lambda: certain_moment(clock)})
     return app

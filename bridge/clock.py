@@ -1,8 +1,20 @@
-"""Time as a parameter: every service gets a Clock, tests get one that they turn by hand."""
+"""Time as a parameter: every service gets a Clock, tests get one that they turn by hand.
 
+Processes compare times through PostgreSQL, so in production their clock is the database's
+(bridge.storage.database_clock): what one writes and another compares comes from one clock.
+"""
+
+import math
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from bridge.errors import TransientError
+
+# A process whose clock may be further from the one that all share claims nothing and ends no lease.
+MAX_UNCERTAINTY_SECONDS = 0.5
+# How far the clocks of two processes that claim can be apart.
+MAX_CLOCK_DIFFERENCE_SECONDS = 2 * MAX_UNCERTAINTY_SECONDS
 
 
 class Clock(Protocol):
@@ -16,15 +28,23 @@ class Clock(Protocol):
         """Return seconds that never run backwards."""
         ...
 
+    def uncertainty_seconds(self) -> float:
+        """Return how far `now` may be from the clock that all processes share; infinite if nobody knows."""
+        ...
+
 
 class SystemClock:
-    """The machine's clock."""
+    """The machine's clock: for a process that shares its times with nobody."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def uncertainty_seconds(self) -> float:
+        """Return 0: it is compared with no other."""
+        return 0.0
 
 
 class ManualClock:
@@ -40,10 +60,51 @@ class ManualClock:
     def monotonic(self) -> float:
         return self._monotonic
 
+    def uncertainty_seconds(self) -> float:
+        """Return 0: it is the clock that all share."""
+        return 0.0
+
     def advance(self, seconds: float) -> None:
         """Move both times forward by `seconds`."""
         self._now += timedelta(seconds=seconds)
         self._monotonic += seconds
+
+
+class Moment(NamedTuple):
+    """Now, give or take `uncertainty_seconds`, by the clock that all processes share.
+
+    Who writes a time that another process waits for writes `latest`; who compares one asks whether it is past
+    at `earliest`. Then nobody is early, however the two clocks differ (as with Spanner's TrueTime).
+    """
+
+    now: datetime
+    uncertainty_seconds: float
+
+    @property
+    def earliest(self) -> datetime:
+        return self.now - timedelta(seconds=self.uncertainty_seconds)
+
+    @property
+    def latest(self) -> datetime:
+        return self.now + timedelta(seconds=self.uncertainty_seconds)
+
+
+def moment(clock: Clock) -> Moment:
+    """Return the moment for what must be recorded in any case; the bound stands in for an unknown error."""
+    uncertainty_seconds = clock.uncertainty_seconds()
+    is_known = math.isfinite(uncertainty_seconds)
+    return Moment(clock.now(), uncertainty_seconds if is_known else MAX_UNCERTAINTY_SECONDS)
+
+
+def certain_moment(clock: Clock) -> Moment:
+    """Return the moment; TransientError while it is less certain than MAX_UNCERTAINTY_SECONDS."""
+    uncertainty_seconds = clock.uncertainty_seconds()
+    if uncertainty_seconds > MAX_UNCERTAINTY_SECONDS:
+        raise TransientError(
+            f"the clock may be {uncertainty_seconds:.1f} s off the database's,"
+            f" at most {MAX_UNCERTAINTY_SECONDS} s are allowed"
+        )
+    return Moment(clock.now(), uncertainty_seconds)
 
 
 def rfc3339(moment: datetime) -> str:

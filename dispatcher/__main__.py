@@ -5,11 +5,12 @@ import signal
 import sys
 import threading
 
-from bridge.clock import SystemClock
+from bridge.clock_metrics import register_clock_metrics
 from bridge.environment import only_check
 from bridge.errors import SettingsError
 from bridge.gcp.pubsub import PubSubPublisher
 from bridge.metrics import make_metrics
+from bridge.storage.database_clock import DatabaseClock
 from bridge.storage.engine import make_engine
 from bridge.storage.restores import hold_lanes_of_a_restored_database
 from bridge.tracing import make_tracer
@@ -33,11 +34,13 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    clock = DatabaseClock()
     engine = make_engine(
         settings.database,
         pool_size=settings.database_connections,
         application_name="dispatcher",
         prepared=True,
+        clock=clock,
     )
     hold_lanes_of_a_restored_database(engine)
     publisher = PubSubPublisher(
@@ -47,8 +50,9 @@ def main() -> int:
     )
     tracer = make_tracer("dispatcher", settings.tracing, settings.project)
     metrics = make_metrics("dispatcher", settings.metrics)
+    register_clock_metrics(metrics, clock)
     observed = MeasuredPublisher(TracedPublisher(publisher, tracer), metrics)
-    is_clean = Dispatcher(settings, engine, observed, SystemClock(), stop).run()
+    is_clean = Dispatcher(settings, engine, observed, clock, stop).run()
     publisher.close()
     engine.dispose()
     return 0 if is_clean else 1

@@ -74,13 +74,14 @@ class Dispatcher:
 
     def _poll(self) -> None:
         """Wake who has something to do, in case that nobody did; know when the next thing is due."""
-        now, monotonic = self._clock.now(), self._clock.monotonic()
+        monotonic = self._clock.monotonic()
         pause_seconds = self._settings.poll_seconds
         try:
             with self._engine.begin() as connection:
                 if monotonic >= self._read_lanes_at:
                     self._start_lanes(sap_systems(connection))
                     self._read_lanes_at = monotonic + LANES_INTERVAL_SECONDS
+                now = self._clock.now()
                 due = next_due(connection, now)
         except SQLAlchemyError as error:
             if not self._poll_failed:

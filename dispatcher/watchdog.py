@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy import Connection, Engine
 
-from bridge.clock import Clock
+from bridge.clock import Clock, certain_moment
 from bridge.payment import OperationStatus, ParkReason
 from bridge.storage.delays import tell_delay
 from bridge.storage.events import put_back
@@ -82,7 +82,9 @@ class Watchdog:
 
     def _expired_claims(self, now: datetime) -> int:
         with self._engine.begin() as connection:
-            claims = lock_expired_claims(connection, limit=MAX_EXPIRED, now=now)
+            claims = lock_expired_claims(
+                connection, limit=MAX_EXPIRED, now=certain_moment(self._clock).earliest
+            )
             for claim in claims:
                 self._end_claim(connection, claim, now)
         if claims:

@@ -10,12 +10,13 @@ import sys
 
 from flask import Flask
 
-from bridge.clock import SystemClock
+from bridge.clock_metrics import register_clock_metrics
 from bridge.gcp.firestore import make_partner_store
 from bridge.metrics import make_metrics
 from bridge.partner_directory import make_directory
 from bridge.partner_mirror import PartnerMirror
 from bridge.storage.accept import make_statement_engine
+from bridge.storage.database_clock import DatabaseClock
 from bridge.storage.engine import make_engine
 from bridge.tracing import make_tracer
 from bridge.web.main import run_with_keys
@@ -34,14 +35,20 @@ def main() -> int:
 
 def _build(settings: Settings, keys: Keys) -> Flask:
     """Runs in the worker: what it opens crosses no fork."""
-    clock = SystemClock()
-    mirror = make_engine(settings.database, pool_size=MIRROR_CONNECTIONS, application_name="gateway-mirror")
+    clock = DatabaseClock()
+    mirror = make_engine(
+        settings.database, pool_size=MIRROR_CONNECTIONS, application_name="gateway-mirror", clock=clock
+    )
     store = make_partner_store(settings.firestore)
     directory = make_directory(store, mirror, clock, settings.directory)
-    engine = make_statement_engine(settings.database, pool_size=settings.threads, application_name="gateway")
+    engine = make_statement_engine(
+        settings.database, pool_size=settings.threads, application_name="gateway", clock=clock
+    )
+    clock.refresh()
     tracer = make_tracer("gateway", settings.tracing, settings.firestore.project)
     record = PartnerRecord(store, PartnerMirror(mirror), clock)
     metrics = make_metrics("gateway", settings.metrics)
+    register_clock_metrics(metrics, clock)
     return create_app(settings, keys, engine, directory, record, clock, tracer, metrics=metrics)
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from flask import Flask, Response
 from sqlalchemy import Engine
 
-from bridge.clock import Clock
+from bridge.clock import Clock, certain_moment
 from bridge.key_ring_file import open_key_ring
 from bridge.keyring import KeyRing
 from bridge.metrics import UNMEASURED, Metrics
@@ -128,7 +128,7 @@ def create_app(
     register_authorization(app, tokens, directory, clock)
     limits = Limits(make_counters(settings.counters_url, clock), clock)
     PartnerRequests(limits, _known_key(engine)).register(app)
-    register_health(app, {"database": lambda: ping(engine)})
+    register_health(app, {"database": lambda: ping(engine), "clock": lambda: certain_moment(clock)})
     register_discovery(
         app,
         issuer=issuer,

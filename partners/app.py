@@ -3,7 +3,7 @@
 from flask import Flask
 from sqlalchemy import Engine
 
-from bridge.clock import Clock
+from bridge.clock import Clock, certain_moment
 from bridge.gcp.operators import make_operator_authenticator
 from bridge.ports import PartnerStore
 from bridge.storage.engine import ping
@@ -27,7 +27,12 @@ def create_app(settings: Settings, store: PartnerStore, engine: Engine, clock: C
     register_problems(app)
     authenticate = make_operator_authenticator(settings.operators, clock)
     register_routes(app, Partners(store, engine, clock), authenticate)
-    register_health(app, {"database": lambda: ping(engine), "firestore": lambda: _answers(store)})
+    checks = {
+        "database": lambda: ping(engine),
+        "clock": lambda: certain_moment(clock),
+        "firestore": lambda: _answers(store),
+    }
+    register_health(app, checks)
     return app
 
 

@@ -6,7 +6,7 @@ from flask import Flask
 from sqlalchemy import Engine
 from structlog.contextvars import bind_contextvars
 
-from bridge.clock import Clock
+from bridge.clock import Clock, certain_moment
 from bridge.gcp.identity import make_authenticator
 from bridge.keyring import KeyRing
 from bridge.messages import decode_operation
@@ -74,7 +74,7 @@ def create_app(
     register_request_metrics(app, metrics)
     register_request_log(app)
     register_push(app, PUSH_PATH, handle, make_authenticator(settings.callers, clock), tracer)
-    register_health(app, {"database": lambda: ping(engine)})
+    register_health(app, {"database": lambda: ping(engine), "clock": lambda: certain_moment(clock)})
     return app
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection, Engine
 
-from bridge.clock import Clock
+from bridge.clock import Clock, Moment, certain_moment
 from bridge.errors import PermanentError
 from bridge.ids import sap_message_uuid
 from bridge.keyring import KeyRing
@@ -44,6 +44,8 @@ log = structlog.get_logger()
 # A dispatch that found no configuration comes back after this pause.
 NO_CONFIGURATION_PAUSE_SECONDS = 30.0
 MAX_UNFINISHED_CLAIMS = 3
+# A claim may come that much before the payment's day begins: its posting date is that day all the same.
+MAX_EARLY_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,15 @@ class Claiming:
     def claim(
         self, message: OperationMessage, partner: PartnerConfiguration | None, *, may_wait: bool
     ) -> PostClaim | QuestionClaim | None:
-        """Return the claim; None if there is nothing to do now, NoPermitError if waiting might help."""
+        """Return the claim; None if there is nothing to do now, NoPermitError if waiting might help.
+
+        TransientError, and nothing is changed, while this process does not know the time well enough.
+        """
         started = self._clock.monotonic()
-        now = self._clock.now()
         with self._engine.begin() as connection:
+            # after the connection was had: where it was time to, it has compared the clocks
+            moment = certain_moment(self._clock)
+            now = moment.now
             payment = lock_payment(connection, message.payment_id)
             row = lock_operation(connection, message.operation_id)
             if payment is None or row is None or row.dispatch_number != message.dispatch_number:
@@ -113,7 +120,7 @@ class Claiming:
             may_be_sent = status != OperationStatus.UNKNOWN
             if may_be_sent and not self._is_next(connection, payment, row, earlier, partner, now):
                 return None
-            return self._start(connection, payment, row, earlier, number, partner, started, now, may_wait)
+            return self._start(connection, payment, row, earlier, number, partner, started, moment, may_wait)
 
     def _is_next(
         self,
@@ -124,11 +131,16 @@ class Claiming:
         partner: PartnerConfiguration | None,
         now: datetime,
     ) -> bool:
-        """Look once more, under lock: nothing before it is unfinished, partner and payment allow it.
+        """Look once more, under lock: its day has come, nothing before it is unfinished, all allow it.
 
         Past this point SAP books it, and what does not fit the payment could not be recorded.
         """
         operation_id = row.operation.operation_id
+        is_early = row.due_at is not None and row.due_at > now + timedelta(seconds=MAX_EARLY_SECONDS)
+        if is_early and not row.sent_unresolved:
+            log.error("dispatched-too-early", operation_id=operation_id)
+            put_back(connection, operation_id, not_before=row.due_at, now=now)
+            return False
         if not has_its_turn(earlier):
             log.error("dispatched-out-of-turn", operation_id=operation_id)
             put_back(connection, operation_id, not_before=None, now=now)
@@ -151,17 +163,19 @@ class Claiming:
         number: int,
         partner: PartnerConfiguration | None,
         started: float,
-        now: datetime,
+        moment: Moment,
         may_wait: bool,
     ) -> PostClaim | QuestionClaim | None:
-        operation_id = row.operation.operation_id
+        now, operation_id = moment.now, row.operation.operation_id
         # whatever its status: what may have been sent is asked about
         question = row.sent_unresolved or row.operation.status == OperationStatus.UNKNOWN
         if not question and row.encrypted_document is None and partner is None:
             self._put_back(connection, row, NO_CONFIGURATION_PAUSE_SECONDS, now)
             return None
-        lease_until = now + timedelta(seconds=self._lease_seconds)
-        slot = take_slot(connection, row.sap_system, operation_id, lease_until=lease_until, now=now)
+        lease_until = moment.latest + timedelta(seconds=self._lease_seconds)
+        slot = take_slot(
+            connection, row.sap_system, operation_id, lease_until=lease_until, now=moment.earliest
+        )
         if slot is None and may_wait:
             raise NoPermitError  # which undoes the claim
         if slot is None:
@@ -170,8 +184,9 @@ class Claiming:
         if row.sap_system in self._permits:
             self._permits[row.sap_system].taken()
         claim = Claim(
-            payment.payment.payment_id, operation_id, row.sap_system, number, slot, lease_until, started
-        )
+            payment.payment.payment_id, operation_id, row.sap_system, number, slot,
+            moment.earliest, lease_until, started,
+        )  # fmt: skip
         if question:
             start_question(connection, operation_id, lease_until=lease_until, now=now)
             return QuestionClaim(claim, payment.company_code, row.sap_reference)

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy import Connection
 
+from bridge.clock import Moment
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.keyring import KeyRing
 from bridge.lane import FailedCall, GuardSettings
@@ -50,13 +51,17 @@ MAX_DOUBLINGS = 16
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one process took over: an operation, a permit, and the number that proves it."""
+    """What one process took over: an operation, a permit, and the number that proves it.
+
+    `claimed_at`: when that was, at the earliest; the call was made after it.
+    """
 
     payment_id: str
     operation_id: str
     sap_system: str
     number: int
     slot_number: int
+    claimed_at: datetime
     lease_until: datetime
     started_monotonic: float
 
@@ -72,13 +77,12 @@ class HeldClaim:
     payment: LockedPayment
     row: LockedOperation
     claim: Claim
-    now: datetime
+    moment: Moment
     monotonic: float
 
     @property
-    def claimed_at(self) -> datetime:
-        """When the claim began; the call was made after it."""
-        return self.now - timedelta(seconds=self.monotonic - self.claim.started_monotonic)
+    def now(self) -> datetime:
+        return self.moment.now
 
     def end_call(self, outcome: str, *, success: bool) -> None:
         """Give the permit back with what became of the call."""
@@ -93,7 +97,7 @@ class HeldClaim:
         """Tell the lane's guard that SAP gave no definite answer."""
         retry_after_seconds = error.retry_after_seconds if isinstance(error, TransientError) else None
         failure = FailedCall(
-            self.claim.operation_id, self.claimed_at, error.is_overload, retry_after_seconds or 0.0
+            self.claim.operation_id, self.claim.claimed_at, error.is_overload, retry_after_seconds or 0.0
         )
         note_failure(self.connection, self.claim.sap_system, failure, guard, now=self.now)
 

@@ -35,11 +35,13 @@ def journal_facts(
 ) -> JournalFacts:
     """Return the facts of an entry posted `now`; MappingError if the mapping gives none.
 
+    The posting date is never before the day that the payment was wanted for, whatever the clock says.
     `parties` is bridge.parties' JSON, `authorisation` the document that a reversal takes back.
     """
     zone = ZoneInfo(place.time_zone)
     accepted_on = _day(operation.created_at, zone)
-    posting_date = accepted_on if mapping.posting_date == "acceptance" else _day(now, zone)
+    chosen = accepted_on if mapping.posting_date == "acceptance" else _day(now, zone)
+    posting_date = max(chosen, payment.requested_execution_date or chosen)
     seen = view(
         payment,
         operation,

@@ -29,10 +29,10 @@ def recall_unclaimed(engine: Engine, lanes: Collection[str], clock: Clock) -> in
 
     Without the database nothing happens: the watchdog does the same later.
     """
-    now = clock.now()
-    before = now - timedelta(seconds=UNCLAIMED_SECONDS)
     try:
         with engine.begin() as connection:
+            now = clock.now()
+            before = now - timedelta(seconds=UNCLAIMED_SECONDS)
             found = lock_unclaimed(connection, lanes, before=before, limit=MAX_UNCLAIMED, now=now)
             for operation_id in found:
                 recall(connection, operation_id, is_lost=False)

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from bridge.clock import Clock
+from bridge.clock import Clock, moment
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.keyring import KeyRing
 from bridge.lane import GuardSettings
@@ -104,7 +104,7 @@ class Recorder:
         """It may have been booked: SAP is asked before anything is posted again."""
 
         def write(held: HeldClaim) -> None:
-            settled_at = held.now + timedelta(seconds=self._settings.settling_seconds)
+            settled_at = held.moment.latest + timedelta(seconds=self._settings.settling_seconds)
             counted = held.lost_answer_counts()
             held.blame_sap(self._settings.guard, error)
             held.end_call("unknown", success=False)
@@ -156,8 +156,8 @@ class Recorder:
                 return
 
     def _record_once(self, claim: Claim, write: Callable[[HeldClaim], None]) -> None:
-        now, monotonic = self._clock.now(), self._clock.monotonic()
         with self._engine.begin() as connection:
+            at, monotonic = moment(self._clock), self._clock.monotonic()
             payment = lock_payment(connection, claim.payment_id)
             row = lock_operation(connection, claim.operation_id)
             if (
@@ -168,9 +168,9 @@ class Recorder:
             ):
                 log.warning("claim-lost", operation_id=claim.operation_id)
                 return
-            write(HeldClaim(connection, payment, row, claim, now, monotonic))
+            write(HeldClaim(connection, payment, row, claim, at, monotonic))
             if row.operator_decision is not None:
-                done = decisions.carry_out(connection, payment, claim.operation_id, now=now)
+                done = decisions.carry_out(connection, payment, claim.operation_id, now=at.now)
                 log.info("operator-decision", operation_id=claim.operation_id, done=done and str(done))
 
     def _answered(self, held: HeldClaim, outcome: Posted | Refused) -> None:
@@ -216,18 +216,21 @@ class Recorder:
     def _none(self, held: HeldClaim) -> None:
         """Weigh a "none": it counts once settled, and decides when it comes again a read lag later.
 
-        It is as old as its question: SAP may have looked long before its answer was here.
+        It is as old as its question: SAP may have looked long before its answer was here. Another process may
+        have written what it is compared with: that is the latest moment it can mean, this the earliest.
         """
         row, now, operation_id = held.row, held.now, held.claim.operation_id
-        asked_at = held.claimed_at
+        asked_at = held.claim.claimed_at
         settled_at = row.settled_at or asked_at
         lag = timedelta(seconds=self._settings.read_lag_seconds)
         if asked_at < settled_at:
             outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=None, now=now)
             held.return_to_lane(self._next_question_seconds(settled_at, now))
         elif row.none_seen_at is None or asked_at < row.none_seen_at + lag:
-            outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=now, now=now)
-            held.return_to_lane(lag.total_seconds())
+            seen_at = held.moment.latest
+            outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=seen_at, now=now)
+            # asked a little earlier, it would not count
+            held.return_to_lane(lag.total_seconds() + 2 * held.moment.uncertainty_seconds)
         elif row.is_recovered:
             # Only its document told of it: nobody is known who wants it sent. An operator may end it.
             held.release_settling()

@@ -9,9 +9,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bridge.clock import SystemClock
+from bridge.clock import MAX_CLOCK_DIFFERENCE_SECONDS
 from bridge.environment import only_check, required, seconds
 from bridge.errors import SettingsError
+from bridge.storage.database_clock import DatabaseClock
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.web.logs import configure_logs
 from sap_adapter.recovery import NotConfiguredError, RecoveryJob
@@ -39,7 +40,8 @@ class Settings:
             settling_seconds=seconds(
                 environ, "SAP_SETTLING_SECONDS", 600.0 + read_lag_seconds, at_most=MAX_SECONDS
             )
-            + read_lag_seconds,
+            + read_lag_seconds
+            + MAX_CLOCK_DIFFERENCE_SECONDS,
         )
 
 
@@ -53,8 +55,8 @@ def main() -> int:
         return 2
     if only_check(sys.argv):
         return 0
-    clock = SystemClock()
-    engine = make_engine(settings.database, pool_size=1, application_name="recovery")
+    clock = DatabaseClock()
+    engine = make_engine(settings.database, pool_size=1, application_name="recovery", clock=clock)
     connectors = {
         sap_system: S4HanaConnector(connection, settings.timeouts, max_calls=1, clock=clock)
         for sap_system, connection in settings.sap_connections.items()

@@ -4,7 +4,7 @@ import sys
 
 from flask import Flask
 
-from bridge.clock import SystemClock
+from bridge.clock_metrics import register_clock_metrics
 from bridge.gcp.firestore import make_partner_store
 from bridge.gcp.tasks import make_task_queue
 from bridge.key_ring_file import open_key_ring
@@ -12,6 +12,7 @@ from bridge.keyring import KeyRing
 from bridge.messages import WEBHOOK_QUEUE
 from bridge.metrics import make_metrics
 from bridge.partner_directory import make_directory
+from bridge.storage.database_clock import DatabaseClock
 from bridge.storage.engine import make_engine
 from bridge.tracing import make_tracer
 from bridge.web.main import run_with_keys
@@ -32,13 +33,15 @@ def _read_keys(settings: Settings) -> KeyRing:
 
 def _build(settings: Settings, key_ring: KeyRing) -> Flask:
     """Runs in the worker: what it opens, and the sweeper's thread, cross no fork."""
-    clock = SystemClock()
+    clock = DatabaseClock()
     engine = make_engine(
         settings.database,
         pool_size=settings.threads + SPARE_CONNECTIONS,
         application_name="webhooks",
         prepared=True,
+        clock=clock,
     )
+    clock.refresh()
     directory = make_directory(make_partner_store(settings.firestore), engine, clock, settings.directory)
     queue = make_task_queue(
         settings.tasks.project,
@@ -52,6 +55,7 @@ def _build(settings: Settings, key_ring: KeyRing) -> Flask:
     )
     tracer = make_tracer("webhooks", settings.tracing, settings.firestore.project)
     metrics = make_metrics("webhooks", settings.metrics)
+    register_clock_metrics(metrics, clock)
     use_cases = make_use_cases(
         settings,
         key_ring,

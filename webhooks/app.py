@@ -8,7 +8,7 @@ from random import SystemRandom
 from flask import Flask
 from sqlalchemy import Engine
 
-from bridge.clock import Clock
+from bridge.clock import Clock, certain_moment
 from bridge.gcp.identity import make_authenticator
 from bridge.keyring import KeyRing
 from bridge.metrics import UNMEASURED, Metrics
@@ -119,5 +119,5 @@ def create_app(
     after = use_cases.sweeper.sweep_if_due
     register_doorbell(app, use_cases.fan_out.fan_out, after, make_authenticator(callers, clock), tracer)
     register_tasks(app, use_cases.deliver.attempt, after, make_authenticator(task_callers, clock))
-    register_health(app, {"database": lambda: ping(engine)})
+    register_health(app, {"database": lambda: ping(engine), "clock": lambda: certain_moment(clock)})
     return app

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Engine
 
-from bridge.clock import Clock
+from bridge.clock import Clock, certain_moment
 from bridge.errors import PermanentError
 from bridge.keyring import KeyRing
 from bridge.ports import PartnerDirectory
@@ -182,9 +182,10 @@ class Deliver:
     def _claim(
         self, standing: StandingDelivery, told: _Told, delivery_id: str, attempt_number: int
     ) -> _Claim | PutOff | None:
-        now, monotonic = self._clock.now(), self._clock.monotonic()
-        lease_until = now + timedelta(seconds=self._lease_seconds)
+        monotonic = self._clock.monotonic()
         with single_statements(self._engine) as connection:
+            at = certain_moment(self._clock)
+            now, lease_until = at.now, at.latest + timedelta(seconds=self._lease_seconds)
             claimed = webhook_claims.claim_attempt(
                 connection,
                 standing.endpoint_id,

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from bridge.ids import sap_reference
 from bridge.payment import EventType, Operation, OperationStatus, Payment
+from bridge.storage.database_clock import DatabaseClock, sample_by
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.failures import (
     LOCK_NOT_AVAILABLE,
@@ -138,13 +139,16 @@ def make_statement_engine(
     pool_size: int,
     application_name: str,
     lock_timeout_milliseconds: int = LOCK_TIMEOUT_MILLISECONDS,
+    clock: DatabaseClock | None = None,
 ) -> Engine:
     """Return an engine whose every statement is a transaction, and waits a second at most for a lock.
 
     The driver itself is in autocommit. SQLAlchemy's option AUTOCOMMIT would be set only after the pool's ping
     has begun a transaction in pg8000, and what is then written is rolled back without a word.
     """
-    engine = make_engine(settings, pool_size=pool_size, application_name=application_name, pre_ping=False)
+    engine = make_engine(
+        settings, pool_size=pool_size, application_name=application_name, pre_ping=False, clock=clock
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(driver_connection: Any, _record: Any) -> None:
@@ -160,15 +164,20 @@ def make_statement_engine(
     @event.listens_for(engine, "checkout")
     def look_after(driver_connection: Any, record: Any, _proxied: Any) -> None:
         rests_since = record.info.get("rests_since")
-        if rests_since is not None and time.monotonic() - rests_since > TRUSTED_REST_SECONDS:
-            _require_alive(driver_connection)
+        if rests_since is None:
+            return  # it is new
+        if time.monotonic() - rests_since > TRUSTED_REST_SECONDS or (clock and clock.is_sample_due()):
+            _require_alive(driver_connection, clock)
 
     return engine
 
 
-def _require_alive(driver_connection: Any) -> None:
+def _require_alive(driver_connection: Any, clock: DatabaseClock | None) -> None:
     """Have the pool connect anew, and look at its other connections again, when this one has died."""
     try:
+        if clock is not None:
+            sample_by(driver_connection, clock)
+            return
         cursor = driver_connection.cursor()
         cursor.execute(";")
         cursor.close()

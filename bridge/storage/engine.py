@@ -10,6 +10,7 @@ from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError
 
 from bridge.errors import SettingsError
+from bridge.storage.database_clock import DatabaseClock, compare_clocks
 from bridge.storage.prepared_engine import PLANNING, prepare_statements
 
 POOL_RECYCLE_SECONDS = 1800
@@ -60,8 +61,11 @@ def make_engine(
     application_name: str,
     pre_ping: bool = True,
     prepared: bool = False,
+    clock: DatabaseClock | None = None,
 ) -> Engine:
     """Return an engine with `pool_size` connections at most; it connects at first use (so: after fork).
+
+    `clock` is compared with the database's by these connections.
 
     `hide_parameters` keeps party data out of error messages and logs. `prepared`: for a service whose
     statements are a fixed set, each of which is then parsed and planned once per connection.
@@ -91,7 +95,7 @@ def make_engine(
             # Before it asks a server whether it has TLS, the driver loads all of the system's certificates.
             "ssl_context": False if url.host in LOOPBACK else None,
         }
-        return _adapted(create_engine(url, connect_args=connect_args, **options), prepared=prepared)
+        return _adapted(create_engine(url, connect_args=connect_args, **options), prepared, clock)
     # Imported here: a service on a plain DSN does not pay for the connector at start.
     from bridge.gcp.sql import cloud_sql_creator  # noqa: PLC0415
 
@@ -111,10 +115,10 @@ def make_engine(
         ),
         **options,
     )
-    return _adapted(engine, prepared=prepared)
+    return _adapted(engine, prepared, clock)
 
 
-def _adapted(engine: Engine, *, prepared: bool) -> Engine:
+def _adapted(engine: Engine, prepared: bool, clock: DatabaseClock | None) -> Engine:
     """Have every failure of the connection raised as the driver's, and the pool's ping open no transaction.
 
     pg8000 lets a socket that times out raise as it is: nobody who waits for the database's errors would see
@@ -124,7 +128,7 @@ def _adapted(engine: Engine, *, prepared: bool) -> Engine:
     run in it: nobody commits it, and the return to the pool rolls back what was written.
     """
 
-    def ping(dbapi_connection: Any) -> bool:
+    def do_ping(dbapi_connection: Any) -> bool:
         before = dbapi_connection.autocommit
         dbapi_connection.autocommit = True
         try:
@@ -135,9 +139,12 @@ def _adapted(engine: Engine, *, prepared: bool) -> Engine:
             dbapi_connection.autocommit = before
         return True
 
-    engine.dialect.do_ping = ping  # type: ignore[method-assign]
+    engine.dialect.do_ping = do_ping  # type: ignore[method-assign]
     if prepared:
         prepare_statements(engine)
+    if clock is not None:
+        compare_clocks(engine, clock)
+        clock.ask_by(lambda: ping(engine))
     for name in ("connect", "do_ping", "do_execute", "do_commit", "do_rollback"):
         setattr(engine.dialect, name, _with_driver_errors(getattr(engine.dialect, name), OSError))
     return engine

@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Engine
 
-from bridge.clock import Clock, SystemClock
+from bridge.clock import Clock
 from bridge.environment import only_check, whole
 from bridge.errors import SettingsError
+from bridge.storage.database_clock import DatabaseClock
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.feed_retention import delete_oldest, partners_with_feed
 from bridge.storage.retention import BEFORE_THE_FIRST, erase_page, forget_assertions
@@ -140,11 +141,10 @@ def main() -> int:
         return 2
     if only_check(sys.argv):
         return 0
-    engine = make_engine(settings.database, pool_size=1, application_name="erase")
+    clock = DatabaseClock()
+    engine = make_engine(settings.database, pool_size=1, application_name="erase", clock=clock)
     try:
-        erased = erase_all(
-            engine, SystemClock(), keep_payments=settings.keep_payments, keep_feed=settings.keep_feed
-        )
+        erased = erase_all(engine, clock, keep_payments=settings.keep_payments, keep_feed=settings.keep_feed)
     finally:
         engine.dispose()
     sys.stdout.write(json.dumps(asdict(erased)) + "\n")

@@ -95,6 +95,7 @@ class LockedOperation:
     sent_unresolved: bool
     is_recovered: bool
     operator_decision: str | None
+    due_at: datetime | None
     claims_unfinished: int
     attempts: int
     last_attempt_at: datetime | None
@@ -133,6 +134,7 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
         sent_unresolved=row.sent_unresolved,
         is_recovered=row.recovered_at is not None,
         operator_decision=row.operator_decision,
+        due_at=row.due_at,
         claims_unfinished=row.claims_started - row.claims_finished,
         attempts=row.attempts,
         last_attempt_at=row.last_attempt_at,

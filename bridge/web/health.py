@@ -8,7 +8,7 @@ from flask import Flask, Response, jsonify
 _log = structlog.get_logger(__name__)
 
 
-def register_health(app: Flask, checks: Mapping[str, Callable[[], None]]) -> None:
+def register_health(app: Flask, checks: Mapping[str, Callable[[], object]]) -> None:
     """Add `/livez` (the process answers) and `/readyz`: 503 with the names of the checks that raised.
 
     Each check has to bound its own time.
@@ -26,7 +26,7 @@ def register_health(app: Flask, checks: Mapping[str, Callable[[], None]]) -> Non
         return jsonify(status="ok"), 200
 
 
-def _passes(name: str, check: Callable[[], None]) -> bool:
+def _passes(name: str, check: Callable[[], object]) -> bool:
     try:
         check()
     except Exception as error:  # noqa: BLE001 - whatever it is, the service is not ready
