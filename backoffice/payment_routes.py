@@ -30,6 +30,7 @@ from bridge.storage.operator_views import (
     payment_view,
     waiting_operations,
 )
+from bridge.storage.transactions import snapshot
 
 WAITING = [str(status) for status in OperationStatus if status not in FINAL_OPERATION_STATUSES]
 MAX_AGE_SECONDS = 10 * 366 * 86_400
@@ -58,7 +59,7 @@ class _Reading:
         return {"data": operations, "next_cursor": _cursor(more) if more else None}
 
     def payment(self, target: str) -> dict[str, Any]:
-        with self.engine.connect() as connection:
+        with snapshot(self.engine) as connection:
             found = find_target(connection, target)
             view = payment_view(connection, found.payment_id) if found else None
         if view is None:

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, jsonify
 
 from backoffice.order import body, invalid, order_of_request, require_operator
 from backoffice.recover import Recover
-from bridge.clock import Clock
+from bridge.clock import Clock, read_moment
 from bridge.errors import FieldError
 from bridge.gcp.operators import OperatorAuthenticator
 
@@ -32,11 +32,10 @@ def register_recoveries(
 
 def _moment(value: object, clock: Clock) -> datetime:
     try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise invalid(FieldError("/since", "must be a moment with its offset, as 2026-11-20T04:00:00Z"))
+        moment = read_moment(value if isinstance(value, str) else "")
+    except ValueError as error:
+        detail = "must be a moment with its offset, as 2026-11-20T04:00:00Z"
+        raise invalid(FieldError("/since", detail)) from error
     if moment > clock.now():
         raise invalid(FieldError("/since", "lies in the future"))
     return moment

@@ -10,6 +10,7 @@ from backoffice.order import require_operator
 from bridge.clock import Clock, rfc3339
 from bridge.gcp.operators import OperatorAuthenticator
 from bridge.storage.state_figures import Waiting, state_figures, totals, unknown_by_lane
+from bridge.storage.transactions import snapshot
 
 
 def register_status(
@@ -31,7 +32,7 @@ def register_status(
         def waiting(figure: Waiting) -> dict[str, Any]:
             return {"count": figure.count, "oldest_age_seconds": figure.age_seconds(now)}
 
-        with engine.connect() as connection:
+        with snapshot(engine) as connection:
             state, written = state_figures(connection, now), totals(connection)
             unknown = unknown_by_lane(connection, now, settling_seconds=settling_seconds)
         in_lanes = Waiting(

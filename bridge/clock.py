@@ -5,6 +5,7 @@ Processes compare times through PostgreSQL, so in production their clock is the 
 """
 
 import math
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -15,6 +16,9 @@ from bridge.errors import TransientError
 MAX_UNCERTAINTY_SECONDS = 0.5
 # How far the clocks of two processes that claim can be apart.
 MAX_CLOCK_DIFFERENCE_SECONDS = 2 * MAX_UNCERTAINTY_SECONDS
+
+# RFC 3339 section 5.6, with the offset that makes it a moment
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 class Clock(Protocol):
@@ -110,6 +114,20 @@ def certain_moment(clock: Clock) -> Moment:
 def rfc3339(moment: datetime) -> str:
     """Render `moment` as RFC 3339 UTC with milliseconds, as the public API does everywhere."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_moment(value: str) -> datetime:
+    """Read a moment of RFC 3339 with its offset, in UTC; what is finer than microseconds is cut off.
+
+    `T` and `Z` may be small letters (section 5.6). ValueError for anything else, and for no such moment.
+    """
+    capital = value.upper()
+    if not _MOMENT.fullmatch(capital):
+        raise ValueError("not a moment of RFC 3339")
+    try:
+        return datetime.fromisoformat(capital).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("not a moment that there is") from error
 
 
 def to_the_millisecond(moment: datetime) -> datetime:

@@ -3,32 +3,30 @@
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
 
-from iso4217 import Currency
+from bridge.currencies import DECIMALS, WITHDRAWN
 
 MAX_INTEGER_DIGITS = 13
 _DECIMAL = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]+))?", re.ASCII)
-# ISO 4217 entries that no account is held in: metals, test codes, drawing rights, bond-market units.
-_NOT_PAYABLE = frozenset(
-    {"XAU", "XAG", "XPT", "XPD", "XTS", "XXX", "XDR", "XSU", "XUA", "XBA", "XBB", "XBC", "XBD"}
-)
 
 
 class InvalidMoneyError(ValueError):
     """The amount or the currency is not acceptable; the text says why in the caller's terms."""
 
 
-@cache
 def exponent(currency: str) -> int:
-    """Return the digits after the decimal point of an ISO 4217 code; InvalidMoneyError if there is none."""
-    try:
-        digits = Currency(currency).exponent
-    except ValueError:
-        digits = None
-    if digits is None or currency in _NOT_PAYABLE:
+    """Return the digits after the decimal point; InvalidMoneyError for an unknown currency."""
+    digits = DECIMALS.get(currency)
+    if digits is None:
         raise InvalidMoneyError("not an ISO 4217 currency code that payments are made in")
-    return int(digits)
+    return digits
+
+
+def require_payable(currency: str) -> None:
+    """InvalidMoneyError unless new payments are made in the currency."""
+    exponent(currency)
+    if currency in WITHDRAWN:
+        raise InvalidMoneyError("withdrawn from ISO 4217: no new payment is made in this currency")
 
 
 @dataclass(frozen=True, slots=True)

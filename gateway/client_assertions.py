@@ -15,6 +15,7 @@ from typing import Any
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
+from joserfc.jws import JWSRegistry
 from sqlalchemy import Engine
 
 from bridge.partner import Client, ClientKey, EcClientKey
@@ -28,6 +29,8 @@ MAX_CHARACTERS = 8192
 MAX_JTI_CHARACTERS = 255
 MAX_LIFETIME_SECONDS = 300
 MAX_CLOCK_SKEW_SECONDS = 10
+# header members that are not known are ignored (RFC 7515 section 4), which joserfc does not do by default
+_REGISTRY = JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
 
 
 class InvalidAssertionError(Exception):
@@ -99,10 +102,12 @@ def _signed_claims(assertion: str, client: Client) -> dict[str, Any]:
         header = signed.headers()
         if header.get("typ") not in TYPES:
             raise ValueError("typ is not an assertion's")
+        if "crit" in header:
+            raise ValueError("crit names extensions, and none is known here")
         return imported(_registered(client, header.get("kid"), header.get("alg")))
 
     try:
-        decoded = jwt.decode(assertion, key_of, algorithms=list(ALGORITHMS))
+        decoded = jwt.decode(assertion, key_of, registry=_REGISTRY)
     except (JoseError, ValueError, TypeError, RecursionError) as error:
         raise InvalidAssertionError(f"does not verify: {type(error).__name__}") from error
     if not isinstance(decoded.claims, dict):

@@ -13,6 +13,9 @@ _FIELD = re.compile(r"([1-9][0-9]*)!([nac])")
 _CLASSES = {"n": "[0-9]", "a": "[A-Z]", "c": "[A-Z0-9]"}
 _AS_NUMBERS = {ord(letter): str(number) for number, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ", 10)}
 _MODULUS = 97
+# ISO 13616-1 calculates them as 98 minus a remainder of 0 to 96, so they are 02 to 98. These three leave the
+# remainders of 97, 98 and 02, and would pass the check.
+_NEVER_CHECK_DIGITS = frozenset({"00", "01", "99"})
 
 
 def is_iban(value: str) -> bool:
@@ -21,7 +24,7 @@ def is_iban(value: str) -> bool:
     `value`: two capital letters, two digits, then capital letters and digits.
     """
     structure = _structure(value[:2])
-    if structure is None or not structure.fullmatch(value, 4):
+    if value[2:4] in _NEVER_CHECK_DIGITS or structure is None or not structure.fullmatch(value, 4):
         return False
     return int((value[4:] + value[:4]).translate(_AS_NUMBERS)) % _MODULUS == 1
 

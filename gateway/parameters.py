@@ -7,14 +7,13 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from bridge.clock import read_moment
 from bridge.errors import RejectedError
 from bridge.payment import Payment, PaymentStatus
 from bridge.storage.payments import PaymentFilter, Position
 from gateway.json_body import malformed
 
 MAX_CURSOR_CHARACTERS = 200
-# RFC 3339 section 5.6, with the offset that makes it a moment
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _MAX_SEQUENCE = 2**63 - 1
 _EVENT_ID = re.compile(r"evt_[0-9a-z]{26}")
 
@@ -105,14 +104,10 @@ def _moment(arguments: Mapping[str, str], name: str) -> datetime | None:
     if name not in arguments:
         return None
     # an unencoded + arrives as a space
-    value = arguments[name].upper().replace(" ", "+")
-    problem = malformed(f"{name} is not a time such as 2026-12-01T00:00:00Z.")
-    if not _MOMENT.fullmatch(value):
-        raise problem
     try:
-        return datetime.fromisoformat(value).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise problem from error
+        return read_moment(arguments[name].replace(" ", "+"))
+    except ValueError as error:
+        raise malformed(f"{name} is not a time such as 2026-12-01T00:00:00Z.") from error
 
 
 def bad_cursor() -> RejectedError:

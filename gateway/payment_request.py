@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from bridge.errors import FieldError, RejectedError
-from bridge.money import Money, exponent
+from bridge.money import InvalidMoneyError, Money, exponent, require_payable
 from bridge.parties import Parties, Party
 from gateway.iban import is_iban
 
@@ -244,6 +244,10 @@ class PaymentRequest:
 def read_payment(document: dict[str, Any]) -> PaymentRequest:
     """Return the payment that the body of `POST /v1/payments` asks for; 422 if it is none."""
     model = validate(PaymentModel, document)
+    try:
+        require_payable(model.amount.currency)
+    except InvalidMoneyError as error:
+        raise invalid_request([FieldError("/amount/currency", str(error))]) from error
     on = model.requested_execution_date
     return PaymentRequest(
         external_id=model.external_id,

@@ -12,7 +12,7 @@ from bridge.ids import first_id, new_id
 from bridge.partner import PartnerConfiguration
 from bridge.payment import EventType
 from bridge.storage import webhook_deliveries, webhooks
-from bridge.storage.transactions import transaction
+from bridge.storage.transactions import snapshot, transaction
 from bridge.storage.webhook_deliveries import Attempt, Delivery, LockedCursor, Only, Range
 from bridge.storage.webhooks import NewDelivery
 from bridge.webhook_endpoint import WebhookEndpoint
@@ -50,7 +50,7 @@ class WebhookDeliveries:
 
     def get(self, partner_id: str, delivery_id: str) -> tuple[Delivery, list[Attempt]]:
         """Return the delivery and its attempts, newest first. 404."""
-        with self.engine.connect() as connection:
+        with snapshot(self.engine) as connection:
             found = _found(connection, partner_id, delivery_id)
             return found, webhook_deliveries.attempts_of(connection, delivery_id, limit=MAX_ATTEMPTS_SHOWN)
 

@@ -1,11 +1,10 @@
 """What a partner may send about its webhook endpoints: the models that validate it."""
 
-import re
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from bridge.clock import read_moment
 from bridge.payment import EventType
 from bridge.webhook_endpoint import MAX_EVENT_TYPES, MAX_URL_CHARACTERS
 from gateway.payment_request import TEXT_PATTERN, RequestModel, published, text
@@ -13,7 +12,6 @@ from gateway.payment_request import TEXT_PATTERN, RequestModel, published, text
 MAX_DESCRIPTION_CHARACTERS = 200
 # In the contract's words, and all that there are now: each type, or all of them.
 EVENT_TYPES = ("payment.*", *(str(each) for each in EventType))
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def _event_type(value: str) -> str:
@@ -24,12 +22,10 @@ def _event_type(value: str) -> str:
 
 def _moment(value: str) -> str:
     try:
-        if _MOMENT.fullmatch(value):
-            datetime.fromisoformat(value).astimezone(UTC)
-            return value
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError("is not a time such as 2026-12-01T00:00:00Z")
+        read_moment(value)
+    except ValueError as error:
+        raise ValueError("is not a time such as 2026-12-01T00:00:00Z") from error
+    return value
 
 
 Url = Annotated[

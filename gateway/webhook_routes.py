@@ -2,12 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
 
-from bridge.clock import Clock
+from bridge.clock import Clock, read_moment
 from bridge.errors import RejectedError
 from bridge.webhook_endpoint import AskedBy
 from gateway import idempotency
@@ -124,8 +123,8 @@ class WebhookRoutes:
             current_partner(),
             _endpoint_id(endpoint_id),
             wanted.only,
-            _moment(wanted.since),
-            None if wanted.until is None else _moment(wanted.until),
+            read_moment(wanted.since),
+            None if wanted.until is None else read_moment(wanted.until),
             dry_run=wanted.dry_run,
         )
         return _accepted({"only": wanted.only, "events": count, "dry_run": wanted.dry_run})
@@ -177,10 +176,6 @@ def _accepted(document: dict[str, Any]) -> Response:
     answer = jsonify(document)
     answer.status_code = 202
     return answer
-
-
-def _moment(value: str) -> datetime:
-    return datetime.fromisoformat(value).astimezone(UTC)
 
 
 def _endpoint_id(value: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bridge.errors import FieldError
-from bridge.money import InvalidMoneyError, Money, exponent
+from bridge.money import InvalidMoneyError, Money, require_payable
 from bridge.partner import PartnerConfiguration
 from partners.documents import invalid
 
@@ -33,7 +33,7 @@ def explain_route(partner: PartnerConfiguration, value: str, currency: str) -> d
 
 def _amount(value: str, currency: str) -> Money:
     try:
-        exponent(currency)
+        require_payable(currency)
     except InvalidMoneyError as error:
         raise invalid(FieldError("/currency", str(error))) from error
     try:

@@ -3,14 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
-
+from bridge.clock import read_moment
 from bridge.errors import FieldError
 from bridge.partner import PartnerConfiguration, PartnerStatus
 from partners import documents
 from partners.change import Partners, Wish
 
-_MOMENT: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
 _MEMBERS = ("status", "effective_from")
 
 
@@ -26,8 +24,8 @@ def change_status_of(partners: Partners, wish: Wish, wanted: dict[str, Any]) -> 
     effective_from = None
     if wanted.get("effective_from") is not None:
         try:
-            effective_from = _MOMENT.validate_python(wanted["effective_from"])
-        except ValidationError:
+            effective_from = read_moment(str(wanted["effective_from"]))
+        except ValueError:
             errors.append(FieldError("/effective_from", "is not a date and time with its offset (RFC 3339)"))
     if errors:
         raise documents.invalid(*errors)

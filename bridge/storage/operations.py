@@ -214,18 +214,25 @@ def payment_of(row: Row[tuple[object, ...]]) -> Payment:
 
 def operation_of(row: Row[tuple[object, ...]]) -> Operation:
     """Read an operation out of a row of `operations` joined with its payment's currency."""
+    return make_operation(row, OperationStatus(row.status), row.amount_minor, row.created_at)
+
+
+def make_operation(
+    row: Row[tuple[object, ...]], status: OperationStatus, amount_minor: int, created_at: datetime
+) -> Operation:
+    """As `operation_of`; what has the same name in the payment's row is given beside it."""
     document = None
     if row.sap_document_number is not None:
         document = SapDocument(row.sap_company_code, row.sap_fiscal_year, row.sap_document_number)
     failure = None
-    if row.status == OperationStatus.REJECTED and row.failure_code is not None:
+    if status == OperationStatus.REJECTED and row.failure_code is not None:
         failure = Failure(row.failure_code, row.failure_message, row.failure_pointer)
     return Operation(
         operation_id=row.operation_id,
         kind=OperationKind(row.kind),
-        status=OperationStatus(row.status),
-        amount=Money(row.amount_minor, row.currency),
-        created_at=row.created_at,
+        status=status,
+        amount=Money(amount_minor, row.currency),
+        created_at=created_at,
         sap_document=document,
         failure=failure,
         completed_at=row.completed_at,

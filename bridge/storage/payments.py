@@ -1,54 +1,61 @@
 """Payments as their partner reads them. Every statement names the partner: nobody reads another's."""
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, TextClause, text
 
-from bridge.payment import Operation, Payment, PaymentStatus
-from bridge.storage.operations import operation_of, payment_of
+from bridge.payment import Operation, OperationStatus, Payment, PaymentStatus
+from bridge.storage.operations import make_operation, payment_of
 
-SELECT_PAYMENT = text("""
-    /* one payment of the partner */
-    SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
+# A payment and its steps are read by one statement, so that they are of one moment: a second statement would
+# see what was recorded between the two.
+_PAYMENT_COLUMNS = """payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
            refunded_minor, capture, requested_execution_date, metadata, receipt, sap_system,
-           created_at, updated_at
-    FROM payments WHERE payment_id = :payment_id AND partner_id = :partner_id
-""")
+           created_at, updated_at"""
+_WITH_STEPS = """
+    SELECT payment.*, step.operation_id, step.kind, step.status AS step_status,
+           step.amount_minor AS step_amount_minor, step.sap_company_code, step.sap_fiscal_year,
+           step.sap_document_number, step.failure_code, step.failure_message, step.failure_pointer,
+           step.created_at AS step_created_at, step.completed_at
+    FROM payment JOIN operations AS step USING (payment_id)
+    ORDER BY payment.created_at DESC, payment.payment_id DESC, step.position
+"""
 
-SELECT_PAYMENTS = text("""
-    /* some payments of the partner */
-    SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
-           refunded_minor, capture, requested_execution_date, metadata, receipt, sap_system,
-           created_at, updated_at
-    FROM payments WHERE payment_id = ANY(CAST(:payment_ids AS text[])) AND partner_id = :partner_id
-""")
+SELECT_PAYMENT = text(f"""
+    /* one payment of the partner, with its steps */
+    WITH payment AS (
+        SELECT {_PAYMENT_COLUMNS}
+        FROM payments WHERE payment_id = :payment_id AND partner_id = :partner_id
+    ) {_WITH_STEPS}
+""")  # noqa: S608 - made of constants
 
-SELECT_PAGE = text("""
+SELECT_PAYMENTS = text(f"""
+    /* some payments of the partner, with their steps */
+    WITH payment AS (
+        SELECT {_PAYMENT_COLUMNS}
+        FROM payments WHERE payment_id = ANY(CAST(:payment_ids AS text[])) AND partner_id = :partner_id
+    ) {_WITH_STEPS}
+""")  # noqa: S608 - made of constants
+
+_PAGE = (
+    """
     /* a page of the payments of a partner, newest first, after the last one of the page before */
-    SELECT payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
-           refunded_minor, capture, requested_execution_date, metadata, receipt, sap_system,
-           created_at, updated_at
-    FROM payments
-    WHERE partner_id = :partner_id
-      AND (created_at, payment_id) < (CAST(:before_created_at AS timestamptz), CAST(:before_id AS text))
-      AND (CAST(:status AS text) IS NULL OR status = :status)
-      AND (CAST(:external_id AS text) IS NULL OR external_id = :external_id)
-      AND (CAST(:created_from AS timestamptz) IS NULL OR created_at >= :created_from)
-      AND (CAST(:created_to AS timestamptz) IS NULL OR created_at < :created_to)
-    ORDER BY created_at DESC, payment_id DESC LIMIT :limit
-""")
-
-SELECT_OPERATIONS = text("""
-    /* the steps of some payments, in their order */
-    SELECT operation.*, payment.currency
-    FROM operations AS operation JOIN payments AS payment USING (payment_id)
-    WHERE payment_id = ANY(:payment_ids) ORDER BY payment_id, position
-""")
+    WITH payment AS (
+        {found}
+        ORDER BY created_at DESC, payment_id DESC LIMIT :limit
+    )"""
+    + _WITH_STEPS
+)
+_FOUND = f"SELECT {_PAYMENT_COLUMNS} FROM payments WHERE partner_id = :partner_id"  # noqa: S608 - as above
+_AFTER = "(created_at, payment_id) < (CAST(:before_created_at AS timestamptz), CAST(:before_id AS text))"
+# One half per index: of the living payments with an external id, and of those that have set it free.
+_LIVING, _ENDED = "status NOT IN ('rejected', 'cancelled')", "status IN ('rejected', 'cancelled')"
 
 SELECT_TIMELINE = text("""
     /* events of a payment, oldest first, after one of them; one that is not in the feed has no sequence */
@@ -109,7 +116,7 @@ def find_payment(connection: Connection, partner_id: str, payment_id: str) -> St
     """Return the payment; None as well when it is another partner's."""
     parameters = {"partner_id": partner_id, "payment_id": payment_id}
     rows = connection.execute(SELECT_PAYMENT, parameters).all()
-    return next(iter(_with_operations(connection, rows)), None)
+    return next(iter(_with_steps(rows)), None)
 
 
 def find_payments(
@@ -118,24 +125,49 @@ def find_payments(
     """Return those of the payments that are the partner's, by id."""
     parameters = {"partner_id": partner_id, "payment_ids": list(payment_ids)}
     rows = connection.execute(SELECT_PAYMENTS, parameters).all()
-    return {stored.payment.payment_id: stored for stored in _with_operations(connection, rows)}
+    return {stored.payment.payment_id: stored for stored in _with_steps(rows)}
 
 
 def list_payments(
     connection: Connection, partner_id: str, wanted: PaymentFilter, *, after: Position | None, limit: int
 ) -> list[StoredPayment]:
     """Return up to `limit` payments, newest first, from the one after `after`."""
-    parameters = {
-        "partner_id": partner_id,
-        "before_created_at": after.created_at if after else "infinity",
-        "before_id": after.payment_id if after else "",
-        "status": str(wanted.status) if wanted.status else None,
-        "external_id": wanted.external_id,
-        "created_from": wanted.created_from,
-        "created_to": wanted.created_to,
-        "limit": limit,
+    parameters: dict[str, Any] = {"partner_id": partner_id, "limit": limit}
+    if after is not None:
+        parameters |= {"before_created_at": after.created_at, "before_id": after.payment_id}
+    parameters |= {
+        name: value
+        for name in ("external_id", "created_from", "created_to")
+        if (value := getattr(wanted, name)) is not None
     }
-    return _with_operations(connection, connection.execute(SELECT_PAGE, parameters).all())
+    rows = connection.execute(select_page(wanted, goes_on=after is not None), parameters).all()
+    return _with_steps(rows)
+
+
+@cache
+def _statement(conditions: tuple[str, ...], *, by_external_id: bool) -> TextClause:
+    narrowed = " AND ".join((_FOUND, *conditions))
+    found = narrowed
+    if by_external_id:
+        found = f"{narrowed} AND {_LIVING} UNION ALL {narrowed} AND {_ENDED}"
+    return text(_PAGE.format(found=found))
+
+
+def select_page(wanted: PaymentFilter, *, goes_on: bool) -> TextClause:
+    """Return the statement of a page, with only the conditions that were asked for: each finds its index.
+
+    A status stands in it as a literal: the planner has to see that the partial index of its rows fits.
+    """
+    conditions = [_AFTER] if goes_on else []
+    if wanted.status is not None:
+        conditions.append(f"status = '{PaymentStatus(wanted.status)}'")
+    if wanted.external_id is not None:
+        conditions.append("external_id = :external_id")
+    if wanted.created_from is not None:
+        conditions.append("created_at >= :created_from")
+    if wanted.created_to is not None:
+        conditions.append("created_at < :created_to")
+    return _statement(tuple(conditions), by_external_id=wanted.external_id is not None)
 
 
 def timeline(
@@ -149,19 +181,22 @@ def timeline(
     ]
 
 
-def _with_operations(connection: Connection, rows: Sequence[Row[Any]]) -> list[StoredPayment]:
-    if not rows:
-        return []
-    operations: dict[str, list[Operation]] = defaultdict(list)
-    payment_ids = [row.payment_id for row in rows]
-    for row in connection.execute(SELECT_OPERATIONS, {"payment_ids": payment_ids}):
-        operations[row.payment_id].append(operation_of(row))
-    return [
-        StoredPayment(
-            payment_of(row), operations[row.payment_id], _document(row.metadata), row.receipt, row.sap_system
+def _with_steps(rows: Iterable[Row[Any]]) -> list[StoredPayment]:
+    """Return the payments of the joined rows, which come payment by payment, step by step."""
+    stored: list[StoredPayment] = []
+    for _, joined in groupby(rows, key=lambda row: row.payment_id):
+        steps = list(joined)
+        row = steps[0]
+        operations = [
+            make_operation(
+                step, OperationStatus(step.step_status), step.step_amount_minor, step.step_created_at
+            )
+            for step in steps
+        ]
+        stored.append(
+            StoredPayment(payment_of(row), operations, _document(row.metadata), row.receipt, row.sap_system)
         )
-        for row in rows
-    ]
+    return stored
 
 
 def _document(value: Any) -> dict[str, Any]:

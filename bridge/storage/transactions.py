@@ -14,6 +14,12 @@ SET_LOCK_TIMEOUT = text("""
 """)
 
 
+READ_AS_OF_ONE_MOMENT = text("""
+    /* all that follows sees what was committed before it, and nothing later */
+    SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
+""")
+
+
 @contextmanager
 def transaction(engine: Engine, *, lock_timeout_milliseconds: int | None = None) -> Iterator[Connection]:
     """Commit at the end, roll back on any exception. `engine` is one of `make_statement_engine`."""
@@ -21,6 +27,16 @@ def transaction(engine: Engine, *, lock_timeout_milliseconds: int | None = None)
         connection.execute(BEGIN)
         if lock_timeout_milliseconds is not None:
             connection.execute(SET_LOCK_TIMEOUT, {"milliseconds": str(lock_timeout_milliseconds)})
+        yield connection
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """Have several statements read as of one moment, on an engine of either kind. Nothing can be written."""
+    with engine.begin() as connection:
+        if cast("Any", connection.connection.dbapi_connection).autocommit:
+            connection.execute(BEGIN)
+        connection.execute(READ_AS_OF_ONE_MOMENT)
         yield connection
 
 

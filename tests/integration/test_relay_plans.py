@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from accepted import LANE, NOW, OTHER_LANE, add_lanes, add_payments, change
 from sqlalchemy import text
+from statement_plans import rows_read
 
 from bridge.messages import EVENTS_LANE
 from bridge.storage.due_rows import FAIR_ROWS, UNKNOWN_ROW
@@ -37,25 +38,6 @@ def many_partners(owner):
 def analyze(owner):
     with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE outbox, operations"))
-
-
-def rows_read(engine, statement, **parameters):
-    """Rows that the statement reads of tables, those that it throws away included."""
-    with engine.begin() as connection:
-        plan = connection.execute(
-            text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}"), parameters
-        ).scalar()
-    return sum(
-        (scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)) * scan["Actual Loops"]
-        for scan in scans_of(plan[0]["Plan"])
-    )
-
-
-def scans_of(node):
-    if "Relation Name" in node:
-        yield node
-    for child in node.get("Plans", ()):
-        yield from scans_of(child)
 
 
 def fair_rows(engine, *, limit, after=""):

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gateway_stage import AUDIENCE, ISSUER, NOW, SECRET, GatewayStage, basic, keys, new_payment, pem, rsa_key
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
+from joserfc.jws import JWSRegistry
 from partner_documents import changed
 
 from bridge.money import Money
@@ -275,6 +276,19 @@ def test_an_assertion_needs_no_kid_when_only_one_key_fits(stage):
     assert ask(stage, by_assertion(assertion(header={}))).status_code == 200
 
 
+def test_header_members_of_an_assertion_that_nobody_knows_are_ignored(stage):
+    """RFC 7515 section 4: they used to make the assertion one that does not verify."""
+    headers = encode_with_unknown_member()
+    assert ask(stage, by_assertion(headers)).status_code == 200
+
+
+def encode_with_unknown_member():
+    claims = {"iss": "signer", "sub": "signer", "aud": TOKEN_ENDPOINT, "exp": MOMENT + 60, "jti": "a-1"}
+    lenient = JWSRegistry(algorithms=["RS256"], strict_check_header=False)
+    header = {"alg": "RS256", "kid": "r1", "vendor.example/trace": "7"}
+    return jwt.encode(header, claims, RSA_JWK, registry=lenient)
+
+
 def test_an_assertion_is_good_once(stage):
     used = assertion()
     assert ask(stage, by_assertion(used)).status_code == 200
@@ -301,6 +315,7 @@ BAD_ASSERTIONS = {
     "its own keys at jku": lambda: assertion(key=FOREIGN_JWK, header={"jku": "http://127.0.0.1:9/"}),
     "a token's type": lambda: assertion(header={"kid": "r1", "typ": "at+jwt"}),
     "a critical header": lambda: encode({"alg": "RS256", "kid": "r1", "crit": ["exp"]}, {}, RSA_JWK),
+    "a critical header that is known": lambda: assertion(header={"kid": "r1", "crit": ["kid"]}),
     "RS384": lambda: encode({"alg": "RS384", "kid": "r1"}, {"sub": "signer"}, RSA_JWK),
     "HS256 with the public key": lambda: encode(
         {"alg": "HS256", "kid": "r1"},

@@ -318,6 +318,17 @@ def test_a_replay_of_all_sends_everything_of_that_time_again(stage):
 
 
 @pytest.mark.parametrize(
+    "since", ["2026-01-01T00:00:00.123456789Z", "2026-01-01t01:00:00.5+01:00", "2026-01-01t00:00:00z"]
+)
+def test_a_replay_takes_every_moment_that_a_list_takes(stage, since):
+    """Nanoseconds and small letters (RFC 3339 section 5.6) were refused here and taken by created_from."""
+    made = stage.register()
+    assert stage.replay(made, since=since, until=since.replace("2026", "2027"), only="all").status_code == 202
+    listed = stage.call("GET", "/v1/payments", query_string={"created_from": since})
+    assert listed.status_code == 200
+
+
+@pytest.mark.parametrize(
     ("body", "pointer"),
     [
         ({"only": "failed"}, "/since"),

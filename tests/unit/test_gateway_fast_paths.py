@@ -64,7 +64,15 @@ def test_a_bank_that_the_library_has_never_heard_of_is_none_of_its_business():
 @example("XX00ABCDEFGHIJK")
 @example("DE00370400440532013000")
 def test_every_number_is_judged_as_by_the_library(number):
-    assert is_iban(number) == iban.is_valid(number, check_country=False)
+    expected = iban.is_valid(number, check_country=False) and number[2:4] not in ("00", "01", "99")
+    assert is_iban(number) == expected
+
+
+@pytest.mark.parametrize("number", ["MD996JK24D0RFGDJJPJQHKWN", "GB00HLFX11016111455365"])
+def test_check_digits_that_no_calculation_gives_are_refused(number):
+    """00, 01 and 99 leave the remainder of 97, 98 and 02: the library takes them, no bank issues them."""
+    assert iban.is_valid(number, check_country=False)
+    assert not is_iban(number)
 
 
 @pytest.mark.parametrize("country", sorted({code[:2] for code in COUNTRIES}))

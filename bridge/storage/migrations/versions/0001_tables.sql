@@ -77,7 +77,13 @@ CREATE TABLE payments (
 );
 CREATE UNIQUE INDEX payments_external_id ON payments (partner_id, external_id)
     WHERE status NOT IN ('rejected', 'cancelled');
+-- those that have set their external id free, for whoever looks for it
+CREATE INDEX payments_external_id_ended ON payments (partner_id, external_id)
+    WHERE status IN ('rejected', 'cancelled');
 CREATE INDEX payments_scheduled ON payments (requested_execution_date) WHERE status = 'scheduled';
+-- a list of one status must not read the paid ones, which are nearly all
+CREATE INDEX payments_by_status ON payments (partner_id, status, created_at DESC, payment_id DESC)
+    WHERE status <> 'paid';
 CREATE INDEX payments_newest ON payments (partner_id, created_at DESC, payment_id DESC);
 
 CREATE TABLE operations (
@@ -389,6 +395,8 @@ CREATE INDEX deliveries_wanted ON webhooks.deliveries (next_attempt_at) WHERE ta
 CREATE INDEX deliveries_waiting ON webhooks.deliveries (endpoint_id, next_attempt_at) WHERE task = 'waiting';
 CREATE INDEX deliveries_held ON webhooks.deliveries (endpoint_id, sequence) WHERE status = 'held';
 CREATE INDEX deliveries_sequence ON webhooks.deliveries (endpoint_id, sequence);
+CREATE INDEX deliveries_exhausted ON webhooks.deliveries (endpoint_id, created_at DESC, delivery_id DESC)
+    WHERE status = 'exhausted';
 CREATE INDEX deliveries_newest ON webhooks.deliveries (endpoint_id, created_at DESC, delivery_id DESC);
 
 CREATE TABLE webhooks.attempts (
