@@ -17,7 +17,13 @@ from bridge.clock import Clock
 from bridge.messages import EVENTS_LANE
 from bridge.metrics import Attributes, Figures, Metrics
 from bridge.storage.lane_figures import LaneFigures, LaneState, lane_figures
-from bridge.storage.state_figures import StateFigures, overdue_delivery, state_figures, unknown_by_lane
+from bridge.storage.state_figures import (
+    StateFigures,
+    feeds_with_holes,
+    overdue_delivery,
+    state_figures,
+    unknown_by_lane,
+)
 
 # However often, and by however many, the metrics are asked for.
 READ_INTERVAL_SECONDS = 5.0
@@ -34,6 +40,7 @@ NAMES = (
     "bridge.webhook.endpoint.disabled",
     "bridge.dead_letter.open",
     "bridge.feed.lag",
+    "bridge.feed.holes",
 )
 _Figure = tuple[str, float, Attributes]
 
@@ -87,6 +94,7 @@ class StateMetrics:
             yield "bridge.operation.unknown", waiting.count if waiting else 0, on
             yield "bridge.operation.unknown.age", waiting.age_seconds(now) if waiting else 0.0, on
         yield from _elsewhere(state_figures(connection, now), now)
+        yield "bridge.feed.holes", feeds_with_holes(connection), {}
         due_at = overdue_delivery(connection, now)
         yield "bridge.webhook.delivery.age", (now - due_at).total_seconds() if due_at else 0.0, {}
 

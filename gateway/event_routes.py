@@ -1,19 +1,21 @@
 """`GET /v1/events`: the partner's gap-free feed (docs/api.md)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 from flask import Flask, Response, jsonify, request
 from sqlalchemy import Engine
 
 from bridge.clock import rfc3339
 from bridge.errors import RejectedError
-from bridge.storage.feed import FedEvent, FeedHead, feed_head, feed_page
+from bridge.storage.feed import FeedHead, feed_head, feed_page, up_to_hole
 from gateway.authorization import current_partner, requires
 from gateway.parameters import limit_parameter, sequence_parameter
 
 DEFAULT_PAGE_EVENTS = 100
 MAX_PAGE_EVENTS = 500
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,15 @@ class EventRoutes:
         limit = limit_parameter(request.args, default=DEFAULT_PAGE_EVENTS, highest=MAX_PAGE_EVENTS)
         partner_id = current_partner().partner_id
         with self.engine.connect() as connection:
-            # first how far it goes: what comes between the two statements is no gap then
             head = feed_head(connection, partner_id)
-            events = feed_page(connection, partner_id, after=after, limit=limit)
-        _require_no_gap(head, events, after)
+            page = feed_page(connection, partner_id, after=after, limit=limit)
+            if up_to_hole(page, after=after)[1] is not None:
+                # retention may have come between the two statements
+                head = feed_head(connection, partner_id)
+        _require_kept(head, after)
+        events, missing = up_to_hole(page, after=after)
+        if missing is not None:
+            _log.error("the feed has a hole", partner_id=partner_id, missing_sequence=missing)
         return jsonify(
             data=[
                 {
@@ -49,11 +56,10 @@ class EventRoutes:
         )
 
 
-def _require_no_gap(head: FeedHead, events: Sequence[FedEvent], after: int) -> None:
-    """410 if the event after `after` has been there and is not any more: the feed itself has no gaps."""
-    if head.jumped_from <= after < head.jumped_to:
-        after = head.jumped_to
-    next_known = events[0].sequence if events else head.last_sequence + 1
-    if after < head.last_sequence and next_known > after + 1:
-        detail = f"Events up to {next_known - 1} are older than they are kept. Go on after={next_known - 1}."
+def _require_kept(head: FeedHead, after: int) -> None:
+    """410 if the event after `after` was in the feed and is not kept any more."""
+    if after < head.expired_to:
+        detail = (
+            f"Events up to {head.expired_to} are older than they are kept. Go on after={head.expired_to}."
+        )
         raise RejectedError("feed-expired", 410, detail)

@@ -1,8 +1,10 @@
 """Fan-out: walk a partner's feed past each of its endpoints' cursors and leave a delivery per matching event.
 
-Whoever does it, and however often: the cursor's lock and the unique (endpoint, event) make it once.
+Whoever does it, and however often: the cursor's lock and the unique (endpoint, event) make it once. A cursor
+stops before a number that is missing in the feed, and goes on when it is there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -13,7 +15,7 @@ from bridge.ids import new_id
 from bridge.partner import PartnerConfiguration
 from bridge.ports import PartnerDirectory
 from bridge.storage import webhooks
-from bridge.storage.feed import feed_page
+from bridge.storage.feed import FedEvent, feed_head, feed_page, up_to_hole
 from bridge.storage.webhooks import Cursor, NewDelivery
 from bridge.webhook_endpoint import WebhookEndpoint
 from webhooks.tasks import DeliveryTask, DeliveryTasks
@@ -50,6 +52,8 @@ class FanOut:
         self._tasks = tasks
         self._clock = clock
         self._page_events = page_events
+        # the missing numbers that have been logged, by endpoint: once is enough, the gauge goes on
+        self._known_holes: dict[str, int] = {}
 
     def fan_out(self, partner_id: str, up_to_sequence: int | None = None) -> bool:
         """Bring all endpoints of the partner up to its feed; False if a task could not be created.
@@ -90,9 +94,8 @@ class FanOut:
             cursor = self._lock_or_make(connection, partner, endpoint)
             if cursor is None or cursor.status == "deleted":
                 return _Page([], is_last=True)
-            entries = feed_page(
-                connection, partner.partner_id, after=cursor.sequence, limit=self._page_events
-            )
+            page = feed_page(connection, partner.partner_id, after=cursor.sequence, limit=self._page_events)
+            entries = self._before_hole(connection, partner, endpoint, page, after=cursor.sequence)
             if not entries:
                 return _Page([], is_last=True)
             deliveries = []
@@ -123,6 +126,33 @@ class FanOut:
         due = [] if is_held else [delivery.delivery_id for delivery in deliveries]
         tasks = [DeliveryTask(delivery_id, 1, 0, now) for delivery_id in due if delivery_id in created]
         return _Page(tasks, is_last=len(entries) < self._page_events)
+
+    def _before_hole(
+        self,
+        connection: Connection,
+        partner: PartnerConfiguration,
+        endpoint: WebhookEndpoint,
+        page: Sequence[FedEvent],
+        *,
+        after: int,
+    ) -> Sequence[FedEvent]:
+        """Return the events of the page that stand before the first number that is missing."""
+        entries, missing = up_to_hole(page, after=after)
+        if missing is not None:
+            # a new endpoint may begin below what retention has removed
+            expired_to = feed_head(connection, partner.partner_id).expired_to
+            entries, missing = up_to_hole(page, after=after, expired_to=expired_to)
+        if missing is None:
+            self._known_holes.pop(endpoint.endpoint_id, None)
+        elif self._known_holes.get(endpoint.endpoint_id) != missing:
+            self._known_holes[endpoint.endpoint_id] = missing
+            _log.error(
+                "the feed has a hole",
+                partner_id=partner.partner_id,
+                endpoint_id=endpoint.endpoint_id,
+                missing_sequence=missing,
+            )
+        return entries
 
     def _lock_or_make(
         self, connection: Connection, partner: PartnerConfiguration, endpoint: WebhookEndpoint

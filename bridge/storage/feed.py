@@ -1,6 +1,7 @@
 """The feed: every partner's events numbered without gaps, and read by page."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,29 +27,35 @@ PARTNERS_TO_SEQUENCE = text("""
 """)
 
 ADD_COUNTER = text("""
-    /* the first event of a partner; does not wait for long for another transaction that adds the counter */
+    /* the first event of a partner. It waits, not for long, for another transaction that adds the counter;
+       one that is there and locked is left alone */
     WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', CAST(:lock_timeout AS text), true))
     INSERT INTO feed_counters (partner_id) SELECT :partner_id FROM impatient
+    WHERE NOT EXISTS (SELECT FROM feed_counters WHERE partner_id = :partner_id)
     ON CONFLICT (partner_id) DO NOTHING
 """)
 
 LOCK_COUNTER = text("""
     /* one sequencer at a time numbers the feed of a partner. No row: the counter is missing, or locked.
        The transaction waits for no other lock for long either */
-    SELECT last_sequence, set_config('lock_timeout', CAST(:lock_timeout AS text), true)
+    SELECT last_sequence, jumped_from, jumped_to,
+           set_config('lock_timeout', CAST(:lock_timeout AS text), true)
     FROM feed_counters WHERE partner_id = :partner_id FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 SEQUENCE_EVENTS = text("""
-    /* new events of the partner, in the order in which they were written, get the next numbers */
+    /* new events of the partner, in the order in which they were written, get the next numbers. The first
+       number after a jump names the one that it follows */
     WITH numbered AS (
         SELECT identity, event_id, :last_sequence + row_number() OVER (ORDER BY identity) AS sequence
         FROM (SELECT identity, event_id FROM outbox
               WHERE lane = 'events' AND sequence IS NULL AND partner_id = :partner_id
               ORDER BY identity LIMIT :limit) AS unnumbered
     ), fed AS (
-        INSERT INTO feed (partner_id, sequence, event_id)
-        SELECT :partner_id, sequence, event_id FROM numbered
+        INSERT INTO feed (partner_id, sequence, follows, event_id)
+        SELECT :partner_id, sequence,
+               CASE WHEN sequence = :last_sequence + 1 THEN CAST(:follows AS bigint) END, event_id
+        FROM numbered
     ), marked AS (
         UPDATE outbox SET sequence = numbered.sequence FROM numbered WHERE outbox.identity = numbered.identity
     )
@@ -59,7 +66,8 @@ SEQUENCE_EVENTS = text("""
 
 SELECT_PAGE = text("""
     /* a page of the feed of a partner */
-    SELECT feed.sequence, events.event_id, events.event_type, events.created_at, events.data
+    SELECT feed.sequence, events.event_id, events.event_type, events.created_at, events.data,
+           coalesce(feed.follows, feed.sequence - 1) AS follows
     FROM feed JOIN events USING (event_id)
     WHERE feed.partner_id = :partner_id AND feed.sequence > :after
     ORDER BY feed.sequence LIMIT :limit
@@ -67,7 +75,9 @@ SELECT_PAGE = text("""
 
 SELECT_HEAD = text("""
     /* how far the feed of a partner goes */
-    SELECT last_sequence, epoch, jumped_from, jumped_to FROM feed_counters WHERE partner_id = :partner_id
+    SELECT last_sequence, epoch, jumped_from, jumped_to, coalesce(expired_to, 0)
+    FROM feed_counters LEFT JOIN expired_feeds USING (partner_id)
+    WHERE partner_id = :partner_id
 """)
 
 
@@ -75,24 +85,27 @@ SELECT_HEAD = text("""
 class FeedHead:
     """The sequence of a feed's last event, and its epoch, which changes only after a restore from backup.
 
-    The epoch began above a jump: no event has a number above `jumped_from`, up to `jumped_to`.
+    The epoch began above a jump: no event has a number above `jumped_from`, up to `jumped_to`. Events up to
+    `expired_to` are no longer kept.
     """
 
     last_sequence: int = 0
     epoch: int = 1
     jumped_from: int = 0
     jumped_to: int = 0
+    expired_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class FedEvent:
-    """An event with its place in the partner's feed; `data` as it was written."""
+    """An event with its place in the partner's feed, after the number `follows`; `data` as it was written."""
 
     sequence: int
     event_id: str
     event_type: str
     created_at: datetime
     data: dict[str, Any]
+    follows: int
 
 
 def partners_to_sequence(connection: Connection, *, after: str, limit: int) -> list[str]:
@@ -114,17 +127,38 @@ def sequence_events(connection: Connection, partner_id: str, *, limit: int) -> i
     if counter is None:
         return None
     last: int = counter.last_sequence
-    parameters = {"partner_id": partner_id, "last_sequence": last, "limit": limit}
+    is_after_jump = last == counter.jumped_to > counter.jumped_from
+    parameters = {
+        "partner_id": partner_id,
+        "last_sequence": last,
+        "follows": counter.jumped_from if is_after_jump else None,
+        "limit": limit,
+    }
     return int(connection.execute(SEQUENCE_EVENTS, parameters).scalar_one()) - last
 
 
 def feed_page(connection: Connection, partner_id: str, *, after: int, limit: int) -> list[FedEvent]:
-    """Return up to `limit` events after the sequence `after`, in order."""
+    """Return up to `limit` events after the sequence `after`, in order, across holes."""
     parameters = {"partner_id": partner_id, "after": after, "limit": limit}
     return [
-        FedEvent(row.sequence, row.event_id, row.event_type, row.created_at, _document(row.data))
+        FedEvent(row.sequence, row.event_id, row.event_type, row.created_at, _document(row.data), row.follows)
         for row in connection.execute(SELECT_PAGE, parameters)
     ]
+
+
+def up_to_hole(
+    events: Sequence[FedEvent], *, after: int, expired_to: int = 0
+) -> tuple[Sequence[FedEvent], int | None]:
+    """Return the events that follow `after` without a hole, and the first number that is missing, if any.
+
+    Neither what retention has removed nor a jump after a restore is a hole.
+    """
+    reached = max(after, expired_to)
+    for index, event in enumerate(events):
+        if event.follows > reached:
+            return events[:index], reached + 1
+        reached = max(reached, event.sequence)
+    return events, None
 
 
 def feed_head(connection: Connection, partner_id: str) -> FeedHead:

@@ -15,7 +15,7 @@ SELECT_PARTNERS = text("""
 
 LOCK_FEED = text("""
     /* one job at a time shortens a feed: what a second one did behind it would leave a hole.
-       Not by locking rows, for which the job would need the right to change them */
+       Not by locking the counter, which the sequencer would then skip for as long as the page takes */
     SELECT pg_advisory_xact_lock(hashtextextended('feed of ' || :partner_id, 0))
 """)
 
@@ -43,6 +43,13 @@ DELETE_OLDEST = text("""
     DELETE FROM feed
     WHERE partner_id = :partner_id AND feed.sequence <= :last_sequence
       AND feed.sequence < COALESCE((SELECT needed.sequence FROM needed), CAST(:last_sequence AS bigint) + 1)
+    RETURNING sequence
+""")
+
+NOTE_EXPIRED = text("""
+    /* so that nobody takes what was removed for a hole */
+    INSERT INTO expired_feeds AS expired (partner_id, expired_to) VALUES (:partner_id, :expired_to)
+    ON CONFLICT (partner_id) DO UPDATE SET expired_to = greatest(expired.expired_to, excluded.expired_to)
 """)
 
 
@@ -62,4 +69,7 @@ def delete_oldest(connection: Connection, partner_id: str, *, written_until: dat
     if not oldest:
         return 0
     parameters |= {"last_sequence": oldest[-1], "written_until": written_until}
-    return connection.execute(DELETE_OLDEST, parameters).rowcount
+    deleted = list(connection.execute(DELETE_OLDEST, parameters).scalars())
+    if deleted:
+        connection.execute(NOTE_EXPIRED, {"partner_id": partner_id, "expired_to": max(deleted)})
+    return len(deleted)

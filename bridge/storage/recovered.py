@@ -32,7 +32,9 @@ RESUME_FEEDS = text("""
     FROM unnest(CAST(:partner_ids AS text[])) AS partner (partner_id)
     ON CONFLICT (partner_id) DO UPDATE
     SET last_sequence = feed_counters.last_sequence + :jump, epoch = feed_counters.epoch + 1,
-        jumped_from = feed_counters.last_sequence, jumped_to = feed_counters.last_sequence + :jump
+        jumped_from = CASE WHEN feed_counters.last_sequence = feed_counters.jumped_to
+                      THEN feed_counters.jumped_from ELSE feed_counters.last_sequence END,
+        jumped_to = feed_counters.last_sequence + :jump
 """)
 
 LOCK_UNFINISHED = text("""

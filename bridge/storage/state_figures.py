@@ -57,6 +57,27 @@ SELECT_DUE_DELIVERY = text("""
     ORDER BY next_attempt_at LIMIT 1
 """)
 
+COUNT_HOLES = text("""
+    /* partners with an endpoint whose next number is missing, although later ones are given out: neither
+       removed by retention nor jumped over after a restore */
+    SELECT count(DISTINCT partner_id) FROM (
+        SELECT cursor.partner_id
+        FROM webhooks.cursors AS cursor JOIN feed_counters AS counter USING (partner_id)
+        LEFT JOIN expired_feeds AS expired USING (partner_id)
+        LEFT JOIN LATERAL (
+            SELECT coalesce(feed.follows, feed.sequence - 1) AS follows FROM feed
+            WHERE feed.partner_id = cursor.partner_id AND feed.sequence > cursor.sequence
+            ORDER BY feed.sequence LIMIT 1
+        ) AS following ON true
+        WHERE cursor.status <> 'deleted' AND counter.last_sequence > cursor.sequence
+          AND greatest(cursor.sequence, expired.expired_to) < coalesce(
+              following.follows,
+              CASE WHEN counter.last_sequence = counter.jumped_to THEN counter.jumped_from
+              ELSE counter.last_sequence END)
+        LIMIT :max_rows
+    ) AS bounded
+""")
+
 SELECT_TOTALS = text("""
     /* rows ever written, by the statistics of the server: what they grow by is a rate. Not for money */
     SELECT relname, n_tup_ins FROM pg_stat_user_tables
@@ -136,6 +157,11 @@ def overdue_delivery(connection: Connection, now: datetime) -> datetime | None:
     """Return when the webhook attempt was due that has waited longest beyond its time."""
     due_at: datetime | None = connection.execute(SELECT_DUE_DELIVERY, {"now": now}).scalar()
     return due_at
+
+
+def feeds_with_holes(connection: Connection) -> int:
+    """Return how many partners have an endpoint that waits before a number missing in their feed."""
+    return int(connection.execute(COUNT_HOLES, {"max_rows": MAX_COUNTED_ROWS}).scalar_one())
 
 
 def totals(connection: Connection) -> Totals:

@@ -2,7 +2,7 @@
 
 Every function takes a connection inside the caller's transaction. A partner's feed becomes visible in the
 order of its sequence (the dispatcher numbers it under the counter's lock), so a cursor never passes by an
-event that commits later.
+event that commits later. A number that is missing all the same is a hole: no cursor passes it.
 """
 
 from collections.abc import Sequence

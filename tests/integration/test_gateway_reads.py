@@ -233,6 +233,7 @@ def test_events_that_are_not_kept_any_more_are_gone_not_skipped(stage):
     sequence(stage)
     with stage.owner.begin() as connection:
         connection.execute(text("DELETE FROM feed WHERE sequence <= 2"))
+        connection.execute(text("INSERT INTO expired_feeds SELECT partner_id, 2 FROM feed_counters"))
     for after in (0, 1):
         answer = stage.call("GET", f"/v1/events?after={after}")
         assert answer.status_code == 410
@@ -241,11 +242,25 @@ def test_events_that_are_not_kept_any_more_are_gone_not_skipped(stage):
     assert stage.call("GET", "/v1/events?after=2").json["last_sequence"] == 4
     with stage.owner.begin() as connection:
         connection.execute(text("DELETE FROM feed"))
+        connection.execute(text("UPDATE expired_feeds SET expired_to = 4"))
     assert stage.call("GET", "/v1/events?after=3").status_code == 410
     assert stage.call("GET", "/v1/events?after=4").json["last_sequence"] == 4
     stage.pay()
     sequence(stage)
     assert stage.call("GET", "/v1/events?after=4").json["last_sequence"] == 5
+
+
+def test_a_reader_is_not_led_past_a_number_that_is_missing(stage):
+    paid(stage, 3)
+    sequence(stage)
+    with stage.owner.begin() as connection:
+        connection.execute(text("UPDATE feed SET sequence = 1002 WHERE sequence = 2"))
+    for after in (0, 1):
+        answer = stage.call("GET", f"/v1/events?after={after}")
+        assert (answer.status_code, answer.json["last_sequence"]) == (200, 1)
+    with stage.owner.begin() as connection:
+        connection.execute(text("UPDATE feed SET sequence = 2 WHERE sequence = 1002"))
+    assert stage.call("GET", "/v1/events?after=1").json["last_sequence"] == 3
 
 
 def test_the_end_of_all_sequences_is_an_empty_page(stage):

@@ -12,13 +12,12 @@ from sqlalchemy.exc import ProgrammingError
 from waiting import wait_until
 
 from bridge.clock import rfc3339
-from bridge.errors import RejectedError, TransientError
+from bridge.errors import TransientError
 from bridge.payment import OperationKind
-from bridge.storage.feed import FedEvent, FeedHead, feed_head, sequence_events
+from bridge.storage.feed import feed_head, sequence_events
 from bridge.storage.recovered import FEED_JUMP
 from bridge.storage.restores import hold_lanes_of_a_restored_database
 from devstack.logins import create_database, drop_database
-from gateway.event_routes import _require_no_gap
 from sap_adapter.document_mark import document_mark
 from sap_adapter.recovery import NotConfiguredError, RecoveryJob
 
@@ -516,18 +515,3 @@ def test_every_feed_goes_on_above_a_jump_in_a_new_epoch(restorable, bridge):
     assert first == FEED_JUMP + 2
     restorable.begin()
     assert not restorable.job().run()
-
-
-def fed(sequence, now):
-    return FedEvent(sequence, "evt", "payment.paid", now, {})
-
-
-def test_a_reader_gets_over_the_jump_and_not_over_a_gap(bridge):
-    now = bridge.clock.now()
-    head = FeedHead(last_sequence=1005, epoch=2, jumped_from=100, jumped_to=1000)
-    for after in (100, 450, 999, 1000):
-        _require_no_gap(head, [fed(1001, now)], after)
-    _require_no_gap(head, [fed(43, now)], 42)
-    for after in (50, 1001):
-        with pytest.raises(RejectedError):
-            _require_no_gap(head, [fed(1003, now)], after)

@@ -21,7 +21,7 @@ GRANT UPDATE (status, updated_at) ON payments TO gateway;
 GRANT UPDATE (status, dispatched_at, parked_reason, operator_decision, sent_unresolved, failure_code,
               failure_message, completed_at, updated_at) ON operations TO gateway;
 GRANT DELETE ON outbox TO gateway;
-GRANT SELECT ON feed, feed_counters, sap_systems TO gateway;
+GRANT SELECT ON feed, feed_counters, expired_feeds, sap_systems TO gateway;
 GRANT SELECT, INSERT, DELETE ON client_assertions TO gateway;
 GRANT SELECT, INSERT, UPDATE ON partner_configs TO gateway;
 -- the partners' own webhook endpoints: made, disabled, ended; deliveries read, asked for again and tested
@@ -54,7 +54,7 @@ GRANT SELECT, INSERT, UPDATE ON outbox, partner_configs TO sap_adapter;
 GRANT DELETE ON outbox TO sap_adapter;
 
 GRANT USAGE ON SCHEMA webhooks TO webhooks;
-GRANT SELECT ON events, feed, feed_counters TO webhooks;
+GRANT SELECT ON events, feed, feed_counters, expired_feeds TO webhooks;
 GRANT SELECT, INSERT, UPDATE ON partner_configs TO webhooks;
 GRANT SELECT, INSERT, UPDATE ON webhooks.cursors, webhooks.deliveries TO webhooks;
 GRANT SELECT, INSERT ON webhooks.attempts TO webhooks;
@@ -91,6 +91,7 @@ GRANT UPDATE (expires_at) ON client_assertions TO retention;
 -- the feed gets shorter from its old end; the events and the counters stay as they are
 GRANT SELECT, DELETE ON feed TO retention;
 GRANT SELECT ON feed_counters TO retention;
+GRANT SELECT, INSERT, UPDATE ON expired_feeds TO retention;
 GRANT SELECT (event_id, created_at) ON events TO retention;
 GRANT USAGE ON SCHEMA webhooks TO retention;
 GRANT SELECT (endpoint_id, partner_id, status, sequence) ON webhooks.cursors TO retention;

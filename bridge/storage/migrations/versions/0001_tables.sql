@@ -204,9 +204,16 @@ CREATE TABLE feed_counters (
     jumped_from   bigint NOT NULL DEFAULT 0,
     jumped_to     bigint NOT NULL DEFAULT 0 CHECK (jumped_to >= jumped_from)
 );
+-- Retention has removed a feed up to this number. Not on the counter: retention would lock it against the sequencer.
+CREATE TABLE expired_feeds (
+    partner_id text PRIMARY KEY,
+    expired_to bigint NOT NULL
+);
 CREATE TABLE feed (
     partner_id text NOT NULL,
     sequence   bigint NOT NULL CHECK (sequence >= 1),
+    -- the number before this one, where a restore made the numbers jump; NULL: the next lower one
+    follows    bigint CHECK (follows < sequence),
     event_id   text NOT NULL UNIQUE REFERENCES events (event_id),
     PRIMARY KEY (partner_id, sequence)
 );
