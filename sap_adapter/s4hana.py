@@ -1,8 +1,6 @@
 """The connector to S/4HANA: SOAP to post, OData V2 to ask. One pooled session per SAP system."""
 
-import errno
 import http.cookiejar
-import os
 import re
 from dataclasses import dataclass
 from datetime import date
@@ -15,7 +13,7 @@ from urllib3.exceptions import HTTPError
 from bridge.clock import Clock
 from bridge.errors import SettingsError, TransientError, UnknownOutcomeError
 from bridge.web.deadlines import Deadlines, UnwatchedCallError
-from bridge.web.transport import BoundedAdapter, Call
+from bridge.web.transport import BoundedAdapter, Call, own_shortage
 from sap_adapter import journal_entry
 from sap_adapter.connector import (
     DocumentPage,
@@ -40,7 +38,6 @@ MAX_ANSWER_BYTES = 1024 * 1024
 REFERENCE_FIELDS = frozenset({"DocumentReferenceID", "OriginalReferenceDocument"})
 MAX_RETRY_AFTER_SECONDS = 3600.0
 CHUNK_BYTES = 64 * 1024
-OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +230,9 @@ def _session(connection: SapConnection, adapter: BoundedAdapter) -> requests.Ses
 
 def _not_sent(error: Exception) -> TransientError:
     """Say whether SAP can't be reached or this process has nothing left to reach it with."""
-    reason: object = error
-    while isinstance(reason, BaseException):
-        if isinstance(reason, OSError) and reason.errno in OWN_SHORTAGES:
-            return NotCalledError(f"no connection could be made: {os.strerror(reason.errno)}")
-        reason = getattr(reason, "reason", None) or next(
-            (inner for inner in reason.args if isinstance(inner, BaseException)), None
-        )
+    shortage = own_shortage(error)
+    if shortage is not None:
+        return NotCalledError(f"no connection could be made: {shortage}")
     return TransientError(f"SAP can't be reached ({type(error).__name__})")
 
 

@@ -101,7 +101,8 @@ class Deliver:
     def attempt(self, delivery_id: str, attempt_number: int) -> None:
         """Make the attempt, unless it is over, running, not due or out of date, or its endpoint has no room.
 
-        Raises TransientError when the partner's configuration can't be read: nothing has happened then.
+        Raises TransientError when the partner's configuration can't be read or this process can't open a
+        connection: nothing has happened then.
         """
         with single_statements(self._engine) as connection:
             standing = webhook_attempts.standing_delivery(connection, delivery_id)
@@ -118,7 +119,7 @@ class Deliver:
             # the endpoint's last attempt may have ended just before this one began to wait
             self._go_on(endpoint_id, self._shares.room(endpoint_id))
             return
-        ended = _Ended(is_success=False)
+        ended = _Ended(is_success=None)
         try:
             ended = self._attempt(standing, told, delivery_id, attempt_number)
         finally:
@@ -164,7 +165,11 @@ class Deliver:
             # the process was stopped for that long: somebody else may be about to take the attempt
             _log.warning("claim too old to send", delivery_id=delivery_id, attempt=attempt_number)
             return _Ended(None)
-        answer = self._send(claim, started_at)
+        try:
+            answer = self._send(claim, started_at)
+        except Exception:
+            self._release(claim)
+            raise
         duration_ms = round((self._clock.monotonic() - started_monotonic) * 1000)
         attempted = Attempted(
             delivery_id=delivery_id,
@@ -227,6 +232,12 @@ class Deliver:
             if answer.error_class is not None:
                 span.fail(answer.error_class)
             return answer
+
+    def _release(self, claim: _Claim) -> None:
+        with self._engine.begin() as connection:
+            webhook_claims.release_claim(
+                connection, claim.delivery_id, claim.attempt_number, lease_until=claim.lease_until
+            )
 
     def _let_wait(self, delivery_id: str, attempt_number: int) -> bool:
         """Have the attempt wait without a task; False if it is not to be made now anyway."""

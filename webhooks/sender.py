@@ -7,7 +7,7 @@ more than the rest of a request.
 
 import contextlib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,6 +15,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from bridge.clock import Clock
+from bridge.errors import TransientError
 from bridge.web.addresses import (
     ForbiddenAddressError,
     ForbiddenUrlError,
@@ -25,13 +26,14 @@ from bridge.web.addresses import (
     resolve,
 )
 from bridge.web.deadlines import Deadline, DeadlinePassedError, Deadlines, UnwatchedCallError
-from bridge.web.transport import BoundedAdapter, Call
+from bridge.web.transport import BoundedAdapter, Call, causes, connect, own_shortage
 from webhooks.retries import read_retry_after
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 64 * 1024
 READ_BYTES = 4096
 MAX_HOSTS_POOLED = 100
+_CLOSED = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +69,21 @@ class Sender:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._allow_http_loopback = allow_http_loopback
-        self._resolver = resolver
         self._adapter = BoundedAdapter(
             Deadlines(timeout_seconds),
             max_hosts=MAX_HOSTS_POOLED,
             max_connections=max_connections,
             open_socket=self._open_socket,
+            resolver=resolver,
         )
         # the public authorities; no environment has a say in it
         self._verify: bool | str = True
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send once; never raises for what the receiver, its name or the network does."""
+        """Send once; what the receiver, its name or the network does is an Answer.
+
+        TransientError if this process has no descriptor, memory or thread left for it: nothing was sent.
+        """
         try:
             check_url(url, allow_http_loopback=self._allow_http_loopback)
         except ForbiddenUrlError:
@@ -88,14 +93,26 @@ class Sender:
                 try:
                     return self._exchange(url, body, headers, call)
                 except (requests.RequestException, OSError, ValueError) as error:
+                    if not call.may_have_arrived and own_shortage(error) is not None:
+                        raise TransientError("no connection can be opened") from error
                     return Answer(None, "timeout" if call.deadline.has_passed else _class_of(error))
-        except UnwatchedCallError:
-            return Answer(None, "connection-failed")
+        except UnwatchedCallError as error:
+            raise TransientError("no thread can be started") from error
 
     def close(self) -> None:
         self._adapter.close()
 
     def _exchange(self, url: str, body: bytes, headers: Mapping[str, str], call: Call) -> Answer:
+        try:
+            return self._send(url, body, headers, call)
+        except requests.ConnectionError as error:
+            # A kept connection that the receiver was just closing: no failure of its own, and if the request
+            # has arrived after all, the receiver knows it by its webhook-id.
+            if not call.on_kept_connection or not any(isinstance(each, _CLOSED) for each in causes(error)):
+                raise
+        return self._send(url, body, headers, call)
+
+    def _send(self, url: str, body: bytes, headers: Mapping[str, str], call: Call) -> Answer:
         request = requests.PreparedRequest()
         request.method = "POST"
         request.prepare_url(url, None)
@@ -110,19 +127,17 @@ class Sender:
             return replace(answer, body=_read(response))
 
     def _open_socket(
-        self, host: str, port: int, *, is_plain: bool, connect_seconds: float, deadline: Deadline
+        self,
+        addresses: Sequence[str],
+        port: int,
+        *,
+        is_plain: bool,
+        connect_seconds: float,
+        deadline: Deadline,
     ) -> socket.socket:
         """Connect to one of the host's addresses, all of which have been checked."""
-        addresses = self._resolver(host, port)
         check_addresses(addresses, allow_loopback=self._allow_http_loopback, only_loopback=is_plain)
-        failure: OSError = UnresolvableHostError("the host's name has no address")
-        for address in addresses:
-            deadline.check()
-            try:
-                return socket.create_connection((address, port), timeout=connect_seconds)
-            except OSError as error:
-                failure = error
-        raise failure
+        return connect(addresses, port, is_plain=is_plain, connect_seconds=connect_seconds, deadline=deadline)
 
 
 def _answer_of(response: requests.Response, now: datetime) -> Answer:
@@ -146,23 +161,9 @@ def _read(response: requests.Response) -> bytes:
     return bytes(body)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and what it wraps: requests and urllib3 hand the cause on in several ways."""
-    seen: set[int] = set()
-    pending = [error]
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        inner = (current.__cause__, current.__context__, getattr(current, "reason", None), *current.args)
-        pending.extend(cause for cause in inner if isinstance(cause, BaseException))
-
-
 def _class_of(error: BaseException) -> str:
     """Say in one word what went wrong; no text of the error, which may quote the receiver."""
-    causes = list(_causes(error))
+    found = list(causes(error))
     for kind, name in (
         (ForbiddenAddressError, "forbidden-address"),
         (UnresolvableHostError, "unresolvable-host"),
@@ -173,6 +174,6 @@ def _class_of(error: BaseException) -> str:
         (ConnectionError, "connection-failed"),
         (requests.exceptions.InvalidURL, "forbidden-url"),
     ):
-        if any(isinstance(cause, kind) for cause in causes):
+        if any(isinstance(cause, kind) for cause in found):
             return name
     return "connection-failed" if isinstance(error, requests.ConnectionError) else "unreadable-answer"

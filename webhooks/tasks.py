@@ -6,7 +6,6 @@ A task carries ids only, and losing one is no loss: the sweeper makes another fo
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,6 +14,7 @@ import structlog
 from bridge.errors import PermanentError, TransientError
 from bridge.ports import TaskQueue
 from bridge.storage.webhook_sweeps import DueDelivery
+from bridge.threads import started_pool
 
 _log = structlog.get_logger(__name__)
 
@@ -57,9 +57,7 @@ class DeliveryTasks:
     def __init__(self, queue: TaskQueue, target_url: str, *, calls_at_once: int = 1) -> None:
         self._queue = queue
         self._target_url = target_url
-        self._pool = (
-            ThreadPoolExecutor(calls_at_once, thread_name_prefix="tasks") if calls_at_once > 1 else None
-        )
+        self._pool = started_pool(calls_at_once, "tasks") if calls_at_once > 1 else None
 
     def create(self, tasks: Sequence[DeliveryTask]) -> bool:
         """Create the tasks; False if one can't be created: the sweeper makes it and the rest.

@@ -66,6 +66,13 @@ LET_WAIT = text("""
     RETURNING delivery_id
 """)
 
+RELEASE_CLAIM = text("""
+    /* nothing was sent under this claim: the attempt can be taken again at once */
+    UPDATE webhooks.deliveries SET lease_until = NULL
+    WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number
+      AND lease_until = :lease_until
+""")
+
 _CLAIM_ATTEMPT = Prepared(CLAIM_ATTEMPT)
 
 
@@ -155,3 +162,13 @@ def let_wait(
         "due_by": due_by,
     }
     return connection.execute(LET_WAIT, parameters).one_or_none() is not None
+
+
+def release_claim(
+    connection: Connection, delivery_id: str, attempt_number: int, *, lease_until: datetime
+) -> None:
+    """Give the claim back, unless another has followed it."""
+    connection.execute(
+        RELEASE_CLAIM,
+        {"delivery_id": delivery_id, "attempt_number": attempt_number, "lease_until": lease_until},
+    )

@@ -7,7 +7,7 @@ later (DNS rebinding) changes nothing.
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from bridge.errors import SettingsError
@@ -84,7 +84,7 @@ def resolve(host: str, port: int) -> list[str]:
     return [str(address[0]) for *_, address in found]
 
 
-def check_addresses(addresses: list[str], *, allow_loopback: bool, only_loopback: bool = False) -> None:
+def check_addresses(addresses: Sequence[str], *, allow_loopback: bool, only_loopback: bool = False) -> None:
     """Raise ForbiddenAddressError unless every one of the addresses may be called.
 
     One bad address spoils the name: which of several is taken must not be the receiver's choice.

@@ -45,6 +45,11 @@ class Deadline:
         if self.has_passed or monotonic() >= self.at_monotonic:
             raise DeadlinePassedError("the call's time is over")
 
+    def remaining_seconds(self) -> float:
+        """Return how long is left, above 0; DeadlinePassedError if nothing is."""
+        self.check()
+        return max(self.at_monotonic - monotonic(), 0.001)
+
     def watch(self, connected: socket.socket) -> None:
         """Keep a second handle on the connection: TLS takes the first one over. OSError if there is none."""
         with self._lock:

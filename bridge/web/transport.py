@@ -6,10 +6,13 @@ that connection. Here a call ends at its deadline (connection, TLS, headers and 
 response is read past, and a connection with unread bytes is not used again.
 """
 
+import contextlib
+import errno
 import http.client
+import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -19,25 +22,40 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
+from bridge.web.addresses import Resolver, resolve
 from bridge.web.deadlines import Deadline, Deadlines
+from bridge.web.name_lookup import NameLookup
 
 DEFAULT_CONNECT_SECONDS = 5.0
+MAX_INFORMATIONAL_RESPONSES = 100
+# what this process has run out of; it says nothing about the other side
+OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
 
 
 class OpenSocket(Protocol):
-    """Connects to a host; OSError if that fails. `is_plain`: without TLS."""
+    """Connects to one of a host's addresses; OSError if that fails. `is_plain`: without TLS."""
 
     def __call__(
-        self, host: str, port: int, *, is_plain: bool, connect_seconds: float, deadline: Deadline
+        self,
+        addresses: Sequence[str],
+        port: int,
+        *,
+        is_plain: bool,
+        connect_seconds: float,
+        deadline: Deadline,
     ) -> socket.socket: ...
 
 
 class Call:
-    """One request under a deadline. `may_have_arrived`: its first byte may have been sent."""
+    """One request under a deadline. `may_have_arrived`: its first byte may have been sent.
+
+    `on_kept_connection`: over a connection that an earlier request has opened.
+    """
 
     def __init__(self, deadline: Deadline) -> None:
         self.deadline = deadline
         self.may_have_arrived = False
+        self.on_kept_connection = False
 
 
 class BoundedAdapter(HTTPAdapter):
@@ -54,12 +72,14 @@ class BoundedAdapter(HTTPAdapter):
         max_hosts: int,
         max_connections: int,
         open_socket: OpenSocket | None = None,
+        resolver: Resolver = resolve,
         reuses_connections: bool = True,
     ) -> None:
         self._deadlines = deadlines
         self._open_socket = open_socket or connect
         self._reuses_connections = reuses_connections
         self._running = threading.local()
+        self._lookup = NameLookup(resolver, threads=min(max_hosts, max_connections))
         super().__init__(pool_connections=max_hosts, pool_maxsize=max_connections, max_retries=0)
 
     @contextmanager
@@ -81,9 +101,11 @@ class BoundedAdapter(HTTPAdapter):
     def connected(self, host: str, port: int, timeout: object, *, is_plain: bool) -> socket.socket:
         """Return a new connection that is under the call's deadline."""
         deadline: Deadline = self._running.call.deadline
-        deadline.check()
         seconds = float(timeout) if isinstance(timeout, int | float) else DEFAULT_CONNECT_SECONDS
-        opened = self._open_socket(host, port, is_plain=is_plain, connect_seconds=seconds, deadline=deadline)
+        addresses = self._lookup.addresses(host, port, deadline.remaining_seconds())
+        opened = self._open_socket(
+            addresses, port, is_plain=is_plain, connect_seconds=seconds, deadline=deadline
+        )
         try:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             deadline.watch(opened)
@@ -98,6 +120,7 @@ class BoundedAdapter(HTTPAdapter):
         if connection.sock is None:
             connection.connect()
         else:
+            call.on_kept_connection = True
             call.deadline.watch(connection.sock)
         call.may_have_arrived = True
 
@@ -108,39 +131,81 @@ class BoundedAdapter(HTTPAdapter):
 
 
 def connect(
-    host: str, port: int, *, is_plain: bool, connect_seconds: float, deadline: Deadline
+    addresses: Sequence[str], port: int, *, is_plain: bool, connect_seconds: float, deadline: Deadline
 ) -> socket.socket:
-    """Connect to the first of the host's addresses that answers, none tried after the deadline."""
+    """Connect to the first of the addresses that answers, none tried after the deadline."""
     del is_plain
     failure: OSError = OSError("the host's name has no address")
-    for family, kind, protocol, _name, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        deadline.check()
+    for address in addresses:
+        seconds = min(connect_seconds, deadline.remaining_seconds())
         try:
-            opened = socket.socket(family, kind, protocol)
+            return socket.create_connection((address, port), timeout=seconds)
         except OSError as error:
             failure = error
-            continue
-        try:
-            opened.settimeout(connect_seconds)
-            opened.connect(address)
-        except OSError as error:
-            opened.close()
-            failure = error
-            continue
-        return opened
     raise failure
+
+
+def own_shortage(error: BaseException) -> str | None:
+    """Return what this process has run out of, if that is why the call failed; None if it is not."""
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in OWN_SHORTAGES:
+            return os.strerror(cause.errno)
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what it wraps: requests and urllib3 hand the cause on in several ways."""
+    seen: set[int] = set()
+    pending = [error]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        inner = (current.__cause__, current.__context__, getattr(current, "reason", None), *current.args)
+        pending.extend(cause for cause in inner if isinstance(cause, BaseException))
 
 
 class _FinalResponse(http.client.HTTPResponse):
     """Reads past informational responses. 101 was not asked for: what follows it is no HTTP any more."""
 
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self._socket = sock
+
     def begin(self) -> None:
         super().begin()
-        while 100 <= self.status < 200:
+        for _ in range(MAX_INFORMATIONAL_RESPONSES):
+            if self.status >= HTTPStatus.OK:
+                return
             if self.status == HTTPStatus.SWITCHING_PROTOCOLS:
                 raise http.client.HTTPException("the server switched protocols unasked")
             self.headers = self.msg = None  # type: ignore[assignment]  # not begun yet, to http.client
             super().begin()
+        raise http.client.HTTPException("more informational responses than are read past")
+
+    def close(self) -> None:
+        self._end_use_if_unread()
+        super().close()
+
+    def _close_conn(self) -> None:
+        self._end_use_if_unread()
+        super()._close_conn()  # type: ignore[misc]  # not in typeshed
+
+    def _end_use_if_unread(self) -> None:
+        """Shut the connection down if bytes stand behind the answer: they go with this answer's buffer."""
+        if self.fp is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            timeout = self._socket.gettimeout()
+            self._socket.settimeout(0)
+            try:
+                is_unread = bool(self.fp.peek(1))
+            finally:
+                self._socket.settimeout(timeout)
+            if is_unread:
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def _pool_classes(adapter: BoundedAdapter) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Attempts at a delivery: one request per attempt, the schedule kept, nothing lost when a process dies."""
 
+import errno
 import json
+import socket
 import threading
 from datetime import timedelta
 
@@ -74,6 +76,28 @@ def test_a_webhook_arrives_verifiable_and_is_delivered(stage, delivery_due):
     assert (delivery.next_attempt_at, delivery.lease_until) == (None, None)
     attempt = only(stage.attempts())
     assert (attempt.attempt_number, attempt.response_status, attempt.error_class) == (1, 200, None)
+
+
+def test_an_attempt_that_this_process_could_not_send_was_held_against_the_receiver(
+    stage, delivery_due, monkeypatch
+):
+    connecting = socket.create_connection
+    receiver_port = int(stage.receiver.url.rpartition(":")[2])
+
+    def without_descriptors(address, **options):
+        if address[1] == receiver_port:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return connecting(address, **options)
+
+    monkeypatch.setattr(socket, "create_connection", without_descriptors)
+    task = only(stage.queue.waiting)
+    assert stage.take(task) == 503
+    delivery = only(stage.deliveries())
+    assert (delivery.status, delivery.attempts, delivery.lease_until) == ("pending", 0, None)
+    assert stage.attempts() == []
+    monkeypatch.undo()
+    assert stage.take(task) == 204
+    assert only(stage.deliveries()).status == "delivered"
 
 
 def test_a_body_that_was_changed_on_the_way_does_not_verify(stage, delivery_due):

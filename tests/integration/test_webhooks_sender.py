@@ -1,8 +1,8 @@
 """One request to a receiver that may be anything: real sockets, bounded time and bytes, checked addresses."""
 
-import contextlib
-import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,11 +13,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from raw_server import read_request, says, serving
 from stand_ins import Worker
-from waiting import wait_until
 
 from bridge.clock import SystemClock
 from bridge.web.addresses import UnresolvableHostError
+from bridge.web.transport import MAX_INFORMATIONAL_RESPONSES
 from webhooks.sender import MAX_ANSWER_BYTES, Answer, Sender
 
 pytestmark = pytest.mark.integration
@@ -28,6 +29,10 @@ HURRIED_SECONDS = 0.6
 TIMEOUT_SECONDS = 3.0
 # what a slow machine may add to a bound that holds
 SLACK_SECONDS = 10.0
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+BROKEN = b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n"
 
 
 def make_sender(
@@ -61,62 +66,6 @@ def receiver():
     made = Worker()
     yield made
     made.close()
-
-
-class RawServer:
-    """A TCP server whose answer is a function of the connection; what it was sent is kept."""
-
-    def __init__(self, answer):
-        self._answer = answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.connections = 0
-        self.closing = threading.Event()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
-
-    def _handle(self, connection):
-        with connection, contextlib.suppress(OSError):
-            self._answer(connection, self.closing)
-
-    def close(self):
-        self.closing.set()
-        self._listener.close()
-
-
-@contextlib.contextmanager
-def serving(answer):
-    server = RawServer(answer)
-    try:
-        yield server
-    finally:
-        server.close()
-
-
-def read_request(connection):
-    """Read up to the end of the body, which is {} in all of these tests; False if there is no more."""
-    received = b""
-    while not received.endswith(b"{}"):
-        more = connection.recv(65_536)
-        if not more:
-            return False
-        received += more
-    return True
-
-
-def says(*parts):
-    def answer(connection, _closing):
-        read_request(connection)
-        for part in parts:
-            connection.sendall(part)
-
-    return answer
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
@@ -370,8 +319,127 @@ def test_a_receivers_cookie_was_sent_to_every_partner_on_the_same_host(sender, r
     assert "cookie" not in {name.lower() for name in receiver.requests[1].headers}
 
 
-def test_the_timers_threads_end_with_their_requests(sender, receiver):
-    before = threading.active_count()
-    for _ in range(5):
-        sender.post(receiver.url, b"{}", {})
-    wait_until(lambda: threading.active_count() <= before + 1)
+def answers_in_turn(*answers):
+    """Each request, on whatever connection, gets the next of the answers; None hangs up."""
+    left = list(answers)
+
+    def answer(connection, _closing):
+        while read_request(connection):
+            say = left.pop(0)
+            if say is None:
+                return
+            connection.sendall(say)
+
+    return answer
+
+
+@pytest.mark.parametrize("early", ["100 Continue", "102 Processing", "103 Early Hints"])
+def test_an_informational_response_was_taken_for_the_answer(sender, early):
+    before = f"HTTP/1.1 {early}\r\nLink: </a.css>; rel=preload\r\n\r\n".encode()
+    with serving(answers_in_turn(before + OK, before * 3 + BROKEN)) as server:
+        assert [post(sender, server.port).status for _ in range(2)] == [200, 500]
+
+
+def test_the_answer_after_an_early_hint_was_the_next_webhooks_answer(sender):
+    """The second was recorded as delivered with the first one's 200, and its receiver had refused it."""
+    requests = []
+
+    def answer(connection, closing):
+        while read_request(connection):
+            requests.append(1)
+            if len(requests) > 1:
+                connection.sendall(BROKEN)
+                continue
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            # as late as it can be: the sender waits, or has gone on with another request
+            closing.wait(0.5)
+            connection.sendall(OK)
+
+    with serving(answer) as server:
+        assert [post(sender, server.port).status for _ in range(2)] == [200, 500]
+
+
+def test_informational_responses_without_end_are_a_failure(sender):
+    many = b"HTTP/1.1 102 Processing\r\n\r\n" * (MAX_INFORMATIONAL_RESPONSES + 2)
+    with serving(answers_in_turn(many + OK)) as server:
+        assert post(sender, server.port).error_class == "connection-failed"
+
+
+@pytest.mark.parametrize("surplus", [OK, b"x", b"HTTP/1.1 200 OK\r\n"])
+@pytest.mark.parametrize("first", [OK, NO_CONTENT, CHUNKED])
+def test_what_stood_behind_an_answer_was_dropped_and_its_connection_used_again(sender, first, surplus):
+    with serving(answers_in_turn(first + surplus, BROKEN)) as server:
+        assert post(sender, server.port).is_success
+        assert post(sender, server.port).status == 500
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("first", [OK, NO_CONTENT, CHUNKED])
+def test_a_connection_with_nothing_behind_the_answer_is_used_again(sender, first):
+    with serving(answers_in_turn(first, first, BROKEN)) as server:
+        assert [post(sender, server.port).is_success for _ in range(3)] == [True, True, False]
+        assert server.connections == 1
+
+
+def test_a_kept_connection_that_the_receiver_was_closing_counted_as_a_failed_attempt(sender):
+    with serving(answers_in_turn(OK, None, OK)) as server:
+        assert [post(sender, server.port).status for _ in range(2)] == [200, 200]
+        assert server.connections == 2
+
+
+def test_a_receiver_that_always_hangs_up_is_asked_once(sender):
+    with serving(answers_in_turn(None, None)) as server:
+        assert post(sender, server.port).error_class == "connection-failed"
+        assert server.connections == 1
+
+
+def test_a_name_server_that_hangs_escaped_the_attempts_time():
+    over = threading.Event()
+
+    def hanging(host, _port):
+        if host == "hangs.example":
+            over.wait(PATIENT_SECONDS)
+        return ["127.0.0.1"]
+
+    sender = make_sender(timeout_seconds=HURRIED_SECONDS, resolver=hanging)
+    try:
+        started = time.monotonic()
+        for _ in range(5):  # more than there are threads for lookups
+            assert sender.post("https://hangs.example/", b"{}", {}).error_class == "timeout"
+        assert time.monotonic() - started < 5 * HURRIED_SECONDS + SLACK_SECONDS
+        with serving(answers_in_turn(OK)) as server:
+            assert sender.post(f"http://localhost:{server.port}/", b"{}", {}).status == 200
+    finally:
+        over.set()
+        sender.close()
+
+
+OUT_OF_DESCRIPTORS = """
+import os, resource
+from bridge.clock import SystemClock
+from bridge.errors import TransientError
+from webhooks.sender import Sender
+sender = Sender(SystemClock(), timeout_seconds=10.0, allow_http_loopback=True, max_connections=2)
+last = os.dup(0)
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, before[1]))
+for url in ("http://127.0.0.1:{port}/", "http://localhost:{port}/", "https://partner.invalid/"):
+    try:
+        print(sender.post(url, b"{{}}", {{}}))
+    except TransientError:
+        print("transient")
+resource.setrlimit(resource.RLIMIT_NOFILE, before)
+print(sender.post("http://127.0.0.1:{port}/", b"{{}}", {{}}).status)
+"""
+
+
+def test_a_process_without_descriptors_blamed_the_receiver():
+    with serving(answers_in_turn(OK)) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", OUT_OF_DESCRIPTORS.format(port=server.port)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.stdout.split() == ["transient"] * 3 + ["200"], done.stdout + done.stderr
