@@ -11,16 +11,15 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 import requests
-from local_stack import private_stack
 from partner_run import PartnerRun
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from devstack.evidence import open_database
 from devstack.layout import SAP_SYSTEMS
 from devstack.services import SAP_SETTLING_TIMES
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.chaos, pytest.mark.plants_faults, pytest.mark.timeout(1500)]
 
 FULL, QUICK = 500, 30
 GOOD_BESIDE_POISON = 200
@@ -49,12 +48,6 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("payments", [FULL if full else QUICK])
 
 
-@pytest.fixture(scope="module")
-def stack():
-    with private_stack() as running:
-        yield running
-
-
 @pytest.fixture
 def sap(stack):
     yield lambda **faults: stack.sap("PUT", "/_control/faults", json=faults)
@@ -67,7 +60,7 @@ def assert_each_is_booked_once(run, payments):
     assert list(map(str, run.check())) == []
     paid = [client.get(f"/v1/payments/{one.payment_id}")["status"] for client, one in run.each()]
     assert paid == ["paid"] * payments
-    stats = requests.get(f"{run.running.sap_mock}/_control/stats", timeout=10).json()
+    stats = requests.get(f"{run.running.sap_mock}/_control/stats", timeout=DEADLINE_SECONDS).json()
     assert stats["documents"] - len(run.before.references) == payments
     assert stats["duplicates"] == run.before.duplicates == 0
 
