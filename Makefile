@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help install lock check format quick quick-tests test test-parts test-stacks up down status top reset demo openapi fuzz \
-	chaos-smoke exactly-once chaos-webhooks drill-restore bench-latency bench-accept bench-sap bench-webhooks \
+	chaos-smoke exactly-once wrong-clocks chaos-webhooks drill-restore bench-latency bench-accept bench-sap bench-webhooks \
 	bench-consumption terraform-fetch terraform-check terraform-resources
 
 # A line that begins with ##@ begins a group of `make help`, ## behind a target says what it is for.
@@ -71,6 +71,9 @@ chaos-smoke: install ## kill -9 every process of the stack in turn, each during 
 
 exactly-once: install ## 500 payments each through lost calls, lost answers, a forgetful SAP and a dying adapter
 	$(BIN)/pytest tests/chaos/test_exactly_once.py --chaos-full -v --durations=0
+
+wrong-clocks: install ## services whose clocks are wrong or jump, 80 payments each; two adapters apart, 500 each
+	$(BIN)/pytest tests/chaos/test_wrong_clocks.py tests/chaos/test_adapters_apart.py --chaos-full -v --durations=0
 
 chaos-webhooks: install ## 500 events to a failing receiver while webhooks and the task queue are killed and all tasks lost
 	$(BIN)/pytest tests/chaos/test_webhooks_killed.py --chaos-full -v --durations=0

@@ -9,10 +9,10 @@ UNKNOWN_SECONDS = 3600.0
 
 
 def register_clock_metrics(metrics: Metrics, clock: DatabaseClock) -> None:
-    """Show both figures. A look takes a sample if one is due, so that an idle process stays certain."""
+    """Show both figures. A look has a sample taken if one is due, so that an idle process stays certain."""
 
     def read() -> Figures:
-        clock.refresh()
+        clock.refresh_soon()
         offset_seconds = clock.local_offset_seconds()
         return {
             UNCERTAINTY: [(min(clock.uncertainty_seconds(), UNKNOWN_SECONDS), {})],

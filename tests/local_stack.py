@@ -1,11 +1,11 @@
 """A private local stack for tests: its own ports and folder, so that it disturbs no other one."""
 
 import json
+import os
 import random
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 import requests
 from scratch import scratch_folder
-from waiting import DEADLINE_SECONDS
 
 from devstack import edge
 from devstack.layout import PORTS, REPOSITORY, Layout
@@ -23,9 +22,9 @@ from devstack.start_checks import require_free_ports
 
 # the metrics' ports are second ones of processes that are listed already
 PROCESSES = [*(name for name in PORTS if not name.endswith("_metrics")), "dispatcher"]
-# longer than the stack itself waits for a process that hangs
-UP_TIMEOUT_SECONDS = 600
-CALL_TIMEOUT_SECONDS = DEADLINE_SECONDS
+UP_TIMEOUT_SECONDS = 120
+DOWN_TIMEOUT_SECONDS = 40
+CALL_TIMEOUT_SECONDS = 20
 # 8080 + offset stays below the ports that the kernel gives to outgoing connections
 OFFSETS = range(1_000, 24_000, 100)
 
@@ -112,11 +111,11 @@ class Stack:
 
 
 @contextmanager
-def private_stack() -> Iterator[Stack]:
-    """Start a stack of our own, stop it at the end."""
+def private_stack(environment: Mapping[str, str] | None = None) -> Iterator[Stack]:
+    """Start a stack of our own, stop it at the end. `environment` is added to that of `devstack up`."""
     with scratch_folder("bridge-stack-") as folder:
         layout = free_layout(folder / "state")
-        done = devstack("up", layout)
+        done = devstack("up", layout, env={**os.environ, **(environment or {})})
         assert done.returncode == 0, done.stderr
         try:
             yield Stack(layout)
@@ -124,21 +123,6 @@ def private_stack() -> Iterator[Stack]:
             done = devstack("down", layout)
             assert done.returncode == 0, done.stderr
             assert processes_of(layout) == []
-
-
-@contextmanager
-def stopped(stack: Stack, *names: str) -> Iterator[None]:
-    """Neither dead nor alive: the supervisor sees nothing, and nothing is done."""
-    masters = [psutil.Process(stack.pid(name)) for name in names]
-    processes = [each for master in masters for each in (master, *master.children(recursive=True))]
-    try:
-        for process in processes:
-            process.send_signal(signal.SIGSTOP)
-        yield
-    finally:
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGCONT)
 
 
 def processes_of(layout: Layout) -> list[str]:

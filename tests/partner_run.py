@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import requests
 from local_stack import Stack
 from sqlalchemy.exc import SQLAlchemyError
-from waiting import DEADLINE_SECONDS, wait_until
+from waiting import wait_until
 
 from devstack.demo.instructions import Instructions
 from devstack.demo.partner_client import PartnerClient
 from devstack.demo.sender import Sender
-from devstack.evidence import Before, collect
+from devstack.evidence import Before, collect, get_json
 from devstack.invariants import Accepted, Expectations, Violation, check, judge
 from devstack.running_stack import RunningStack
 
@@ -48,7 +48,16 @@ class PartnerRun:
     def check(self) -> list[Violation]:
         return check(self.running, self.expectations)
 
-    def wait_until_drained(self, timeout_seconds: float = DEADLINE_SECONDS) -> None:
+    def assert_each_is_booked_once(self, payments: int) -> None:
+        """All that was sent is paid, by the database and by SAP's own books."""
+        assert list(map(str, self.check())) == []
+        paid = [client.get(f"/v1/payments/{one.payment_id}")["status"] for client, one in self.each()]
+        assert paid == ["paid"] * payments
+        stats = get_json(self.running.sap_mock, "stats")
+        assert stats["documents"] - len(self.before.references) == payments
+        assert stats["duplicates"] == self.before.duplicates == 0
+
+    def wait_until_drained(self, timeout_seconds: float = 30.0) -> None:
         """Until no invariant but the last is broken; the AssertionError carries what still is."""
         latest: list[str] = []
 

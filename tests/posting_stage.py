@@ -107,14 +107,15 @@ class Bridge:
             ).scalar_one()
 
 
-def make_bridge(engine, service_engine=None):
+def make_bridge(engine, service_engine=None, *, clock=None, sap=None):
     """`service_engine` has the adapter's own rights; the owner's `engine` looks and sets up.
 
-    Nobody waits for a permit, unless a queue is put into `permits`.
+    Nobody waits for a permit, unless a queue is put into `permits`. `clock` and `sap`: another than its own.
     """
     with engine.begin() as connection:
         add_sap_systems(connection, {"s4-main": 4})
-    clock, sap, directory, wakes, permits = ManualClock(NOW), InMemoryConnector(), OnePartner(), [], {}
+    clock, sap = clock or ManualClock(NOW), sap or InMemoryConnector()
+    directory, wakes, permits = OnePartner(), [], {}
     service_engine = service_engine or engine
     recorder = Recorder(
         service_engine, KEY_RING, Classifier.from_package(), clock,

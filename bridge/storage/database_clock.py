@@ -70,7 +70,7 @@ class Sample:
 
 
 class DatabaseClock:
-    """See Clock. `now` raises TransientError before the first sample, and never waits after it."""
+    """See Clock. `now` asks the database while it is uncertain; TransientError before the first sample."""
 
     def __init__(self, local: Clock | None = None, elapsed: Callable[[], float] = elapsed_seconds) -> None:
         self._local = local or SystemClock()
@@ -115,9 +115,14 @@ class DatabaseClock:
         return self._elapsed() - self._sampled_at > SAMPLE_SECONDS or self._has_jumped()
 
     def refresh(self) -> None:
-        """Take a sample if one is due and the database answers: for who reads the clock's own figures."""
+        """Take a sample if one is due and the database answers; at a service's start."""
         if self.is_sample_due():
             self._ask_once(wait_seconds=0.0)
+
+    def refresh_soon(self) -> None:
+        """The same on a thread of its own: a database that hangs holds up nobody."""
+        if self.is_sample_due() and not self._asking.locked():
+            threading.Thread(target=self.refresh, name="clock sample", daemon=True).start()
 
     def ask_by(self, ask: Callable[[], None]) -> None:
         """Have `ask` called when a sample is missing; it brings one or raises the database's errors."""

@@ -11,14 +11,16 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from bridge.clock import MAX_CLOCK_DIFFERENCE_SECONDS
 from bridge.storage.prepared import Prepared
 from bridge.storage.webhook_attempts import TEST_EVENT_TYPE
 
 CLAIM_ATTEMPT = text("""
     /* take the attempt, if it is the next one of the delivery, is due and nobody is at it, and if the rate of
        the endpoint has a place for it: at a later place it is only put off, and holds that place then. Beyond
-       the places that are given out, nothing is returned but the endpoint. A test is sent to a disabled
-       endpoint too; it is no event, so its id and its time are those of the delivery */
+       the places that are given out, nothing is returned but the endpoint. A last place that is further ahead
+       than any is given out stands for nothing: the clock was ahead when it was written. A test is sent to a
+       disabled endpoint too; it is no event, so its id and its time are those of the delivery */
     WITH due AS (
         SELECT event_id IS NULL AS is_test,
                COALESCE(slot_at = next_attempt_at AND slot_at >= :slot_since, false) AS has_place
@@ -28,12 +30,12 @@ CLAIM_ATTEMPT = text("""
     ), place AS (
         UPDATE webhooks.cursors AS cursor
         SET paced_until = CASE WHEN due.has_place THEN paced_until
-            ELSE GREATEST(paced_until, CAST(:now AS timestamptz))
+            ELSE GREATEST(CASE WHEN paced_until <= :paced_by THEN paced_until END, CAST(:now AS timestamptz))
                  + make_interval(secs => CAST(:interval_seconds AS double precision)) END
         FROM due
         WHERE endpoint_id = :endpoint_id
           AND (status = 'enabled' OR (due.is_test AND status = 'disabled'))
-          AND (due.has_place OR paced_until IS NULL OR paced_until <= :paced_by)
+          AND (due.has_place OR paced_until IS NULL OR paced_until <= :paced_by OR paced_until > :possible_by)
         RETURNING due.has_place,
                   CASE WHEN due.has_place THEN CAST(:now AS timestamptz)
                   ELSE GREATEST(CAST(:now AS timestamptz), paced_until - interval '1 second') END AS at
@@ -142,6 +144,8 @@ def claim_attempt(
             "interval_seconds": 1.0 / pace.per_second,
             "slot_since": now - timedelta(seconds=pace.late_seconds),
             "paced_by": now + timedelta(seconds=1.0 + pace.ahead_seconds),
+            # the last place that is given out, at the lowest rate, and by another process
+            "possible_by": now + timedelta(seconds=2.0 + pace.ahead_seconds + MAX_CLOCK_DIFFERENCE_SECONDS),
             "test_event_type": TEST_EVENT_TYPE,
         },
     )

@@ -8,7 +8,6 @@ import pytest
 from fakes.partner_store import InMemoryPartnerStore
 from firestore_emulator import FirestoreEmulator
 from partner_documents import changed, new_partner
-from waiting import DEADLINE_SECONDS
 
 from bridge.errors import TransientError
 from bridge.ports import ClientTakenError, InvalidDocumentError, VersionConflictError
@@ -140,7 +139,7 @@ def test_of_many_changes_from_one_version_one_is_taken(store):
     outcomes = []
 
     def race(number):
-        barrier.wait(DEADLINE_SECONDS)
+        barrier.wait(10)
         try:
             store.put(changed(partner, name=f"Muster {number}"), 1)
         except VersionConflictError:
@@ -152,7 +151,7 @@ def test_of_many_changes_from_one_version_one_is_taken(store):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(DEADLINE_SECONDS)
+        thread.join(30)
     assert outcomes.count("conflict") == 5
     (winner,) = set(outcomes) - {"conflict"}
     assert store.get(partner.partner_id).name == winner

@@ -1,11 +1,15 @@
 """The day a document is posted on, and what a closed period makes of it."""
 
+from datetime import UTC, date, datetime, timedelta
+
 import pytest
 from fakes.accepted import MAPPING, TARGET
 from lxml import etree
 from posting_stage import make_bridge
+from sqlalchemy import text
 
 from bridge.payment import OperationKind
+from sap_adapter.claiming import MAX_EARLY_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -124,3 +128,57 @@ def test_whether_a_closed_period_moves_it_is_frozen_with_the_document(bridge):
     bridge.step(operation_id)
     bridge.step(operation_id)
     assert bridge.row(operation_id).status == "succeeded"
+
+
+# --- a payment for a later day: in Berlin 2027 begins at 23:00 UTC
+NEW_YEAR = date(2027, 1, 1)
+MIDNIGHT = datetime(2026, 12, 31, 23, 0, tzinfo=UTC)
+
+
+def schedule(bridge, day=NEW_YEAR, begins_at=MIDNIGHT):
+    """Accept a payment that is wanted for a later day, as the gateway does."""
+    operation_id = bridge.accept()
+    with bridge.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE payments SET status = 'scheduled', requested_execution_date = :day"), {"day": day}
+        )
+        connection.execute(
+            text("UPDATE operations SET status = 'scheduled', due_at = :begins_at"), {"begins_at": begins_at}
+        )
+    return operation_id
+
+
+def set_clock(bridge, moment):
+    bridge.clock.advance((moment - bridge.clock.now()).total_seconds())
+
+
+@pytest.mark.parametrize("chosen", ["posting", "acceptance"])
+@pytest.mark.parametrize("behind_seconds", [-1, 0, 1, 90])
+def test_a_payment_for_the_new_year_is_never_posted_in_the_old_one(bridge, chosen, behind_seconds):
+    map_by(bridge, posting_date=chosen)
+    operation_id = schedule(bridge)
+    set_clock(bridge, MIDNIGHT - timedelta(seconds=behind_seconds))
+    bridge.step(operation_id)
+    (sending,) = bridge.sap.sendings
+    assert dates(sending)[1] == "2027-01-01"
+    assert bridge.row(operation_id).posting_date == NEW_YEAR
+
+
+def test_a_payment_that_is_late_is_posted_on_the_day_it_is_sent(bridge):
+    operation_id = schedule(bridge)
+    set_clock(bridge, MIDNIGHT + timedelta(days=2))
+    bridge.step(operation_id)
+    assert dates(bridge.sap.sendings[0])[1] == "2027-01-03"
+
+
+@pytest.mark.parametrize("early_seconds", [MAX_EARLY_SECONDS + 1, 3600, 5 * DAY_SECONDS])
+def test_a_payment_that_is_dispatched_before_its_day_goes_back_until_then(bridge, early_seconds):
+    operation_id = schedule(bridge)
+    set_clock(bridge, MIDNIGHT - timedelta(seconds=early_seconds))
+    bridge.step(operation_id)
+    row = bridge.row(operation_id)
+    assert (bridge.sap.sendings, row.status, row.not_before) == ([], "scheduled", MIDNIGHT)
+    assert bridge.busy_slots() == 0
+    set_clock(bridge, MIDNIGHT)
+    bridge.step(operation_id)
+    assert dates(bridge.sap.sendings[0])[1] == "2027-01-01"

@@ -12,7 +12,6 @@ import pytest
 from accepted import NOW, add_payment, change, operation, scalar
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
-from waiting import DEADLINE_SECONDS
 
 from bridge.clock import ManualClock
 from bridge.ids import new_id
@@ -150,7 +149,7 @@ def test_two_jobs_at_once_erase_each_row_once(owner, engine):
     for job in jobs:
         job.start()
     for job in jobs:
-        job.join(DEADLINE_SECONDS)
+        job.join(30)
     results.append(run(engine))
     assert sum(result.payments for result in results) == 40
     assert sum(result.operations for result in results) == 40
@@ -210,7 +209,7 @@ def start(**environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=DEADLINE_SECONDS,
+        timeout=30,
     )
 
 

@@ -8,7 +8,6 @@ from itertools import pairwise
 import pytest
 from partner_documents import changed
 from sqlalchemy import text
-from waiting import DEADLINE_SECONDS
 from webhook_stage import Stage, endpoint
 
 from bridge.ids import new_id
@@ -221,7 +220,7 @@ def test_processes_that_race_for_the_last_place_get_one_each(stage):
 
     def claim(row):
         with single_statements(stage.engine) as connection:
-            barrier.wait(DEADLINE_SECONDS)
+            barrier.wait(10)
             got.append(
                 webhook_claims.claim_attempt(
                     connection,
@@ -239,7 +238,7 @@ def test_processes_that_race_for_the_last_place_get_one_each(stage):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(DEADLINE_SECONDS)
+        thread.join(20)
     (claimed,) = [each for each in got if isinstance(each, ClaimedEvent)]
     (put_off,) = [each for each in got if isinstance(each, PutOff)]
     assert not claimed.was_put_off
@@ -273,5 +272,29 @@ def test_two_claims_of_one_attempt_that_wait_for_the_same_cursor_are_one(stage):
             thread.start()
         assert not got
     for thread in threads:
-        thread.join(DEADLINE_SECONDS)
+        thread.join(20)
     assert sorted(each is None for each in got) == [False, True]
+
+
+@pytest.mark.parametrize("ahead_seconds", [90, 600])
+def test_a_place_far_ahead_left_by_a_wrong_clock_keeps_the_endpoint_from_nobody(stage, ahead_seconds):
+    told_to(stage, 100, 3)
+    pace = Pace(per_second=100, ahead_seconds=30, late_seconds=2)
+
+    def claim(row, now):
+        with single_statements(stage.engine) as connection:
+            return webhook_claims.claim_attempt(
+                connection,
+                row.endpoint_id,
+                row.delivery_id,
+                1,
+                pace=pace,
+                now=now,
+                due_by=now,
+                lease_until=now + timedelta(seconds=30),
+            )
+
+    first, second, third = stage.deliveries()
+    assert isinstance(claim(first, START + timedelta(seconds=ahead_seconds)), ClaimedEvent)
+    assert isinstance(claim(second, START), ClaimedEvent)
+    assert isinstance(claim(third, START), ClaimedEvent)

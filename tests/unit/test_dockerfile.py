@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from waiting import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.unit
 
@@ -49,7 +48,7 @@ def hadolint(text):
         capture_output=True,
         text=True,
         check=True,
-        timeout=DEADLINE_SECONDS,
+        timeout=60,
     )
     return {(found["code"], found["line"]) for found in json.loads(done.stdout)}
 
