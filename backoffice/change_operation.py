@@ -18,6 +18,7 @@ from bridge.payment import FINAL_OPERATION_STATUSES, OperationStatus, OperatorDe
 from bridge.storage import decisions
 from bridge.storage.operations import LockedOperation, LockedPayment, lock_operation, lock_payment
 from bridge.storage.operator_views import find_target
+from bridge.storage.restores import require_recovered
 
 _log = structlog.get_logger(__name__)
 
@@ -179,6 +180,7 @@ def _park(held: _Held) -> Outcome:
 
 def _lock(connection: Connection, target: str, now: datetime) -> _Held:
     """Lock what `target` names: an operation, or a payment's first operation that has not ended."""
+    require_recovered(connection)
     found = find_target(connection, target)
     payment = lock_payment(connection, found.payment_id) if found else None
     if found is None or payment is None:

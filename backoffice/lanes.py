@@ -7,12 +7,12 @@ from typing import Any
 import structlog
 from sqlalchemy import Engine
 
-from backoffice.order import Order, invalid_state, not_found
+from backoffice.order import Order, not_found
 from bridge.clock import Clock, rfc3339
 from bridge.storage import lane_control
 from bridge.storage.lane_control import LockedLane
 from bridge.storage.lane_figures import LaneFigures, lane_figures
-from bridge.storage.recoveries import is_recovery_due
+from bridge.storage.restores import require_recovered
 
 _log = structlog.get_logger(__name__)
 
@@ -55,14 +55,12 @@ class Lanes:
 
     def _set_held(self, sap_system: str, order: Order, *, held: bool) -> bool:
         with self._engine.begin() as connection:
+            if not held:
+                require_recovered(connection)
             lane = _known(lane_control.lock_lane(connection, sap_system))
             # a recovery releases what it holds when it ends, not what an operator holds as well
             if lane.held_by == ("operator" if held else None):
                 return False
-            if not held and is_recovery_due(connection):
-                raise invalid_state(
-                    "The database was restored and is not recovered: `bridge recover` releases the lanes."
-                )
             lane_control.set_held(connection, sap_system, held=held)
             order.note(connection, f"lane.{'hold' if held else 'release'}", sap_system, self._clock.now())
         _log.warning("lane changed", sap_system=sap_system, held=held)

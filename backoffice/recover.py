@@ -35,10 +35,11 @@ class Recover:
         now = self._clock.now()
         recovery_id = new_id("rec", now)
         with self._engine.begin() as connection:
+            restores.close_gate(connection)
             latest = recoveries.latest(connection)
             is_the_same = latest is not None and latest.since == since
             is_running = latest is not None and latest.finished_at is None
-            if is_the_same and (is_running or not restores.is_restored(connection)):
+            if is_the_same and (is_running or not restores.is_recovery_due(connection)):
                 return Begun(False, recoveries.view(connection) or {})
             is_begun = recoveries.begin(
                 connection, recovery_id, since=since, started_by=order.operator, now=now
@@ -55,6 +56,6 @@ class Recover:
         """Return the recovery that runs or ran last, if any, and whether one has to be begun."""
         with self._engine.connect() as connection:
             return {
-                "is_due": recoveries.is_recovery_due(connection),
+                "is_due": restores.is_recovery_due(connection),
                 "recovery": recoveries.view(connection),
             }

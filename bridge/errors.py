@@ -26,6 +26,18 @@ class TransientError(BridgeError):
         self.is_overload = is_overload
 
 
+class RecoveryDueError(TransientError):
+    """The database was restored from a backup and has not been compared with SAP yet: nothing is decided."""
+
+    RETRY_AFTER_SECONDS = 60.0
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the database was restored from a backup and is not recovered",
+            retry_after_seconds=self.RETRY_AFTER_SECONDS,
+        )
+
+
 class PermanentError(BridgeError):
     """The same call will never succeed; somebody has to change something first."""
 

@@ -192,6 +192,8 @@ class Payment:
 REJECTED_BY_OPERATOR = Failure("rejected-by-operator", "It was rejected by an operator and is not posted.")
 PREDECESSOR_REJECTED = Failure("predecessor-rejected", "The payment was rejected before this could be done.")
 
+OVERTAKEN = Failure("overtaken", "What was booked before it leaves nothing for this step.")
+
 
 class InvalidTransitionError(Exception):
     """The operation's kind does not fit the payment's state; a fault of ours, not of the partner."""

@@ -6,6 +6,7 @@ from sqlalchemy import Engine
 
 from bridge.clock import Clock
 from bridge.storage.feed import partners_to_sequence, sequence_events
+from bridge.storage.restores import is_recovery_due
 from bridge.storage.setbacks import Setbacks
 from dispatcher.worker import Round
 
@@ -16,6 +17,8 @@ PAUSE_SECONDS = 0.025
 # Another transaction holds a partner's counter: it numbers the events itself, or is about to let go.
 BUSY_SECONDS = 0.05
 _FIRST = ""
+# How often to look whether the recovery after a restore is over.
+RECOVERY_SECONDS = 5.0
 
 
 class Sequencer:
@@ -35,6 +38,8 @@ class Sequencer:
         """Number what is new, one partner in one transaction; one that fails or is locked stops no other."""
         began_after = self._after
         with self._engine.begin() as connection:
+            if is_recovery_due(connection):
+                return Round(next_seconds=RECOVERY_SECONDS)
             partners = partners_to_sequence(connection, after=began_after, limit=MAX_PARTNERS)
         is_last_page = len(partners) < MAX_PARTNERS
         # what is before the page that this round began with, or behind it

@@ -196,6 +196,9 @@ class ProblemAnswer(BaseModel):
     )
     payment_id: Annotated[str, Field(description="duplicate-external-id: the payment that has it.")] = ""
     payment_status: Annotated[str, Field(description="invalid-state: what the payment will be.")] = ""
+    reason: Annotated[
+        str, Field(description="unavailable: recovery-due after a restore from backup, until it is over.")
+    ] = ""
 
 
 class AcceptedItemAnswer(Answer):

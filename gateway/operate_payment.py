@@ -26,6 +26,7 @@ from bridge.storage.accept import KeyInProgressError, find_key
 from bridge.storage.failures import REPEATABLE, sqlstate
 from bridge.storage.operate import OwnPayment, lock_own_payment, queue_operation, take_key
 from bridge.storage.payments import StoredPayment, find_payment
+from bridge.storage.restores import require_recovered
 from bridge.storage.transactions import transaction
 from gateway.accept_payment import Accepted
 from gateway.idempotency import Fingerprints, in_progress, require_same
@@ -67,7 +68,8 @@ class OncePerKey:
     ) -> Accepted:
         """Return what `act` made of the payment, or the payment as it stands if the key is known already.
 
-        RejectedError as `act` raises it, 404, or for the key; TransientError: repeat the request.
+        RejectedError as `act` raises it, 404, or for the key; TransientError: repeat the request
+        (RecoveryDueError: when the recovery after a restore is over).
         """
         fingerprint = self.fingerprints.of(instruction.method, instruction.path, instruction.document)
         for _ in range(MAX_TRIES):
@@ -91,6 +93,7 @@ class OncePerKey:
         act: Act,
     ) -> Accepted:
         key, payment_id = instruction.idempotency_key, instruction.payment_id
+        require_recovered(connection)
         if key is not None and not take_key(
             connection, partner_id, key,
             fingerprint=fingerprint, payment_id=payment_id, operation_id=operation_id, now=self._now(),

@@ -21,7 +21,7 @@ from gateway.parameters import (
     payment_filter,
     position_parameter,
 )
-from gateway.payment_view import PaymentView, not_found, require_an_id
+from gateway.payment_view import PaymentView, missing, require_an_id
 
 MAX_BODY_BYTES = 64 * 1024
 DEFAULT_PAGE_PAYMENTS = 20
@@ -65,8 +65,8 @@ class PaymentRoutes:
         require_an_id(payment_id)
         with self.engine.connect() as connection:
             stored = find_payment(connection, current_partner().partner_id, payment_id)
-        if stored is None:
-            raise not_found()
+            if stored is None:
+                raise missing(connection)
         return jsonify(self.view.shown(stored))
 
     @requires("payments:read")
@@ -91,9 +91,9 @@ class PaymentRoutes:
         partner_id = current_partner().partner_id
         with self.engine.connect() as connection:
             found = timeline(connection, partner_id, payment_id, after=after, limit=limit + 1)
-        if not found:
-            # every payment has its first event from the moment that it exists, every cursor one after it
-            raise not_found() if after is None else bad_cursor()
+            if not found:
+                # every payment has its first event from the moment that it exists, every cursor one after it
+                raise missing(connection) if after is None else bad_cursor()
         page = found[:limit]
         return jsonify(
             data=[

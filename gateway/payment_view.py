@@ -6,10 +6,12 @@ from typing import Any
 
 import structlog
 from flask import Response, jsonify
+from sqlalchemy import Connection
 
 from bridge.clock import rfc3339
-from bridge.errors import RejectedError
+from bridge.errors import RecoveryDueError, RejectedError
 from bridge.storage.payments import StoredPayment
+from bridge.storage.restores import is_recovery_due
 from gateway import idempotency
 from gateway.estimates import Estimates
 
@@ -45,6 +47,13 @@ def require_an_id(payment_id: str) -> None:
     """Ask the database for nothing that can't be there (it would choke on some of it)."""
     if not _PAYMENT_ID.fullmatch(payment_id):
         raise not_found()
+
+
+def missing(connection: Connection) -> RejectedError:
+    """Return the 404; RecoveryDueError if the payment may be one that a restore has lost and SAP knows."""
+    if is_recovery_due(connection):
+        raise RecoveryDueError
+    return not_found()
 
 
 def not_found() -> RejectedError:

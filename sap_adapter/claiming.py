@@ -15,12 +15,14 @@ from bridge.messages import OperationMessage
 from bridge.partner import PartnerConfiguration
 from bridge.payment import (
     FINAL_OPERATION_STATUSES,
+    OVERTAKEN,
     Operation,
     OperationStatus,
     ParkReason,
     allows,
     has_its_turn,
 )
+from bridge.storage.decisions import reject
 from bridge.storage.events import put_back
 from bridge.storage.guard import give_back_slot, take_slot
 from bridge.storage.operations import (
@@ -109,18 +111,28 @@ class Claiming:
             status = row.operation.status
             if status in FINAL_OPERATION_STATUSES or status == OperationStatus.PARKED:
                 return None
+            pause_seconds = self._pause_before_claim(row)
+            if pause_seconds is not None:
+                self._put_back(connection, row, pause_seconds, now)
+                return None
             if row.claims_unfinished >= MAX_UNFINISHED_CLAIMS:
                 self._park(connection, payment, row, ParkReason.POISON, now)
-                return None
-            if row.sap_system not in self._connectors:
-                log.error("sap-system-not-configured", sap_system=row.sap_system)
-                self._put_back(connection, row, NO_CONFIGURATION_PAUSE_SECONDS, now)
                 return None
             earlier = _earlier_steps(connection, row)
             may_be_sent = status != OperationStatus.UNKNOWN
             if may_be_sent and not self._is_next(connection, payment, row, earlier, partner, now):
                 return None
             return self._start(connection, payment, row, earlier, number, partner, started, moment, may_wait)
+
+    def _pause_before_claim(self, row: LockedOperation) -> float | None:
+        """Return how long to wait before anything is decided about the operation; None: not at all."""
+        if row.is_lane_held:
+            # what an operator or a recovery changes meanwhile is seen by the next claim
+            return self._no_permit_pause_seconds(row.sap_system)
+        if row.sap_system not in self._connectors:
+            log.error("sap-system-not-configured", sap_system=row.sap_system)
+            return NO_CONFIGURATION_PAUSE_SECONDS
+        return None
 
     def _is_next(
         self,
@@ -150,7 +162,10 @@ class Claiming:
             return False
         if not row.sent_unresolved and not allows(payment.payment, row.operation):
             log.error("not-allowed-any-more", operation_id=operation_id, status=payment.payment.status)
-            self._park(connection, payment, row, ParkReason.INVALID_STATE, now)
+            if row.position == 1:
+                self._park(connection, payment, row, ParkReason.INVALID_STATE, now)
+            else:
+                reject(connection, payment, row, failure=OVERTAKEN, now=now)
             return False
         return True
 

@@ -171,6 +171,7 @@ class HeldClaim:
         successors = reject_successors(
             self.connection, payment.payment_id, self.claim.operation_id, PREDECESSOR_REJECTED, now=self.now
         )
+        let_next_go(self.connection, payment.payment_id, now=self.now)
         tell(self.connection, payment, self.row, REJECTION_EVENTS[kind], self.now)
         operations = operations_of_payment(self.connection, payment.payment_id)
         for successor in successors:

@@ -12,10 +12,12 @@ from sqlalchemy import Connection, Engine
 
 from bridge.clock import Clock
 from bridge.errors import TransientError
-from bridge.payment import OperationKind
-from bridge.storage import audit, recovered, recoveries, restores
-from bridge.storage.recovered import LostStep
+from bridge.payment import OperationKind, OperationStatus
+from bridge.storage import audit, recovered, recovered_steps, recoveries, restores, unplaced_documents
+from bridge.storage.recovered import FeedStart
+from bridge.storage.recovered_steps import KnownReference, LostStep
 from bridge.storage.recoveries import LaneWalk, Recovery
+from bridge.storage.unplaced_documents import Unplaced
 from sap_adapter.connector import DocumentPage, DocumentSource, PostedDocument
 from sap_adapter.document_mark import partners_by_hash, read_mark
 
@@ -92,9 +94,10 @@ class RecoveryJob:
             if recovery is None or recovery.is_marked:
                 return False
             feeds_resumed = recovery.feeds_resumed
+            feed_start = FeedStart.at(recovery.started_at)
             page: list[str] = []
             if feeds_resumed is None:
-                feeds_resumed = recovered.resume_feeds(connection)
+                feeds_resumed = recovered.resume_feeds(connection, feed_start)
             else:
                 page = recovered.mark_page(
                     connection, after=recovery.marked_to, until=recovery.started_at,
@@ -102,7 +105,7 @@ class RecoveryJob:
                 )  # fmt: skip
             recoveries.save(
                 connection, recovery,
-                feeds_resumed=feeds_resumed, operations_marked=len(page),
+                feeds_resumed=feeds_resumed, feed_start=feed_start, operations_marked=len(page),
                 marked_to=page[-1] if page else recovery.marked_to,
                 is_marked=recovery.feeds_resumed is not None and len(page) < MARK_PAGE, now=now,
             )  # fmt: skip
@@ -195,31 +198,60 @@ def _place_one(
     placed: Placed,
     now: datetime,
 ) -> None:
-    if recovered.is_known(connection, document.reference):
+    why = _place_document(connection, recovery, walk, document, partners, placed, now)
+    if why is None:
         return
-    lost = _lost_step(walk.sap_system, document, partners)
-    is_first_pass = walk.pass_number == 0
-    if isinstance(lost, LostStep):
-        if lost.kind not in PASSES[walk.pass_number]:
-            return
-        if is_first_pass:
-            is_placed = recovered.place_payment(connection, lost, now=now)
-        else:
-            is_placed = recovered.place_later_step(connection, lost, since=recovery.since, now=now)
-        if is_placed:
-            placed.operations += 1
-            return
-        lost = "external-id-taken" if is_first_pass else "payment-unknown"
-    elif not is_first_pass:
-        return
-    key = document.found.document
-    _log.error("document in SAP that belongs to no payment", sap_system=walk.sap_system, reason=lost)
-    recovered.note_unplaced(
+    reason, step = why
+    _log.error("document in SAP without an operation", sap_system=walk.sap_system, reason=reason)
+    unplaced_documents.note(
         connection, recovery.recovery_id,
-        sap_system=walk.sap_system, company_code=key.company_code, fiscal_year=key.fiscal_year,
-        document_number=key.number, reference=document.reference, reason=lost,
+        Unplaced(
+            walk.sap_system, document.found.document, document.found.amount.minor,
+            document.found.amount.currency, document.reference, reason, step,
+        ),
     )  # fmt: skip
     placed.unplaced += 1
+
+
+def _place_document(
+    connection: Connection,
+    recovery: Recovery,
+    walk: LaneWalk,
+    document: PostedDocument,
+    partners: Mapping[str, str],
+    placed: Placed,
+    now: datetime,
+) -> tuple[str, LostStep | None] | None:
+    """Give the document its operation in the pass of its kind; return why it has none, and whose it is."""
+    lost = _lost_step(walk.sap_system, document, partners)
+    step = lost if isinstance(lost, LostStep) else None
+    if walk.pass_number != (_pass_of(step.kind) if step else 0):
+        return None
+    known = recovered_steps.find_reference(connection, document.reference)
+    if known is not None:
+        reason = _contradiction(known, document)
+        return (reason, step) if reason else None
+    if not isinstance(lost, LostStep):
+        return lost, None
+    reason = recovered_steps.place(connection, lost, since=recovery.since, now=now)
+    if reason is not None:
+        return reason, lost
+    placed.operations += 1
+    return None
+
+
+def _pass_of(kind: OperationKind) -> int:
+    return next(number for number, kinds in enumerate(PASSES) if kind in kinds)
+
+
+def _contradiction(known: KnownReference, document: PostedDocument) -> str | None:
+    """Return what is wrong with a document whose reference an operation has."""
+    if known.status in (OperationStatus.CANCELLED, OperationStatus.REJECTED):
+        return "booked-though-ended"
+    key = document.found.document
+    # SAP copies the reference to a reversal that an accountant makes
+    is_another = known.document not in (None, (key.company_code, key.fiscal_year, key.number))
+    return "second-document" if is_another and not document.is_reversal else None
 
 
 def _lost_step(sap_system: str, document: PostedDocument, partners: Mapping[str, str]) -> LostStep | str:

@@ -83,6 +83,30 @@ def maintenance(postgres_server, migrated_template) -> Iterator[Connection]:
     engine.dispose()
 
 
+@pytest.fixture(scope="session")
+def shared_stack():
+    """One local stack for all the modules of a worker that leave it as they found it."""
+    from local_stack import private_stack  # noqa: PLC0415 - only tests that want a stack need it
+
+    with private_stack() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stack(request):
+    """A local stack: the module's own where it is marked `plants_faults`, otherwise the shared one.
+
+    A fault may outlive its mending: what the services have decided while it was there stays decided.
+    """
+    from local_stack import private_stack  # noqa: PLC0415 - only tests that want a stack need it
+
+    if request.node.get_closest_marker("plants_faults") is None:
+        yield request.getfixturevalue("shared_stack")
+        return
+    with private_stack() as running:
+        yield running
+
+
 @pytest.fixture
 def database(postgres_server, maintenance) -> Iterator[Database]:
     with _fresh_database(postgres_server, maintenance) as made:

@@ -26,8 +26,8 @@ from devstack.postgres import DATABASE, OWNER, Postgres, url_at
 from devstack.running_stack import RunningStack
 from devstack.services import SAP_SETTLING_TIMES
 
-PROGRAM_TIMEOUT_SECONDS = 120
-RECOVER_TIMEOUT_SECONDS = 300
+PROGRAM_TIMEOUT_SECONDS = 600
+RECOVER_TIMEOUT_SECONDS = 600
 
 
 @dataclass
@@ -79,7 +79,6 @@ class Drill:
         # the reaper looks a last time for what is left, and would take a PostgreSQL of ours for that
         wait_until(
             lambda: not is_alive(reaper) and not processes_of(self.stack.layout),
-            timeout_seconds=30,
             what="the whole stack gone",
         )
         shutil.rmtree(self.postgres.data_folder)

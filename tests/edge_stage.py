@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 from stand_ins import free_port
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from devstack import edge
 from devstack.layout import REPOSITORY
@@ -23,8 +23,7 @@ ISSUER = "https://tokens.test"
 AUDIENCE = "https://api.test"
 # Envoy fetches again 5 s before the end, or at the end if there is less
 JWKS_CACHE_SECONDS = 1.0
-START_SECONDS = 20.0
-CALL_SECONDS = 20.0
+CALL_SECONDS = DEADLINE_SECONDS
 JWKS = "/.well-known/jwks.json"
 
 
@@ -159,7 +158,6 @@ class Edge:
         ready = edge.is_ready(self.port)
         wait_until(
             lambda: self.process.poll() is not None or ready(),
-            timeout_seconds=START_SECONDS,
             what="start of the edge",
         )
         assert self.process.poll() is None, self.output
@@ -169,13 +167,13 @@ class Edge:
         """Send SIGTERM; return how long the end took, in seconds."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=DEADLINE_SECONDS)
         return time.monotonic() - began
 
     def kill(self):
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=DEADLINE_SECONDS)
 
     @contextmanager
     def connection(self):

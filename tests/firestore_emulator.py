@@ -10,7 +10,7 @@ from typing import Any
 
 from google.cloud.firestore_v1.types import Document, Write
 from stand_ins import free_port
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.gcp.firestore import (
     CLIENT_IDS,
@@ -21,8 +21,7 @@ from bridge.gcp.firestore import (
 )
 from devstack.emulators import find_emulators
 
-START_SECONDS = 60.0
-PATIENT_SECONDS = 60.0
+PATIENT_SECONDS = DEADLINE_SECONDS
 NOBODY = f"par_{'0' * 26}"
 
 
@@ -42,7 +41,7 @@ class FirestoreEmulator:
         command = find_emulators(os.environ).firestore_command(self.port)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until(self._answers, timeout_seconds=START_SECONDS, what="start of the Firestore emulator")
+        wait_until(self._answers, what="start of the Firestore emulator")
         first = self.patient_store()
         first.get(NOBODY)  # slow over its first question
         first.close()
@@ -51,7 +50,7 @@ class FirestoreEmulator:
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=DEADLINE_SECONDS)
             self._process = None
 
     def store(self, project: str = "test-project", **timeouts: float) -> FirestorePartnerStore:

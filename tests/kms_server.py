@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import google_crc32c
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from waiting import DEADLINE_SECONDS
 
 NAME = "projects/test/locations/europe-west3/keyRings/bridge/cryptoKeys/"
 PARTY_KEY, SECRETS_KEY = NAME + "party-data", NAME + "webhook-secrets"
@@ -62,7 +63,7 @@ class KmsServer:
     def __exit__(self, *_error):
         self._http.shutdown()
         self._http.server_close()
-        self._thread.join(10)
+        self._thread.join(DEADLINE_SECONDS)
 
     def rotate(self, name):
         self.keys[name].append(AESGCM.generate_key(256))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 import requests
 from scratch import scratch_folder
+from waiting import DEADLINE_SECONDS
 
 from devstack import edge
 from devstack.layout import PORTS, REPOSITORY, Layout
@@ -22,9 +24,9 @@ from devstack.start_checks import require_free_ports
 
 # the metrics' ports are second ones of processes that are listed already
 PROCESSES = [*(name for name in PORTS if not name.endswith("_metrics")), "dispatcher"]
-UP_TIMEOUT_SECONDS = 120
-DOWN_TIMEOUT_SECONDS = 40
-CALL_TIMEOUT_SECONDS = 20
+# longer than the stack itself waits for a process that hangs
+UP_TIMEOUT_SECONDS = 600
+CALL_TIMEOUT_SECONDS = DEADLINE_SECONDS
 # 8080 + offset stays below the ports that the kernel gives to outgoing connections
 OFFSETS = range(1_000, 24_000, 100)
 
@@ -123,6 +125,21 @@ def private_stack(environment: Mapping[str, str] | None = None) -> Iterator[Stac
             done = devstack("down", layout)
             assert done.returncode == 0, done.stderr
             assert processes_of(layout) == []
+
+
+@contextmanager
+def stopped(stack: Stack, *names: str) -> Iterator[None]:
+    """Neither dead nor alive: the supervisor sees nothing, and nothing is done."""
+    masters = [psutil.Process(stack.pid(name)) for name in names]
+    processes = [each for master in masters for each in (master, *master.children(recursive=True))]
+    try:
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
 
 
 def processes_of(layout: Layout) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import requests
 from local_stack import Stack
 from sqlalchemy.exc import SQLAlchemyError
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from devstack.demo.instructions import Instructions
 from devstack.demo.partner_client import PartnerClient
@@ -57,7 +57,7 @@ class PartnerRun:
         assert stats["documents"] - len(self.before.references) == payments
         assert stats["duplicates"] == self.before.duplicates == 0
 
-    def wait_until_drained(self, timeout_seconds: float = 30.0) -> None:
+    def wait_until_drained(self, timeout_seconds: float = DEADLINE_SECONDS) -> None:
         """Until no invariant but the last is broken; the AssertionError carries what still is."""
         latest: list[str] = []
 

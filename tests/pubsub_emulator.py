@@ -11,11 +11,10 @@ from google.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from stand_ins import free_port
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from devstack.emulators import find_emulators
 
-START_SECONDS = 30.0
 PROJECT = "test-project"
 
 
@@ -35,13 +34,13 @@ class PubSubEmulator:
         command = find_emulators(os.environ).pubsub_command(self.port)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until(self._answers, timeout_seconds=START_SECONDS, what="start of the Pub/Sub emulator")
+        wait_until(self._answers, what="start of the Pub/Sub emulator")
         return self
 
     def kill(self):
         if self._process is not None:
             self._process.kill()
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=DEADLINE_SECONDS)
             self._process = None
 
     def create_topic(self, topic, **subscription):
@@ -67,7 +66,7 @@ class PubSubEmulator:
                     client.acknowledge(subscription=name, ack_ids=[item.ack_id for item in received])
                 return len(messages) >= count
 
-            wait_until(enough, timeout_seconds=20, what=f"{count} messages of {topic}")
+            wait_until(enough, what=f"{count} messages of {topic}")
         return messages
 
     def _answers(self):

@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 WAITING = text("""
     SELECT pid FROM pg_stat_activity
@@ -29,7 +29,7 @@ class InBackground:
 
     def result(self):
         try:
-            return self._future.result(30)
+            return self._future.result(DEADLINE_SECONDS)
         finally:
             self._pool.shutdown()
 
@@ -39,7 +39,7 @@ def at_once(*calls):
     barrier = threading.Barrier(len(calls))
 
     def one(call):
-        barrier.wait(30)
+        barrier.wait(DEADLINE_SECONDS)
         return call()
 
     with ThreadPoolExecutor(len(calls)) as pool:

@@ -12,10 +12,9 @@ from pathlib import Path
 import grpc
 from google.cloud.tasks_v2 import CloudTasksClient
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 REPOSITORY = Path(__file__).parent.parent
-START_SECONDS = 20.0
 
 
 def free_port() -> int:
@@ -63,7 +62,6 @@ class StandIn:
             )
         wait_until(
             lambda: accepts_connections(self.port) or self.process.poll() is not None,
-            timeout_seconds=START_SECONDS,
             what=f"start of {self.module}",
         )
         assert self.process.poll() is None, self.output
@@ -71,7 +69,7 @@ class StandIn:
 
     def kill(self):
         self.process.kill()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=DEADLINE_SECONDS)
 
     def stop(self, timeout_seconds=10):
         if self.process is not None and self.process.poll() is None:
@@ -129,7 +127,7 @@ class Worker:
     max_together: int = 0
     answer_body: bytes = b""
     # longer than a test waits
-    GATE_SECONDS = 60.0
+    GATE_SECONDS = 2 * DEADLINE_SECONDS
 
     def __post_init__(self):
         self.gate.set()

@@ -8,7 +8,7 @@ import sys
 
 import requests
 from stand_ins import REPOSITORY, free_port
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.messages import EventMessage, encode
 
@@ -39,7 +39,7 @@ class WebhooksProcess:
                 stderr=output,
                 start_new_session=True,
             )
-        wait_until(self.is_ready, timeout_seconds=30, what="start of webhooks")
+        wait_until(self.is_ready, what="start of webhooks")
         return self
 
     def is_ready(self):
@@ -52,16 +52,16 @@ class WebhooksProcess:
     def kill(self):
         """Master and worker at once, as when the machine is gone."""
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(DEADLINE_SECONDS)
 
     def stop(self):
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
-            return self.process.wait(15)
+            return self.process.wait(DEADLINE_SECONDS)
         return None
 
     def ring(self, partner_id):
         data, attributes = encode(EventMessage("evt_x", partner_id, 10**9))
         message = {"data": base64.b64encode(data).decode(), "attributes": attributes, "messageId": "1"}
         envelope = {"message": message, "subscription": "s"}
-        return requests.post(f"{self.url}/pubsub/events", json=envelope, timeout=20).status_code
+        return requests.post(f"{self.url}/pubsub/events", json=envelope, timeout=DEADLINE_SECONDS).status_code

@@ -39,12 +39,13 @@ CANCEL_PAYMENT = text("""
 """)
 
 REJECT_SUCCESSORS = text("""
-    /* what waited behind a step that ended otherwise than it should; none of it was ever sent */
+    /* what waited behind a step that did not succeed. A step that SAP may have, after a restore, is not
+       rejected: SAP is asked about it when its turn comes */
     WITH successor AS (
         UPDATE operations
         SET status = 'rejected', failure_code = :code, failure_message = :message, completed_at = :now,
-            parked_reason = NULL, operator_decision = NULL, sent_unresolved = false, updated_at = :now
-        WHERE payment_id = :payment_id AND status IN ('accepted', 'parked')
+            parked_reason = NULL, operator_decision = NULL, updated_at = :now
+        WHERE payment_id = :payment_id AND status IN ('accepted', 'parked') AND NOT sent_unresolved
           AND position > (SELECT position FROM operations WHERE operation_id = :operation_id)
         RETURNING operation_id, position, kind, traceparent
     ), lane AS (
@@ -78,7 +79,10 @@ def cancel(connection: Connection, payment_id: str, operation_id: str, *, now: d
 def reject_successors(
     connection: Connection, payment_id: str, operation_id: str, failure: Failure, *, now: datetime
 ) -> list[Step]:
-    """Reject what waits behind the operation, which did not succeed; return it, in order."""
+    """Reject what waits behind the operation, which did not succeed; return it, in order.
+
+    What SAP may have stays: the caller lets it go on.
+    """
     rows = connection.execute(
         REJECT_SUCCESSORS,
         {

@@ -16,6 +16,7 @@ from bridge.payment import (
     PREDECESSOR_REJECTED,
     REJECTED_BY_OPERATOR,
     REJECTION_EVENTS,
+    Failure,
     OperationStatus,
     OperatorDecision,
     ParkReason,
@@ -25,6 +26,7 @@ from bridge.payment import (
 from bridge.storage.cancel import Step, reject_successors, tell_steps
 from bridge.storage.delays import tell_delay
 from bridge.storage.events import put_back
+from bridge.storage.operate import let_next_go
 from bridge.storage.operations import LockedOperation, LockedPayment, lock_operation, operations_of_payment
 
 PARK = text("""
@@ -64,7 +66,7 @@ DECIDE = text("""
 """)
 
 REJECT = text("""
-    /* an operator has ended it, and SAP has not got it */
+    /* it is ended, and SAP has not got it */
     WITH lane AS (
         DELETE FROM outbox WHERE operation_id = :operation_id
     )
@@ -137,16 +139,24 @@ def decide(
     connection.execute(DECIDE, {"operation_id": operation_id, "decision": word, "now": now})
 
 
-def reject(connection: Connection, payment: LockedPayment, row: LockedOperation, *, now: datetime) -> None:
+def reject(
+    connection: Connection,
+    payment: LockedPayment,
+    row: LockedOperation,
+    *,
+    failure: Failure = REJECTED_BY_OPERATOR,
+    now: datetime,
+) -> None:
     """End an operation that SAP has not got, reject what waits behind it, and tell both."""
     operation, payment_id = row.operation, payment.payment.payment_id
-    failure = {"code": REJECTED_BY_OPERATOR.code, "message": REJECTED_BY_OPERATOR.message}
-    connection.execute(REJECT, {"operation_id": operation.operation_id, "now": now} | failure)
+    why = {"code": failure.code, "message": failure.message}
+    connection.execute(REJECT, {"operation_id": operation.operation_id, "now": now} | why)
     after = after_rejection(payment.payment, operation.kind, now)
     connection.execute(REJECT_PAYMENT, {"payment_id": payment_id, "status": str(after.status), "now": now})
     successors = reject_successors(
         connection, payment_id, operation.operation_id, PREDECESSOR_REJECTED, now=now
     )
+    let_next_go(connection, payment_id, now=now)
     steps = [Step(operation.operation_id, operation.kind, row.traceparent), *successors]
     told = [(step, REJECTION_EVENTS[step.kind]) for step in steps]
     tell_steps(connection, after, operations_of_payment(connection, payment_id), told, now=now)

@@ -8,6 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from bridge.storage.restores import is_recovery_due
+
 # How long one partner may keep the sequencer waiting, for whatever lock.
 LOCK_TIMEOUT_MILLISECONDS = 1000
 
@@ -28,9 +30,14 @@ PARTNERS_TO_SEQUENCE = text("""
 
 ADD_COUNTER = text("""
     /* the first event of a partner. It waits, not for long, for another transaction that adds the counter;
-       one that is there and locked is left alone */
+       one that is there and locked is left alone. After a recovery a partner that the backup did not know may
+       have had numbers before it: its feed begins above them, in the epoch of the recovery */
     WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', CAST(:lock_timeout AS text), true))
-    INSERT INTO feed_counters (partner_id) SELECT :partner_id FROM impatient
+    INSERT INTO feed_counters (partner_id, last_sequence, epoch, jumped_from, jumped_to)
+    SELECT :partner_id, floor, epoch, 0, floor
+    FROM impatient, (
+        SELECT coalesce(max(feed_floor), 0) AS floor, coalesce(max(feed_epoch), 1) AS epoch FROM recoveries
+    ) AS newest
     WHERE NOT EXISTS (SELECT FROM feed_counters WHERE partner_id = :partner_id)
     ON CONFLICT (partner_id) DO NOTHING
 """)
@@ -116,10 +123,13 @@ def partners_to_sequence(connection: Connection, *, after: str, limit: int) -> l
 def sequence_events(connection: Connection, partner_id: str, *, limit: int) -> int | None:
     """Give up to `limit` events of the partner their numbers; return how many that were.
 
-    None: another transaction holds the counter, and nothing was done. The events are looked up after the
+    0 while a recovery is due: the numbers after the backup were given before the restore. None: another
+    transaction holds the counter, and nothing was done. The events are looked up after the
     lock, in a statement of their own, so that none is numbered twice.
     """
     partner = {"partner_id": partner_id, "lock_timeout": LOCK_TIMEOUT_MILLISECONDS}
+    if is_recovery_due(connection):
+        return 0
     counter = connection.execute(LOCK_COUNTER, partner).one_or_none()
     if counter is None:
         connection.execute(ADD_COUNTER, partner)

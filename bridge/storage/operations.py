@@ -30,7 +30,9 @@ LOCK_PAYMENT = text("""
 
 LOCK_OPERATION = text("""
     /* the operation that is claimed or recorded */
-    SELECT operation.*, payment.currency
+    SELECT operation.*, payment.currency,
+           EXISTS (SELECT FROM sap_systems AS lane
+                   WHERE lane.sap_system = operation.sap_system AND lane.held) AS is_lane_held
     FROM operations AS operation JOIN payments AS payment USING (payment_id)
     WHERE operation_id = :operation_id FOR NO KEY UPDATE OF operation
 """)
@@ -88,6 +90,7 @@ class LockedOperation:
     payment_id: str
     position: int
     sap_system: str
+    is_lane_held: bool
     sap_reference: str
     generation: int
     dispatch_number: int
@@ -127,6 +130,7 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
         payment_id=row.payment_id,
         position=row.position,
         sap_system=row.sap_system,
+        is_lane_held=row.is_lane_held,
         sap_reference=row.sap_reference,
         generation=row.generation,
         dispatch_number=row.dispatch_number,

@@ -16,7 +16,7 @@ from bridge.storage.operations import make_operation, payment_of
 # A payment and its steps are read by one statement, so that they are of one moment: a second statement would
 # see what was recorded between the two.
 _PAYMENT_COLUMNS = """payment_id, partner_id, external_id, status, currency, amount_minor, captured_minor,
-           refunded_minor, capture, requested_execution_date, metadata, receipt, sap_system,
+           refunded_minor, capture, requested_execution_date, metadata, receipt, sap_system, recovered_at,
            created_at, updated_at"""
 _WITH_STEPS = """
     SELECT payment.*, step.operation_id, step.kind, step.status AS step_status,
@@ -78,11 +78,15 @@ class StoredPayment:
     metadata: dict[str, str]
     receipt: str | None
     sap_system: str
+    is_recovered: bool = False
 
     @property
     def is_erased(self) -> bool:
-        """Whether retention has erased names, accounts and texts: the receipt goes with them."""
-        return self.receipt is None
+        """Whether retention has erased names, accounts and texts: the receipt goes with them.
+
+        A payment that a recovery has made of a document never had any.
+        """
+        return self.receipt is None and not self.is_recovered
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +198,14 @@ def _with_steps(rows: Iterable[Row[Any]]) -> list[StoredPayment]:
             for step in steps
         ]
         stored.append(
-            StoredPayment(payment_of(row), operations, _document(row.metadata), row.receipt, row.sap_system)
+            StoredPayment(
+                payment=payment_of(row),
+                operations=operations,
+                metadata=_document(row.metadata),
+                receipt=row.receipt,
+                sap_system=row.sap_system,
+                is_recovered=row.recovered_at is not None,
+            )
         )
     return stored
 

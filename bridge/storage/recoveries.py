@@ -10,7 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from bridge.clock import rfc3339
-from bridge.storage.restores import is_restored
+from bridge.money import Money
+from bridge.storage.recovered import FeedStart
+from bridge.storage.unplaced_documents import open_documents
 
 BEGIN = text("""
     /* a recovery; the unique index lets one run at a time */
@@ -35,12 +37,6 @@ SELECT_LANES = text("""
     SELECT * FROM recovery_lanes WHERE recovery_id = :recovery_id ORDER BY sap_system
 """)
 
-SELECT_UNPLACED = text("""
-    /* documents that no operation could be made of */
-    SELECT * FROM unplaced_documents WHERE recovery_id = :recovery_id
-    ORDER BY sap_system, company_code, fiscal_year, document_number LIMIT :limit
-""")
-
 LOCK = text("""
     /* the recovery that runs; one job at a time takes its next step */
     SELECT * FROM recoveries WHERE finished_at IS NULL FOR NO KEY UPDATE
@@ -49,7 +45,7 @@ LOCK = text("""
 SAVE = text("""
     /* how far it has come */
     UPDATE recoveries
-    SET feeds_resumed = CAST(:feeds_resumed AS integer),
+    SET feeds_resumed = CAST(:feeds_resumed AS integer), feed_floor = :feed_floor, feed_epoch = :feed_epoch,
         operations_marked = operations_marked + :operations_marked,
         marked_to = :marked_to, is_marked = :is_marked, updated_at = :now
     WHERE recovery_id = :recovery_id
@@ -115,12 +111,6 @@ def latest(connection: Connection) -> Recovery | None:
     return None if row is None else _recovery(row)
 
 
-def is_recovery_due(connection: Connection) -> bool:
-    """Tell whether a recovery runs, or has to: the database was restored and knows less than SAP."""
-    found = latest(connection)
-    return is_restored(connection) or (found is not None and found.finished_at is None)
-
-
 def lock_running(connection: Connection) -> Recovery | None:
     """Lock the recovery that runs, so that nobody else takes its next step; None if none runs."""
     row = connection.execute(LOCK).one_or_none()
@@ -139,6 +129,7 @@ def save(
     recovery: Recovery,
     *,
     feeds_resumed: int | None,
+    feed_start: FeedStart,
     operations_marked: int,
     marked_to: str,
     is_marked: bool,
@@ -150,6 +141,8 @@ def save(
         {
             "recovery_id": recovery.recovery_id,
             "feeds_resumed": feeds_resumed,
+            "feed_floor": feed_start.floor,
+            "feed_epoch": feed_start.epoch,
             "operations_marked": operations_marked,
             "marked_to": marked_to,
             "is_marked": is_marked,
@@ -193,7 +186,7 @@ def view(connection: Connection) -> dict[str, Any] | None:
     if row is None:
         return None
     parameters = {"recovery_id": row.recovery_id}
-    unplaced = connection.execute(SELECT_UNPLACED, parameters | {"limit": MAX_UNPLACED_SHOWN})
+    unplaced = open_documents(connection, limit=MAX_UNPLACED_SHOWN)
     return {
         "id": row.recovery_id,
         "status": "running" if row.finished_at is None else "finished",
@@ -222,6 +215,11 @@ def view(connection: Connection) -> dict[str, Any] | None:
                 "company_code": one.company_code,
                 "fiscal_year": one.fiscal_year,
                 "number": one.document_number,
+                "sap_reference": one.sap_reference,
+                "amount": Money(one.amount_minor, one.currency).as_json(),
+                "partner_id": one.partner_id,
+                "external_id": one.external_id,
+                "kind": one.kind,
                 "reason": one.reason,
             }
             for one in unplaced

@@ -1,39 +1,65 @@
-"""Noticing that the database was restored from a backup: it finds itself in another cluster, or timeline.
+"""The recovery gate: closed from the moment a restore is noticed until `bridge recover` has finished.
 
-A restored database knows less than SAP does. Until `bridge recover` has run, its lanes are held: nothing that
-may have been posted in the lost time is posted again.
+A restored database knows less than SAP does. While the gate is closed nothing is decided on what it says:
+lanes are held, feeds get no numbers, and whoever would decide raises RecoveryDueError. Payments are accepted.
+
+Three signs close the gate, and every service evaluates them inside the transaction that decides: the database
+finds itself in another cluster or on another timeline; it is behind the high-water mark that is kept outside
+of it (`suspected_at`); a recovery runs.
 https://www.postgresql.org/docs/current/functions-info.html (pg_control_system, pg_control_checkpoint)
 """
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event, text
 
-IS_AT_HOME = """
-    /* whether this is the cluster and the timeline that the database was made or last recovered in */
+from bridge.errors import RecoveryDueError
+
+# The key of the advisory lock that deciders share and the beginning of a recovery takes alone.
+GATE_LOCK = 8_031_107
+
+IS_RECOVERED = """
+    /* whether the database is where it was made or last recovered, and nothing suggests that it is old */
     SELECT EXISTS (
-        SELECT FROM database_identity
+        SELECT FROM database_identity AS home
         JOIN pg_control_system() AS cluster USING (system_identifier)
         CROSS JOIN pg_control_checkpoint() AS checkpoint
-        WHERE checkpoint.timeline_id = database_identity.timeline_id
-    )
+        WHERE checkpoint.timeline_id = home.timeline_id AND home.suspected_at IS NULL
+    ) AND NOT EXISTS (SELECT FROM recoveries WHERE finished_at IS NULL)
 """
 
+SHARE_GATE = text("""
+    /* until this transaction ends no recovery begins */
+    SELECT pg_advisory_xact_lock_shared(CAST(:gate AS bigint))
+""")
+
+CLOSE_GATE = text("""
+    /* wait for every transaction that is deciding; whichever comes next sees what this one commits */
+    SELECT pg_advisory_xact_lock(CAST(:gate AS bigint))
+""")
+
 HOLD_LANES = """
-    /* no call before bridge recover has run; what an operator holds stays his */
+    /* no call before bridge recover has run; a lane that an operator holds stays held by the operator */
     UPDATE sap_systems SET held = true, held_by = 'recovery' WHERE NOT held
 """
 
 RELEASE_LANES = text("""
-    /* recovered: what was held for it goes on */
+    /* recovered: lanes that were held for it go on */
     UPDATE sap_systems SET held = false, held_by = NULL WHERE held_by = 'recovery'
+""")
+
+SUSPECT = text("""
+    /* something outside knows more than this database does */
+    UPDATE database_identity SET suspected_at = :now WHERE suspected_at IS NULL
 """)
 
 SETTLE_IN = text("""
     /* from now on the database belongs here */
     UPDATE database_identity
     SET system_identifier = (SELECT system_identifier FROM pg_control_system()),
-        timeline_id = (SELECT timeline_id FROM pg_control_checkpoint())
+        timeline_id = (SELECT timeline_id FROM pg_control_checkpoint()),
+        suspected_at = NULL
 """)
 
 
@@ -47,7 +73,7 @@ def hold_lanes_of_a_restored_database(engine: Engine) -> None:
     def look(driver_connection: Any, _record: Any) -> None:
         cursor = driver_connection.cursor()
         try:
-            cursor.execute(IS_AT_HOME)
+            cursor.execute(IS_RECOVERED)
             if not cursor.fetchone()[0]:
                 cursor.execute(HOLD_LANES)
             driver_connection.commit()
@@ -55,8 +81,32 @@ def hold_lanes_of_a_restored_database(engine: Engine) -> None:
             cursor.close()
 
 
-def is_restored(connection: Connection) -> bool:
-    return not connection.execute(text(IS_AT_HOME)).scalar_one()
+def is_recovery_due(connection: Connection) -> bool:
+    """Tell whether a recovery runs or has to be begun."""
+    return not connection.execute(text(IS_RECOVERED)).scalar_one()
+
+
+def require_recovered(connection: Connection) -> None:
+    """Raise RecoveryDueError while the gate is closed; else keep it open until the transaction ends.
+
+    Call it before the transaction takes any other lock. The look is a statement of its own: its snapshot sees
+    what the lock has waited for.
+    """
+    connection.execute(SHARE_GATE, {"gate": GATE_LOCK})
+    if is_recovery_due(connection):
+        raise RecoveryDueError
+
+
+def close_gate(connection: Connection) -> None:
+    """Wait until nobody is deciding. The caller's transaction then writes what keeps the gate closed."""
+    connection.execute(CLOSE_GATE, {"gate": GATE_LOCK})
+
+
+def suspect(connection: Connection, *, now: datetime) -> None:
+    """Close the gate and hold the lanes of a database that is older than something outside knows it to be."""
+    close_gate(connection)
+    connection.execute(SUSPECT, {"now": now})
+    hold_lanes(connection)
 
 
 def hold_lanes(connection: Connection) -> None:

@@ -56,14 +56,20 @@ LOCK_UNCLAIMED = text("""
 """)
 
 RELEASE_HELD = text("""
-    /* what was parked because its partner was held, and is not any more: it goes on as if it were new */
+    /* what was parked because its partner was held, and is not any more: it goes on as if it were new. After
+       a restore SAP may have it, and is asked first */
     WITH operation AS (
-        UPDATE operations SET status = 'accepted', parked_reason = NULL, updated_at = :now
+        UPDATE operations
+        SET status = CASE WHEN sent_unresolved THEN 'unknown' ELSE 'accepted' END, parked_reason = NULL,
+            updated_at = :now
         WHERE operation_id IN (
             SELECT parked.operation_id
             FROM operations AS parked JOIN partner_configs AS partner USING (partner_id)
             WHERE parked.status = 'parked' AND parked.parked_reason = 'partner-held'
-              AND NOT parked.sent_unresolved
+              AND NOT EXISTS (
+                  SELECT FROM operations AS earlier
+                  WHERE earlier.payment_id = parked.payment_id AND earlier.position < parked.position
+                    AND earlier.status NOT IN ('succeeded', 'rejected', 'cancelled'))
               AND coalesce(partner.document ->> 'posting', 'active') <> 'held'
             ORDER BY parked.updated_at LIMIT :limit
             FOR NO KEY UPDATE OF parked SKIP LOCKED

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
-from bridge.errors import RejectedError, TransientError
+from bridge.errors import RecoveryDueError, RejectedError, TransientError
 from bridge.storage.failures import is_passing
 
 CONTENT_TYPE = "application/problem+json"
@@ -137,7 +137,8 @@ def problem_of(error: Exception) -> RejectedError:
         case HTTPException():
             return _of_http_exception(error)
         case TransientError():
-            return unavailable(error.retry_after_seconds)
+            is_due = isinstance(error, RecoveryDueError)
+            return _recovery_due() if is_due else unavailable(error.retry_after_seconds)
         case PoolTimeoutError():
             return unavailable()
         case DBAPIError() if is_passing(error):
@@ -149,6 +150,17 @@ def problem_of(error: Exception) -> RejectedError:
 def unavailable(retry_after_seconds: float | None = None) -> RejectedError:
     seconds = min(max(1, round(retry_after_seconds or RETRY_AFTER_SECONDS)), MAX_RETRY_AFTER_SECONDS)
     return _described("unavailable", 503, {"Retry-After": str(seconds)})
+
+
+def _recovery_due() -> RejectedError:
+    return RejectedError(
+        "unavailable",
+        503,
+        "The service was restored from a backup and is being compared with SAP. New payments are accepted. "
+        "Repeat this request after Retry-After, with the same idempotency key.",
+        members={"reason": "recovery-due"},
+        headers={"Retry-After": str(round(RecoveryDueError.RETRY_AFTER_SECONDS))},
+    )
 
 
 def document(problem: RejectedError, base_url: str = "") -> dict[str, Any]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 import requests
-from local_stack import private_stack
 from partner_run import PartnerRun
 from sqlalchemy import text
 from waiting import wait_until
@@ -20,7 +19,7 @@ from devstack.evidence import open_database
 from devstack.layout import SAP_SYSTEMS
 from devstack.services import SAP_SETTLING_TIMES
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.chaos, pytest.mark.plants_faults, pytest.mark.timeout(1500)]
 
 FULL, QUICK = 500, 30
 GOOD_BESIDE_POISON = 200
@@ -47,12 +46,6 @@ def pytest_generate_tests(metafunc):
     if "payments" in metafunc.fixturenames:
         full = metafunc.config.getoption("chaos_full", default=False)
         metafunc.parametrize("payments", [FULL if full else QUICK])
-
-
-@pytest.fixture(scope="module")
-def stack():
-    with private_stack() as running:
-        yield running
 
 
 @pytest.fixture

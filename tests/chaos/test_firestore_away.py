@@ -12,27 +12,18 @@ from contextlib import contextmanager
 
 import pytest
 import requests
-from local_stack import private_stack
 from partner_run import PartnerRun
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from devstack.layout import REPOSITORY
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.plants_faults]
 
 AWAY_SECONDS = 15.0
 AWAY_SECONDS_FULL = 60.0
 # the supervisor brings it back; the emulator takes two seconds before it answers
 KILL_AGAIN_SECONDS = 0.2
 COLD_STARTED = ("gateway", "sap_adapter", "webhooks")
-RESTART_SECONDS = 20.0
-SUSPENDED_WITHIN_SECONDS = 30.0
-
-
-@pytest.fixture(scope="module")
-def stack():
-    with private_stack() as running:
-        yield running
 
 
 @contextmanager
@@ -67,7 +58,7 @@ def is_ready(stack, name):
 def is_on_record(stack, partner_id):
     """The emulator is empty when it comes back; the stack then writes the demo partners anew."""
     url = f"{stack.layout.url('partners')}/admin/partners/{partner_id}"
-    return requests.get(url, headers={"X-Operator": "test"}, timeout=30).status_code == 200
+    return requests.get(url, headers={"X-Operator": "test"}, timeout=DEADLINE_SECONDS).status_code == 200
 
 
 def restart_cold(stack, name):
@@ -75,7 +66,6 @@ def restart_cold(stack, name):
     os.kill(before, signal.SIGKILL)
     wait_until(
         lambda: stack.pid(name) != before and is_ready(stack, name),
-        timeout_seconds=RESTART_SECONDS,
         what=f"a cold start of {name}",
     )
 
@@ -90,23 +80,22 @@ def test_payments_are_accepted_posted_and_told_while_firestore_is_away(stack, re
             restart_cold(stack, name)
         run.sender.send("away", 20, meanwhile=lambda: None)
         assert len(run.sender.accepted) == 20
-        run.wait_until_drained(60.0)
+        run.wait_until_drained()
         gone.join()
         run.sender.send("still-away", 10, meanwhile=lambda: None)
-        run.wait_until_drained(60.0)
+        run.wait_until_drained()
     assert list(map(str, run.check())) == []
 
 
 def test_a_suspended_partner_is_refused_within_half_a_minute_and_what_was_accepted_goes_on(stack):
-    wait_until(lambda: is_ready(stack, "partners"), timeout_seconds=60, what="Firestore is back")
+    wait_until(lambda: is_ready(stack, "partners"), what="Firestore is back")
     token, partner_id = stack.token("second_partner"), stack.document["second_partner"]["id"]
     accepted = stack.pay(token, "before", payment("BEFORE"))
     assert accepted.status_code == 202
-    wait_until(lambda: is_on_record(stack, partner_id), timeout_seconds=60, what="the partner is back")
+    wait_until(lambda: is_on_record(stack, partner_id), what="the partner is back")
     command(stack, "suspend", partner_id)
     wait_until(
         lambda: stack.request("GET", "/v1/payments", token).status_code == 403,
-        timeout_seconds=SUSPENDED_WITHIN_SECONDS,
         what="the suspension takes effect",
     )
     refused = stack.pay(token, "after", payment("AFTER"))
@@ -118,13 +107,11 @@ def test_a_suspended_partner_is_refused_within_half_a_minute_and_what_was_accept
             one["payment_id"] == told and one["type"] == "payment.paid" and one["verified"]
             for one in stack.received()
         ),
-        timeout_seconds=30,
         what="what was accepted before is told",
     )
     command(stack, "resume", partner_id)
     wait_until(
         lambda: stack.pay(token, "after", payment("AFTER")).status_code == 202,
-        timeout_seconds=SUSPENDED_WITHIN_SECONDS,
         what="the partner may pay again",
     )
 
@@ -146,6 +133,6 @@ def command(stack, name, partner_id):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
     )
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import time
 
 import psutil
 import pytest
@@ -14,15 +13,7 @@ from waiting import wait_until
 from devstack.layout import PORTS
 from devstack.lock import is_alive
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
-
-RESTART_SECONDS = 3.0
-
-
-@pytest.fixture(scope="module")
-def stack():
-    with private_stack() as running:
-        yield running
+pytestmark = [pytest.mark.chaos, pytest.mark.plants_faults]
 
 
 def is_listening(port):
@@ -32,17 +23,25 @@ def is_listening(port):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_killed_process_is_restarted_within_3_seconds_on_its_port(stack, name):
+def test_killed_process_is_restarted_on_its_port(stack, name):
     old = stack.pid(name)
     others = {k: v for k, v in stack.document["processes"].items() if k != name}
     os.kill(old, signal.SIGKILL)
-    wait_until(lambda: stack.pid(name) != old, timeout_seconds=RESTART_SECONDS, what=f"{name} has a new pid")
+    wait_until(lambda: stack.pid(name) != old, what=f"{name} has a new pid")
     if name in PORTS:
-        # a service imports for a while before it listens; on a busy machine longer than on an idle one
         wait_until(lambda: is_listening(stack.layout.ports[name]), what=f"{name} listens")
     assert is_alive(stack.pid(name))
     now = {k: v for k, v in stack.document["processes"].items() if k != name}
     assert now == others, "only what was killed was restarted"
+
+
+def test_while_the_gateway_restarts_the_edge_stays_and_takes_the_same_token_afterwards(stack):
+    token = stack.token()
+    edge, gateway = stack.pid("envoy"), stack.pid("gateway")
+    os.kill(gateway, signal.SIGKILL)
+    wait_until(lambda: stack.pid("gateway") != gateway, what="another gateway")
+    wait_until(lambda: stack.request("GET", "/v1/payments", token).status_code == 200)
+    assert stack.pid("envoy") == edge
 
 
 def test_killed_worker_is_replaced_by_its_master(stack):
@@ -51,7 +50,6 @@ def test_killed_worker_is_replaced_by_its_master(stack):
     old[0].kill()
     wait_until(
         lambda: any(child.pid != old[0].pid for child in master.children()),
-        timeout_seconds=RESTART_SECONDS,
         what="another worker",
     )
     assert stack.pid("gateway") == master.pid
@@ -73,7 +71,7 @@ def test_topics_are_back_after_the_broker_has_lost_them(stack):
     assert len(before) == 6
     old = stack.pid("pubsub")
     os.kill(old, signal.SIGKILL)
-    wait_until(lambda: stack.pid("pubsub") != old, timeout_seconds=RESTART_SECONDS)
+    wait_until(lambda: stack.pid("pubsub") != old)
     wait_until(lambda: subscriptions() == before)
 
 
@@ -98,7 +96,7 @@ def test_killed_reaper_is_replaced_and_knows_what_to_reap():
     with private_stack() as running:
         reaper = running.document["reaper"]
         os.kill(reaper, signal.SIGKILL)
-        wait_until(lambda: running.document["reaper"] != reaper, timeout_seconds=RESTART_SECONDS)
+        wait_until(lambda: running.document["reaper"] != reaper)
         assert_nothing_outlives_the_supervisor(running)
 
 
@@ -109,7 +107,6 @@ def assert_nothing_outlives_the_supervisor(running: Stack):
     supervisor.kill()
     wait_until(
         lambda: not [pid for pid in pids if is_alive(pid)] and not processes_of(running.layout),
-        timeout_seconds=5,
         what="all processes gone",
     )
     assert not running.layout.stack_file.exists()
@@ -126,12 +123,12 @@ def test_nothing_outlives_a_killed_supervisor_and_the_next_up_works_at_once():
         assert_nothing_outlives_the_supervisor(running)
 
 
-def test_down_takes_at_most_15_seconds_and_leaves_data_but_no_process():
+def test_down_ends_every_process_in_order_and_leaves_the_data():
     with private_stack() as running:
-        started = time.monotonic()
         done = devstack("down", running.layout)
         assert done.returncode == 0
-        assert time.monotonic() - started < 15
+        # not killed after a while: the supervisor's last word
+        assert running.layout.log("supervisor").read_text().rstrip().endswith("the stack is down")
         assert processes_of(running.layout) == []
         assert not running.layout.stack_file.exists()
         assert running.layout.data("postgres").exists()

@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 import pytest
 import requests
 from stand_ins import CloudTasksProcess, StandIn
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 from webhook_stage import SECRET, Stage, endpoint, environment
 from webhooks_process import WebhooksProcess
 
 from bridge.storage import partner_configs
 from webhooks.retries import DEFAULT_DELAYS_SECONDS
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.chaos
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def webhooks(stage, receiver, cloud_tasks, database, tmp_path, scale):
 
 
 def received(receiver):
-    rows = requests.get(f"http://127.0.0.1:{receiver.port}/_received", timeout=20).json()
+    rows = requests.get(f"http://127.0.0.1:{receiver.port}/_received", timeout=DEADLINE_SECONDS).json()
     assert all(row["verified"] for row in rows)
     return rows
 
@@ -115,13 +115,13 @@ def test_every_event_is_acknowledged_whatever_is_killed_and_lost(
 ):
     events = scale.events
     control = f"http://127.0.0.1:{receiver.port}/_control"
-    requests.put(control, json={"fail_rate": FAIL_RATE}, timeout=20).raise_for_status()
+    requests.put(control, json={"fail_rate": FAIL_RATE}, timeout=DEADLINE_SECONDS).raise_for_status()
     event_ids = []
     while len(event_ids) < events:
         event_ids += stage.publish(*[PAID] * PAGE_EVENTS)
         assert webhooks.ring(stage.partner_id) == 204
         if len(event_ids) == events // 2 // PAGE_EVENTS * PAGE_EVENTS:
-            wait_until(lambda: acknowledged(receiver), timeout_seconds=60, what="the first of them")
+            wait_until(lambda: acknowledged(receiver), what="the first of them")
             webhooks.kill()
             cloud_tasks.kill()
             cloud_tasks.start()

@@ -15,7 +15,7 @@ from fakes.accepted import PARTNER_ID
 from fakes.in_memory_connector import InMemoryConnector
 from lxml import etree
 from stand_ins import REPOSITORY, free_port
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import SystemClock
 from bridge.errors import SettingsError, TransientError, UnknownOutcomeError
@@ -72,7 +72,7 @@ class MockTarget:
     external_id: str = "INV-1"
 
     def faults(self, **faults):
-        requests.put(f"{self.url}/_control/faults", json=faults, timeout=30).raise_for_status()
+        requests.put(f"{self.url}/_control/faults", json=faults, timeout=DEADLINE_SECONDS).raise_for_status()
 
     def take_no_more_calls(self):
         # The second call of an overloaded system is a 503; half of those carry Retry-After.
@@ -98,11 +98,11 @@ def sap_mock_url(tmp_path_factory):
             [sys.executable, "-m", "sap_mock"], env=environment, cwd=REPOSITORY, stdout=output, stderr=output
         )
     try:
-        wait_until(lambda: answers(url), timeout_seconds=60, what="sap_mock")
+        wait_until(lambda: answers(url), what="sap_mock")
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(DEADLINE_SECONDS)
 
 
 def answers(url):
@@ -117,7 +117,7 @@ def target(request):
     if request.param == "memory":
         return InMemoryTarget()
     url = request.getfixturevalue("sap_mock_url")
-    requests.post(f"{url}/_control/reset", timeout=30).raise_for_status()
+    requests.post(f"{url}/_control/reset", timeout=DEADLINE_SECONDS).raise_for_status()
     connection = SapConnection(url, "sap", "sap-secret")
     return MockTarget(S4HanaConnector(connection, TIMEOUTS, max_calls=4, clock=SystemClock()), url)
 
@@ -259,7 +259,7 @@ def test_documents_of_a_target_that_is_away_are_not_told(target):
 
 
 def test_documents_of_others_and_of_earlier_days_are_not_listed(sap_mock_url):
-    requests.post(f"{sap_mock_url}/_control/reset", timeout=30).raise_for_status()
+    requests.post(f"{sap_mock_url}/_control/reset", timeout=DEADLINE_SECONDS).raise_for_status()
     ours = SapConnection(sap_mock_url, "sap", "sap-secret")
     connector = S4HanaConnector(ours, TIMEOUTS, max_calls=1, clock=SystemClock())
     target = MockTarget(connector, sap_mock_url)
@@ -341,11 +341,10 @@ def dripping():
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     over.set()
-    thread.join(10)
+    thread.join(DEADLINE_SECONDS)
     listener.close()
 
 
-@pytest.mark.timeout(60)
 def test_an_answer_in_drops_kept_a_call_past_its_lease(dripping):
     connection = SapConnection(dripping, "sap", "sap-secret")
     connector = S4HanaConnector(connection, Timeouts(1.0, 2.0), max_calls=1, clock=SystemClock())
@@ -356,7 +355,7 @@ def test_an_answer_in_drops_kept_a_call_past_its_lease(dripping):
 @pytest.fixture
 def s4hana(sap_mock_url):
     """S/4HANA's connector on a mock that was reset."""
-    requests.post(f"{sap_mock_url}/_control/reset", timeout=30).raise_for_status()
+    requests.post(f"{sap_mock_url}/_control/reset", timeout=DEADLINE_SECONDS).raise_for_status()
     connector = S4HanaConnector(
         SapConnection(sap_mock_url, "sap", "sap-secret"), TIMEOUTS, max_calls=4, clock=SystemClock()
     )
@@ -425,13 +424,13 @@ def test_an_answer_that_never_comes_is_an_unknown_outcome(sap_mock_url):
         SapConnection(sap_mock_url, "sap", "sap-secret"), Timeouts(1.0, 0.2), max_calls=1, clock=SystemClock()
     )
     faults = {"latency_ms": 1500}
-    requests.put(f"{sap_mock_url}/_control/faults", json=faults, timeout=30).raise_for_status()
+    requests.put(f"{sap_mock_url}/_control/faults", json=faults, timeout=DEADLINE_SECONDS).raise_for_status()
     with pytest.raises(UnknownOutcomeError):
         connector.post(sending(MockTarget(connector, "")))
 
 
 def test_wrong_credentials_post_nothing_that_could_be_missed(sap_mock_url):
-    requests.post(f"{sap_mock_url}/_control/reset", timeout=30).raise_for_status()
+    requests.post(f"{sap_mock_url}/_control/reset", timeout=DEADLINE_SECONDS).raise_for_status()
     connection = SapConnection(sap_mock_url, "sap", "wrong")
     connector = S4HanaConnector(connection, TIMEOUTS, max_calls=1, clock=SystemClock())
     with pytest.raises(UnknownOutcomeError, match="401"):

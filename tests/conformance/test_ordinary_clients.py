@@ -13,7 +13,7 @@ import requests
 import sap_envelopes as sap
 import zeep
 from stand_ins import REPOSITORY, free_port
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 from zeep.transports import Transport
 
 pytestmark = pytest.mark.conformance
@@ -43,16 +43,16 @@ def url(tmp_path_factory):
             [sys.executable, "-m", "sap_mock"], env=environment, cwd=REPOSITORY, stdout=output, stderr=output
         )
     try:
-        wait_until(lambda: answers(url), timeout_seconds=60, what="sap_mock")
+        wait_until(lambda: answers(url), what="sap_mock")
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(DEADLINE_SECONDS)
 
 
 @pytest.fixture(params=["", "/systems/s4-second"], ids=["first system", "second system"])
 def system(request, url):
-    requests.post(f"{url}/_control/reset", timeout=30).raise_for_status()
+    requests.post(f"{url}/_control/reset", timeout=DEADLINE_SECONDS).raise_for_status()
     return url + request.param
 
 

@@ -8,6 +8,7 @@ import pytest
 from fakes.partner_store import InMemoryPartnerStore
 from firestore_emulator import FirestoreEmulator
 from partner_documents import changed, new_partner
+from waiting import DEADLINE_SECONDS
 
 from bridge.errors import TransientError
 from bridge.ports import ClientTakenError, InvalidDocumentError, VersionConflictError
@@ -139,7 +140,7 @@ def test_of_many_changes_from_one_version_one_is_taken(store):
     outcomes = []
 
     def race(number):
-        barrier.wait(10)
+        barrier.wait(DEADLINE_SECONDS)
         try:
             store.put(changed(partner, name=f"Muster {number}"), 1)
         except VersionConflictError:
@@ -151,7 +152,7 @@ def test_of_many_changes_from_one_version_one_is_taken(store):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(DEADLINE_SECONDS)
     assert outcomes.count("conflict") == 5
     (winner,) = set(outcomes) - {"conflict"}
     assert store.get(partner.partner_id).name == winner

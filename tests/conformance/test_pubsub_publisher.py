@@ -8,7 +8,7 @@ import uuid
 import pytest
 from fakes.publisher import InMemoryPublisher
 from pubsub_emulator import PROJECT, PubSubEmulator
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.errors import TransientError
 from bridge.gcp.pubsub import MAX_BATCH_MESSAGES, PubSubPublisher
@@ -110,7 +110,7 @@ def test_several_threads_may_publish_at_once(harness):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(DEADLINE_SECONDS)
     assert {message.sequence for message in harness.received(8)} == set(range(8))
 
 
@@ -123,7 +123,7 @@ def test_a_broker_that_is_away_is_transient_within_the_timeout(kind, request):
     started = time.monotonic()
     with pytest.raises(TransientError):
         harness.publisher.publish(harness.topic, [OPERATION])
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < DEADLINE_SECONDS
     harness.publisher.close()
 
 
@@ -154,5 +154,5 @@ def test_a_broker_that_accepts_connections_and_says_nothing_is_given_up_after_th
         thread = threading.Thread(target=publish)
         thread.start()
         wait_until(lambda: failures, what="the end of a hanging publish")
-        thread.join(1)
+        thread.join(DEADLINE_SECONDS)
         publisher.close()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fakes.task_queue import InMemoryTaskQueue
 from stand_ins import CloudTasksProcess, Worker
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import SystemClock
 from bridge.errors import PermanentError
@@ -120,14 +120,14 @@ def test_one_of_many_that_race_for_a_name_gets_it(harness):
     answers = []
 
     def race():
-        barrier.wait(10)
+        barrier.wait(DEADLINE_SECONDS)
         answers.append(harness.queue.schedule("raced", harness.url, b"{}", now() + timedelta(hours=1)))
 
     threads = [threading.Thread(target=race) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(DEADLINE_SECONDS)
     assert sorted(answers) == [False] * 7 + [True]
 
 

@@ -8,20 +8,18 @@ Google only.
 
 import contextlib
 import secrets
-import signal
 import time
 
 import alert_conditions
 import grpc
-import psutil
 import pytest
 import requests
 from google.api_core.exceptions import GoogleAPICallError
 from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
-from local_stack import private_stack
+from local_stack import private_stack, stopped
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 from wrong_clocks import SKEWED, set_clock
 
 from bridge.messages import EVENTS_TOPIC, dead_letter_topic
@@ -29,7 +27,7 @@ from devstack.evidence import open_database
 from devstack.layout import MEASURED, PROJECT_ID
 from devstack.running_stack import RunningStack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.plants_faults]
 
 SPEED = 60.0
 SPEEDS = {"unknown-outcomes": 180.0}
@@ -38,7 +36,6 @@ PAYMENTS_THAT_FAIL = 4
 QUIET_SECONDS = 3.0
 PARKING = "SBX-NOT-AUTHORIZED"
 PERSONAL = ("Vorbrugg", "DE89370400440532013000", PARKING)
-LONGEST_WAIT_SECONDS = 75.0
 
 
 @pytest.fixture(scope="module")
@@ -78,27 +75,12 @@ def wait_until_paid_and_told(stack, payment_id):
         told = [webhook["type"] for webhook in stack.received() if webhook["payment_id"] == payment_id]
         return {"payment.accepted", "payment.paid"} <= set(told)
 
-    wait_until(is_done, timeout_seconds=30, what="the payment's webhooks")
+    wait_until(is_done, what="the payment's webhooks")
 
 
 def receiver_answers(stack, status):
     url = stack.layout.url("receiver") + "/_control"
-    requests.put(url, json={"status": status}, timeout=10).raise_for_status()
-
-
-@contextlib.contextmanager
-def stopped(stack, name):
-    """Neither dead nor alive: the supervisor sees nothing, and nothing is done."""
-    master = psutil.Process(stack.pid(name))
-    processes = [master, *master.children(recursive=True)]
-    try:
-        for process in processes:
-            process.send_signal(signal.SIGSTOP)
-        yield
-    finally:
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGCONT)
+    requests.put(url, json={"status": status}, timeout=DEADLINE_SECONDS).raise_for_status()
 
 
 def send_what_nobody_can_read(stack):
@@ -113,16 +95,16 @@ def delete_the_document(stack, partner):
     partner_id = stack.document[partner]["id"]
     documents = f"/v1/projects/{PROJECT_ID}/databases/(default)/documents/partners/{partner_id}"
     headers = {"Authorization": "Bearer owner"}
-    requests.delete(stack.layout.url("firestore") + documents, headers=headers, timeout=10).raise_for_status()
+    requests.delete(
+        stack.layout.url("firestore") + documents, headers=headers, timeout=DEADLINE_SECONDS
+    ).raise_for_status()
 
 
 def test_what_is_told_is_what_is_listed_and_alerts_fire_when_they_should_and_not_before(stack, watch):
     # --- all is well --------------------------------------------------------------------------------------
     wait_until_paid_and_told(stack, pay(stack))
     until = time.monotonic() + QUIET_SECONDS
-    wait_until(
-        lambda: watch.tellings and watch.tellings[-1].at >= until, timeout_seconds=30, what="what is told"
-    )
+    wait_until(lambda: watch.tellings and watch.tellings[-1].at >= until, what="what is told")
     assert_all_that_is_listed_is_told_and_nothing_else(watch)
     assert watch.firing == set()
     watch.fired.clear()
@@ -131,7 +113,7 @@ def test_what_is_told_is_what_is_listed_and_alerts_fire_when_they_should_and_not
     delete_the_document(stack, "second_partner")
     send_what_nobody_can_read(stack)
     parked = pay(stack, text=PARKING)
-    wait_until(lambda: is_parked(stack, parked), timeout_seconds=30, what="the parked operation")
+    wait_until(lambda: is_parked(stack, parked), what="the parked operation")
     receiver_answers(stack, 410)
     pay(stack)
     set_clock(stack, "gateway", 30.0)
@@ -140,7 +122,7 @@ def test_what_is_told_is_what_is_listed_and_alerts_fire_when_they_should_and_not
     stack.sap("PUT", "/_control/faults", json={"mode": "down"})
     for _ in range(PAYMENTS_THAT_FAIL):
         pay(stack)
-    wait_until(lambda: lanes_state(stack) == "closed", timeout_seconds=30, what="the closed lane")
+    wait_until(lambda: lanes_state(stack) == "closed", what="the closed lane")
     assert not watch.fired & {"lane-closed", "outbox-age", "feed-lag", "webhook-age", "state-not-told"}
     with overdue_delivery(stack), stopped(stack, "dispatcher"):
         pay(stack, "second_partner")
@@ -166,7 +148,6 @@ def expect(watch, names):
     try:
         wait_until(
             lambda: names <= watch.fired,
-            timeout_seconds=LONGEST_WAIT_SECONDS,
             poll_seconds=alert_conditions.SCRAPE_INTERVAL_SECONDS,
         )
     except AssertionError as error:
@@ -179,7 +160,7 @@ def overdue_delivery(stack):
     receiver_answers(stack, 500)
     before = len(stack.received())
     pay(stack, "second_partner")
-    wait_until(lambda: len(stack.received()) > before, timeout_seconds=30, what="a failed attempt")
+    wait_until(lambda: len(stack.received()) > before, what="a failed attempt")
     with stopped(stack, "webhooks"):
         yield
 
@@ -190,7 +171,9 @@ def is_parked(stack, payment_id):
 
 def lanes_state(stack):
     answer = requests.get(
-        stack.layout.url("backoffice") + "/admin/status", headers={"X-Operator": "olga"}, timeout=10
+        stack.layout.url("backoffice") + "/admin/status",
+        headers={"X-Operator": "olga"},
+        timeout=DEADLINE_SECONDS,
     )
     return next(lane["state"] for lane in answer.json()["lanes"] if lane["sap_system"] == "s4-main")
 

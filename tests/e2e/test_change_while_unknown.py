@@ -11,14 +11,11 @@ import subprocess
 import sys
 
 import pytest
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from devstack.layout import REPOSITORY
 
-pytestmark = pytest.mark.e2e
-
-RESTART_SECONDS = 30
-PATIENCE_SECONDS = 90
+pytestmark = [pytest.mark.e2e, pytest.mark.plants_faults]
 
 
 def bridge_partners(stack, *arguments, given=None):
@@ -30,7 +27,7 @@ def bridge_partners(stack, *arguments, given=None):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -96,7 +93,6 @@ def restart_the_adapter(stack):
             stack.layout.stack_file.exists()
             and stack.document["processes"].get("sap_adapter") not in (None, pid)
         ),
-        timeout_seconds=RESTART_SECONDS,
         what="the adapter's restart",
         poll_seconds=0.2,
     )
@@ -108,11 +104,11 @@ def test_a_change_while_outcomes_are_unknown_still_makes_one_document_each(stack
     # one that SAP has booked without saying so, one that it has not
     stack.sap("PUT", "/_control/faults", json={"commit_then_drop_rate": 1.0})
     booked = pay(stack, token)
-    wait_until(lambda: len(in_system(stack, "s4-main")) > before, timeout_seconds=30, what="the booking")
+    wait_until(lambda: len(in_system(stack, "s4-main")) > before, what="the booking")
     stack.sap("PUT", "/_control/faults", json={"mode": "down"})
     lost = pay(stack, token)
     for payment_id in (booked, lost):
-        wait_until(lambda one=payment_id: is_unknown(stack, token, one), timeout_seconds=30, what="unknown")
+        wait_until(lambda one=payment_id: is_unknown(stack, token, one), what="unknown")
 
     change(stack, partner_id, send_elsewhere_with_other_accounts)
     restart_the_adapter(stack)
@@ -120,7 +116,6 @@ def test_a_change_while_outcomes_are_unknown_still_makes_one_document_each(stack
     for payment_id in (booked, lost):
         wait_until(
             lambda one=payment_id: stack.payment(token, one)["status"] == "paid",
-            timeout_seconds=PATIENCE_SECONDS,
             what="paid",
             poll_seconds=0.5,
         )
@@ -136,10 +131,9 @@ def test_a_change_while_outcomes_are_unknown_still_makes_one_document_each(stack
         payment_id = pay(stack, token)
         wait_until(
             lambda: stack.payment(token, payment_id)["status"] == "paid",
-            timeout_seconds=PATIENCE_SECONDS,
             what="paid",
         )
         return operation(stack, token, payment_id)["sap_document"]["company_code"] == "2000"
 
-    wait_until(goes_to_the_second_system, timeout_seconds=60, what="the new route", poll_seconds=3)
+    wait_until(goes_to_the_second_system, what="the new route", poll_seconds=3)
     assert in_system(stack, "s4-second")

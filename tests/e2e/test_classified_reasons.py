@@ -9,7 +9,7 @@ import secrets
 import pytest
 import requests
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from devstack.evidence import open_database
 from devstack.running_stack import RunningStack
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.e2e
 
 CLASSIFIER = Classifier.from_package()
 # what SAP says twice is behind two pauses of the adapter, each a generation of its own
-PATIENCE_SECONDS = 60
 PARKED = text("SELECT parked_reason, failure_code FROM operations WHERE payment_id = :payment_id")
 
 
@@ -74,7 +73,6 @@ def told(stack, payment_id, event_type):
 def wait_to_be_told(stack, payment_id, event_type):
     return wait_until(
         lambda: told(stack, payment_id, event_type),
-        timeout_seconds=PATIENCE_SECONDS,
         what=f"{event_type} of {payment_id}",
         poll_seconds=0.5,
     )
@@ -132,7 +130,7 @@ def test_what_an_operator_has_mended_is_redriven_and_posted_once(stack, mendable
             f"{stack.layout.url('backoffice')}/admin/payments/{payment_id}/redrive",
             headers={"X-Operator": "olga", "X-Reason": "mended"},
             json={},
-            timeout=20,
+            timeout=DEADLINE_SECONDS,
         )
         assert answer.status_code == 200, answer.text
     wait_to_be_told(stack, payment_id, "payment.paid")

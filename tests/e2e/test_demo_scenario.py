@@ -12,7 +12,7 @@ from devstack.evidence import Before
 from devstack.invariants import Expectations, check
 from devstack.running_stack import RunningStack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.e2e
 
 SCENARIO = Scenario(
     "small", "SAP is down", payments=10, per_second=20.0, trouble={"mode": "down"}, trouble_seconds=2.5

@@ -7,10 +7,9 @@ import sqlite3
 
 import pytest
 from drill import Drill
-from local_stack import private_stack
 from waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.plants_faults]
 
 # payments: in all, accepted when the backup is made, posted when the database is lost
 FULL = (300, 100, 200)
@@ -19,12 +18,6 @@ SENT_WHILE_HELD = 3
 DRAIN_SECONDS = 240.0
 # so that a backlog is there when the backup is made and when the database is lost
 SLOW_SAP = {"latency_ms": 400}
-
-
-@pytest.fixture(scope="module")
-def stack():
-    with private_stack() as running:
-        yield running
 
 
 def test_a_restored_backup_posts_nothing_twice_and_loses_no_external_id(stack, request):

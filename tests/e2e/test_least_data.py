@@ -17,7 +17,7 @@ from google.pubsub_v1 import SubscriberClient
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from partner_run import PartnerRun
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.key_ring_file import KeyRingSettings, open_key_ring
 from bridge.messages import EVENTS_TOPIC, dead_letter_topic, operations_topic
@@ -29,7 +29,7 @@ from devstack.leaks import find_leaks
 from devstack.postgres import DATABASE, OWNER, Postgres
 from devstack.running_stack import RunningStack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.e2e
 
 # in every note of a refusal by the mock (sap_mock/README.md)
 SAPS_OWN_WORDS = "Erika Mustermann GmbH"
@@ -135,7 +135,7 @@ class Tap:
                 self.read(topic)
             return all(any(payment in message for message in self.messages) for payment in payment_ids)
 
-        wait_until(is_done, what="the payments' messages", timeout_seconds=20)
+        wait_until(is_done, what="the payments' messages")
 
     def _path(self, topic):
         return f"projects/{PROJECT_ID}/subscriptions/{self._name}-{topic}"
@@ -149,7 +149,7 @@ def dump(stack):
         [program, "--host=127.0.0.1", f"--port={postgres.port}", f"--username={OWNER}", DATABASE],
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
         cwd="/",
         env=postgres.environment(),
     )
@@ -224,8 +224,8 @@ def test_nothing_that_exists_shows_a_name_an_account_or_a_text(stack, planted):
         bad = list(bad_requests(stack, token, planted))
         assert not [answer.status_code for answer in bad if answer.status_code >= 500]
         ids = [answer.json()["id"] for answer in accepted]
-        wait_until(lambda: has_ended(stack, token, ids), timeout_seconds=30, what="every payment's end")
-        wait_until(lambda: len(told(stack, ids)) == 2 * len(ids), timeout_seconds=30, what="the webhooks")
+        wait_until(lambda: has_ended(stack, token, ids), what="every payment's end")
+        wait_until(lambda: len(told(stack, ids)) == 2 * len(ids), what="the webhooks")
         tap.read_until_they_name(ids)
 
     running: RunningStack = run.running
@@ -242,7 +242,7 @@ def test_nothing_that_exists_shows_a_name_an_account_or_a_text(stack, planted):
         ),
     }
     places["metrics"] = "\n".join(
-        requests.get(f"{stack.layout.url(f'{service}_metrics')}/metrics", timeout=10).text
+        requests.get(f"{stack.layout.url(f'{service}_metrics')}/metrics", timeout=DEADLINE_SECONDS).text
         for service in MEASURED
     )
     places["tasks"] = rows_of(database_of(stack, "cloud_tasks"))

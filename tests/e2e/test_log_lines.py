@@ -38,7 +38,7 @@ def test_each_service_leaves_one_line_for_what_it_has_done(stack):
     def told():
         return [webhook for webhook in stack.received() if webhook["payment_id"] == payment_id]
 
-    wait_until(lambda: len(told()) == 2, timeout_seconds=30, what="both webhooks")
+    wait_until(lambda: len(told()) == 2, what="both webhooks")
     [operation] = stack.payment(stack.token(), payment_id)["operations"]
 
     [request] = lines_about(stack, "gateway", "request", payment_id=payment_id, status=202)

@@ -11,10 +11,10 @@ from stand_ins import free_port
 
 from devstack.layout import REPOSITORY
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.e2e
 
-LINES_SECONDS = 120
-ARRIVES_SECONDS = 30
+LINES_SECONDS = 600
+ARRIVES_SECONDS = 120
 # a test is attempted once, and met a closed port where Python started slowly
 SLOW_START_SECONDS = 8
 

@@ -58,7 +58,7 @@ def test_a_payments_trace_reaches_from_the_partner_to_the_webhook(stack):
             and "post journal entry" in names
         )
 
-    wait_until(is_whole, timeout_seconds=30, what="all spans of the trace")
+    wait_until(is_whole, what="all spans of the trace")
     spans = spans_of_the_trace(stack)
     for span in sorted(spans.values(), key=lambda span: span["start_time"]):
         print(span["start_time"], " ← ".join(ancestry(spans, span)))  # noqa: T201 - the trace, to read

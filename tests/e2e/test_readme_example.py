@@ -6,10 +6,11 @@ import sys
 
 import pytest
 from partner_run import PartnerRun
+from waiting import DEADLINE_SECONDS
 
 from devstack.layout import REPOSITORY
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.e2e
 
 
 def test_the_example_gets_a_token_and_pays(stack, tmp_path):
@@ -17,7 +18,12 @@ def test_the_example_gets_a_token_and_pays(stack, tmp_path):
     (code,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     (tmp_path / ".devstack").symlink_to(stack.layout.state_folder)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     status, payment_id = done.stdout.split()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 
 from lxml import etree
+from waiting import DEADLINE_SECONDS
 
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.money import Money
@@ -25,7 +26,7 @@ from sap_adapter.connector import (
 )
 
 # longer than a test waits
-GATE_SECONDS = 60.0
+GATE_SECONDS = 2 * DEADLINE_SECONDS
 
 
 @dataclass

@@ -3,6 +3,8 @@
 import threading
 from collections import Counter
 
+from waiting import DEADLINE_SECONDS
+
 from bridge.errors import TransientError
 from bridge.messages import OperationMessage
 
@@ -18,7 +20,7 @@ class InMemoryPublisher:
     """
 
     # longer than a test waits
-    GATE_SECONDS = 60.0
+    GATE_SECONDS = 2 * DEADLINE_SECONDS
 
     def __init__(self, topics=()):
         self.batches = []

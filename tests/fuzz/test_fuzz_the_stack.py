@@ -8,7 +8,7 @@ import requests
 from api_fuzzing import PAY, Report, fuzz, register_formats, schemas, strict
 from gateway_stage import new_payment
 from local_stack import private_stack
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -36,7 +36,6 @@ def payment_ids(stack):
     for payment_id in ids:
         wait_until(
             lambda wanted=payment_id: stack.payment(token, wanted)["status"] in ("paid", "authorized"),
-            timeout_seconds=30,
         )
     return ids
 
@@ -49,7 +48,9 @@ def test_whatever_is_sent_it_answers_as_described(stack, payment_ids, front):
     seed = random.randrange(2**32)  # noqa: S311 - no secret
     print("seed", seed)  # noqa: T201 - to repeat a run
     without = NOT_AT_THE_EDGE if front == "edge" else ()
-    document = strict(requests.get(stack.layout.url("gateway") + "/openapi.json", timeout=10).json())
+    document = strict(
+        requests.get(stack.layout.url("gateway") + "/openapi.json", timeout=DEADLINE_SECONDS).json()
+    )
     report = Report()
     for schema in schemas(document, EXAMPLES, PAYMENT_EXAMPLES, seed=seed, without=without):
         schema.config.update(base_url=stack.layout.api if front == "edge" else stack.layout.url("gateway"))

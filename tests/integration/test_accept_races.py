@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 from gateway_stage import ISSUER, NOTHING, ONE_PAYMENT, GatewayStage, keys, new_payment
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.storage.accept import accept
 from gateway.accept_payment import AcceptPayment, Submission
@@ -93,7 +93,7 @@ class Posting:
         return wait_until(blocked, what="the POST waiting for a lock")[0]
 
     def answer(self):
-        answer = self._future.result(20)
+        answer = self._future.result(DEADLINE_SECONDS)
         self._pool.shutdown()
         return answer
 
@@ -237,7 +237,7 @@ def at_once(count, call):
     barrier = threading.Barrier(count)
 
     def one(number):
-        barrier.wait(30)
+        barrier.wait(DEADLINE_SECONDS)
         return call(number)
 
     with ThreadPoolExecutor(count) as pool:

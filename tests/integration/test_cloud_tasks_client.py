@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.cloud import tasks_v2
 from stand_ins import CloudTasksProcess, free_port
+from waiting import DEADLINE_SECONDS
 
 from bridge.errors import SettingsError, TransientError
 from bridge.gcp.tasks import CALL_TIMEOUT_SECONDS, DISPATCH_DEADLINE_SECONDS, make_task_queue
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 URL = "https://webhooks-abc.a.run.app/tasks/deliveries"
 ACCOUNT = "webhooks@test-project.iam.gserviceaccount.com"
-SLACK_SECONDS = 10.0
+SLACK_SECONDS = DEADLINE_SECONDS
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from google.api_core.exceptions import AlreadyExists
 from google.protobuf import duration_pb2
 from stand_ins import REPOSITORY, CloudTasksProcess, Worker, free_port
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +34,7 @@ def run_to_its_end(*arguments):
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
 
@@ -65,7 +65,7 @@ def test_kill_9_in_the_middle_loses_no_task(stand_in, worker):
     worker.gate.set()
     stand_in.start()
 
-    wait_until(lambda: {*bodies, b"later"} <= set(worker.bodies()), timeout_seconds=20)
+    wait_until(lambda: {*bodies, b"later"} <= set(worker.bodies()))
     client = stand_in.client()
     wait_until(lambda: not list(client.list_tasks(parent=queue)))
     # what had no recorded end went out twice (at least once), everything else once

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from waiting import DEADLINE_SECONDS
 
 from bridge.clock import SystemClock
 from bridge.errors import TransientError
@@ -108,7 +109,7 @@ def test_threads_that_all_need_the_first_sample_ask_once(make):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(DEADLINE_SECONDS)
     assert len(told) == 8
     assert engine.pool.checkedin() == 1
 

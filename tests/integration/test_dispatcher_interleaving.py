@@ -10,6 +10,7 @@ import pytest
 from accepted import LANE, add_lanes, add_payments, scalar
 from fakes.publisher import InMemoryPublisher
 from sqlalchemy import text
+from waiting import DEADLINE_SECONDS
 
 from bridge.clock import SystemClock
 from bridge.errors import TransientError
@@ -39,7 +40,6 @@ WATCHDOG = WatchdogSettings(
     interval_seconds=0.01, first_redispatch_seconds=0.1, settling_seconds=0.05, delayed_after_seconds=0.2
 )
 CLAIM_SECONDS = 0.15
-DEADLINE_SECONDS = 90
 
 
 def now():
@@ -173,7 +173,7 @@ def test_everybody_at_once_never_deadlocks_and_every_operation_ends_once(databas
         ended.wait(0.1)
     ended.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(DEADLINE_SECONDS)
     dispatcher.dispose()
     adapter.dispose()
 

@@ -8,7 +8,7 @@ import pytest
 from accepted import LANE, OTHER_LANE, add_lanes, add_payments, change, outbox_rows, scalar
 from fakes.publisher import InMemoryPublisher
 from sqlalchemy import event
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import SystemClock
 from bridge.messages import EVENTS_LANE, EVENTS_TOPIC, operations_topic
@@ -62,7 +62,7 @@ def start(database, owner, engine, publisher):
     yield start
     for stop, thread in running:
         stop.set()
-        thread.join(15)
+        thread.join(DEADLINE_SECONDS)
         assert not thread.is_alive()
 
 
@@ -186,7 +186,7 @@ def test_a_stop_lets_the_round_under_way_end(owner, start, publisher, wake):
     wait_until(lambda: publisher.calls >= 2 and publisher.messages(EVENTS_TOPIC))
     stop.set()
     gate.set()
-    thread.join(8)
+    thread.join(DEADLINE_SECONDS)
     assert not thread.is_alive()
     assert len(publisher.messages(TOPIC)) == 1
     assert outbox_rows(owner) == {}

@@ -8,6 +8,7 @@ import pytest
 from accepted import NOW, add_payments
 from fakes.publisher import CrashError, InMemoryPublisher
 from sqlalchemy import text
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import ManualClock
 from bridge.messages import EVENTS_LANE, EVENTS_TOPIC
@@ -21,7 +22,6 @@ pytestmark = pytest.mark.integration
 ROLE = "dispatcher"
 
 SETTINGS = RelaySettings(lease_seconds=25.0, max_batch=10)
-WAIT_SECONDS = 20.0
 EVENTS = "SELECT event_id FROM outbox WHERE lane = 'events' ORDER BY identity"
 
 
@@ -54,16 +54,13 @@ def test_while_one_round_publishes_another_takes_the_next_batch(owner, engine, p
     publisher.gates[EVENTS_TOPIC] = threading.Event()
     first = threading.Thread(target=relay.go_round)
     first.start()
-    for _ in range(int(WAIT_SECONDS / 0.01)):
-        if publisher.calls:
-            break
-        first.join(0.01)
+    wait_until(lambda: publisher.calls, what="the first round in the gate")
     second = threading.Thread(target=relay.go_round)
     second.start()
     second.join(0.2)
     publisher.gates[EVENTS_TOPIC].set()
-    first.join(WAIT_SECONDS)
-    second.join(WAIT_SECONDS)
+    first.join(DEADLINE_SECONDS)
+    second.join(DEADLINE_SECONDS)
     assert sorted(map(len, (messages for _, messages in publisher.batches))) == [5, 10]
     assert sorted(published(publisher)) == sorted(ids)
     with owner.begin() as connection:

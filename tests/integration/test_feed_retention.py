@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from accepted import NOW, add_event, add_payment, operation, scalar
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import ManualClock
 from bridge.errors import SettingsError
@@ -181,7 +181,7 @@ def test_two_jobs_leave_no_hole_between_their_batches(owner, engine):
         other.start()
         wait_until(lambda: scalar(owner, WAITING) == 1, what="the second job waiting")
         assert fed(owner) == [1, 2, 3, 4, 5, 6]
-    other.join(30)
+    other.join(DEADLINE_SECONDS)
     assert done == [3]
     assert fed(owner) == []
 

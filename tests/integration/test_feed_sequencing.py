@@ -5,6 +5,7 @@ import threading
 import pytest
 from accepted import NOW, add_event, add_payment, add_payments, operation, outbox_rows
 from fakes.publisher import CrashError, InMemoryPublisher
+from waiting import DEADLINE_SECONDS
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError
@@ -121,10 +122,10 @@ def test_many_sequencers_and_writers_at_once_leave_no_gap_and_no_duplicate(owner
     for thread in (*sequencers, *writers):
         thread.start()
     for thread in writers:
-        thread.join(60)
+        thread.join(DEADLINE_SECONDS)
     writing.set()
     for thread in sequencers:
-        thread.join(60)
+        thread.join(DEADLINE_SECONDS)
     drain(Sequencer(engine, ManualClock(NOW), lambda: None))
     assert failures == []
     assert [event.sequence for event in feed(owner, "par_a")] == list(range(1, 81))
@@ -177,7 +178,7 @@ def test_events_relays_at_once_share_the_work(owner, engine, sequencer, publishe
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(DEADLINE_SECONDS)
     drain(relays[0])
     assert sorted(message.sequence for message in publisher.messages()) == list(range(1, 401))
 

@@ -7,6 +7,7 @@ import pytest
 from gateway_stage import NOW, SECRET, GatewayStage, basic, new_payment
 from limits.storage import storage_from_string
 from partner_documents import changed
+from waiting import DEADLINE_SECONDS
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError
@@ -226,7 +227,7 @@ def test_only_a_few_secrets_are_hashed_at_once_and_few_wait():
             at_once[0] += 1
             most[0] = max(most[0], at_once[0])
         inside.release()
-        leave.wait(30)
+        leave.wait(DEADLINE_SECONDS)
         with lock:
             at_once[0] -= 1
         return False
@@ -251,7 +252,7 @@ def test_only_a_few_secrets_are_hashed_at_once_and_few_wait():
     assert outcomes.count(1) == 16 - MAX_AT_ONCE - MAX_WAITING
     leave.set()
     for caller in callers:
-        caller.join(30)
+        caller.join(DEADLINE_SECONDS)
     assert most[0] == MAX_AT_ONCE
     assert outcomes.count(False) == MAX_AT_ONCE + MAX_WAITING
 

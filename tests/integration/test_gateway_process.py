@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 
 import psutil
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from gateway_stage import SECRET, client, new_payment, partner_with, pem, rsa_key
 from kms_server import PARTY_KEY, KmsServer
 from stand_ins import REPOSITORY, accepts_connections, free_port
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.gcp.kms import cloud_kms
 from bridge.key_ring_file import RingDocument, WrappedKey, bound_to
@@ -82,7 +81,7 @@ class Process:
             )
 
     def ready(self):
-        wait_until(lambda: accepts_connections(self.port), timeout_seconds=30, what=self.log.read_text())
+        wait_until(lambda: accepts_connections(self.port), what=self.log.read_text())
         return self
 
     def stop(self, timeout_seconds=20):
@@ -94,7 +93,7 @@ class Process:
         return self._process.wait(timeout_seconds)
 
     def call(self, method, path, body=None, **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_SECONDS)
         try:
             connection.request(method, path, body, {name.replace("_", "-"): v for name, v in headers.items()})
             answer = connection.getresponse()
@@ -187,7 +186,6 @@ def test_at_sigterm_a_running_request_is_finished(environment, tmp_path):
         connection.sendall(head.encode())
         # the server says so when a thread has taken the request up
         assert connection.recv(4096).startswith(b"HTTP/1.1 100")
-        started = time.monotonic()
         process._process.send_signal(signal.SIGTERM)
         # the master closes the port and hands the signal on; its worker finishes what runs
         wait_until(lambda: not psutil.Process(process._process.pid).net_connections(), what="the port closed")
@@ -195,7 +193,6 @@ def test_at_sigterm_a_running_request_is_finished(environment, tmp_path):
         answer = connection.recv(4096)
     assert process.wait() == 0
     assert answer.startswith(b"HTTP/1.1 202")
-    assert time.monotonic() - started < 10
 
 
 def test_a_header_that_is_too_long_for_its_meaning_gets_a_problem(environment, tmp_path):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from click.testing import CliRunner
 from gateway_stage import AUDIENCE, ISSUER, GatewayStage, basic, keys
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import SystemClock
 from cli.keys import PUBLISH_AHEAD_SECONDS
@@ -56,7 +56,7 @@ class Fleet:
     def __exit__(self, *_):
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(DEADLINE_SECONDS)
         self.stage.close()
 
     def _call(self, number):

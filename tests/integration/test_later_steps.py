@@ -144,14 +144,15 @@ def test_a_message_that_came_out_of_turn_makes_no_call_and_waits_again(bridge):
     assert go(bridge, refund).payment_status == "refunded"
 
 
-def test_what_the_payment_does_not_allow_any_more_is_parked_unsent(bridge):
+def test_what_the_payment_does_not_allow_any_more_is_rejected_unsent(bridge):
     first = bridge.accept()
     refund = bridge.queue(first, "refund")
     bridge.step(first)
     with bridge.engine.begin() as connection:
         connection.execute(text("UPDATE payments SET status = 'refunded', refunded_minor = captured_minor"))
     row = go(bridge, refund)
-    assert (row.status, row.parked_reason, row.sent_unresolved) == ("parked", "invalid-state", False)
+    assert (row.status, row.failure_code, row.sent_unresolved) == ("rejected", "overtaken", False)
+    assert bridge.events(refund) == ["payment.refund_rejected"]
     assert len(bridge.sap.sendings) == 1
     assert bridge.busy_slots() == 0
 

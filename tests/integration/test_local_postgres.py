@@ -60,7 +60,7 @@ def start(server, log):
         server.command(), stdout=log, stderr=log, cwd="/", env=server.environment(),
         start_new_session=True, **server.run_as(),
     )  # fmt: skip
-    wait_until(server.is_ready, timeout_seconds=20)
+    wait_until(server.is_ready)
     return process
 
 

@@ -12,7 +12,7 @@ from backoffice_stage import OPERATOR, make_backoffice
 from races import at_once
 from sqlalchemy import text
 from stand_ins import REPOSITORY
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 from werkzeug.serving import make_server
 
 from backoffice.settings import Settings
@@ -51,7 +51,7 @@ def command(stage):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=DEADLINE_SECONDS,
         )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stderr if fails else done.stdout
@@ -182,7 +182,7 @@ def test_a_cap_is_lowered_and_raised_while_calls_run(stage, bridge, command):
     assert len(bridge.sap.sendings) == 4
     bridge.sap.gate.set()
     for call in calls:
-        call.join(10)
+        call.join(DEADLINE_SECONDS)
     with bridge.engine.begin() as one, bridge.engine.begin() as other:
         now, until = bridge.clock.now(), bridge.clock.now() + timedelta(seconds=30)
         assert guard.take_slot(one, "s4-main", "op_a", lease_until=until, now=now) == 1

@@ -7,7 +7,7 @@ from backoffice_stage import lease_ends, make_backoffice
 from fakes.accepted import TARGET
 from races import InBackground, at_once
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.payment import OperationKind
 from bridge.storage.operations import lock_operation, lock_payment
@@ -154,7 +154,7 @@ def test_a_late_answer_that_says_posted_beats_a_rejection(stage, bridge):
     wait_until(lambda: len(bridge.sap.sendings) == 1)
     assert stage.act(operation_id, "reject") == "pending"
     bridge.sap.gate.set()
-    slow.join(10)
+    slow.join(DEADLINE_SECONDS)
     row = bridge.row(operation_id)
     assert (row.status, row.payment_status, row.operator_decision) == ("succeeded", "paid", None)
 
@@ -170,7 +170,7 @@ def test_an_answer_after_the_lease_beats_a_rejection_by_the_question(stage, brid
     lease_ends(bridge, operation_id)
     assert stage.act(operation_id, "reject") == "pending"
     bridge.sap.gate.set()
-    slow.join(10)
+    slow.join(DEADLINE_SECONDS)
     assert bridge.row(operation_id).status == "unknown"
     bridge.step(operation_id)
     assert bridge.row(operation_id).status == "succeeded"

@@ -14,6 +14,7 @@ from joserfc.jwk import ECKey
 from partner_documents import changed, new_partner
 from sqlalchemy import create_engine
 from stand_ins import REPOSITORY
+from waiting import DEADLINE_SECONDS
 from werkzeug.serving import make_server
 
 from bridge.clock import ManualClock
@@ -62,7 +63,7 @@ def run_bridge(*arguments, given=None, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
     )
 
 

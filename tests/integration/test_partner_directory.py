@@ -8,7 +8,7 @@ from fakes.partner_store import InMemoryPartnerStore
 from partner_documents import changed, new_partner
 from sqlalchemy import create_engine
 from structlog.testing import capture_logs
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError
@@ -345,7 +345,7 @@ def test_an_older_version_never_overwrites_a_newer_in_the_mirror(database, clock
         slow = threading.Thread(target=write_older)
         slow.start()
         wait_until(lambda: waits_for_a_lock(database))
-    slow.join(10)
+    slow.join(DEADLINE_SECONDS)
     assert slow_result == [newer]
     assert mirrored(database, partner.partner_id).version == 2
     assert mirror.remember(newer, now - timedelta(seconds=1)) == newer
@@ -363,7 +363,7 @@ def test_many_threads_ask_the_store_once(make, store):
     partner = new_partner("shop")
     store.put(partner, None)
     gate = threading.Event()
-    store.before_answer = lambda: gate.wait(10)
+    store.before_answer = lambda: gate.wait(DEADLINE_SECONDS)
     directory = make()
     answers = []
 
@@ -376,7 +376,7 @@ def test_many_threads_ask_the_store_once(make, store):
     wait_until(lambda: len(store.asked) == 2)
     gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
     assert answers == [partner] * 12
     assert sorted(store.asked) == sorted([partner.partner_id, "shop"])
 

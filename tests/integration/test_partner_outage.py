@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from firestore_emulator import FirestoreEmulator
 from partner_documents import changed, new_partner
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError, UnknownOutcomeError
@@ -18,10 +18,10 @@ from bridge.partner_mirror import restore_from_mirror
 pytestmark = pytest.mark.integration
 
 # what a read may take beyond its bound on a busy machine
-SLACK_SECONDS = 10.0
+SLACK_SECONDS = DEADLINE_SECONDS
 # long enough to tell a request that waits for it from one that does not, on a slow machine too
 TIMEOUT_SECONDS = 6.0
-AT_ONCE_SECONDS = 3.0
+AT_ONCE_SECONDS = DEADLINE_SECONDS
 
 
 @pytest.fixture

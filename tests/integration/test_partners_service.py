@@ -15,7 +15,7 @@ from firestore_emulator import FirestoreEmulator
 from joserfc.jwk import ECKey, RSAKey
 from partner_documents import changed, new_partner
 from stand_ins import REPOSITORY, accepts_connections, free_port
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import ManualClock
 from bridge.errors import SettingsError, TransientError, UnknownOutcomeError
@@ -342,7 +342,7 @@ def test_the_service_runs_as_a_process_and_survives_firestores_restart(database,
             stderr=output,
         )
     try:
-        wait_until(lambda: accepts_connections(port), timeout_seconds=20)
+        wait_until(lambda: accepts_connections(port))
         url = f"http://127.0.0.1:{port}"
         partner_url = f"{url}/admin/partners/{partner.partner_id}"
         shown = requests.get(partner_url, headers=OPERATOR, timeout=30)
@@ -354,10 +354,10 @@ def test_the_service_runs_as_a_process_and_survives_firestores_restart(database,
         wait_until(lambda: requests.get(f"{url}/readyz", timeout=30).status_code == 200)
         assert requests.get(partner_url, headers=OPERATOR, timeout=30).status_code == 404
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=15) == 0
+        assert process.wait(timeout=DEADLINE_SECONDS) == 0
     finally:
         process.kill()
-        process.wait(timeout=30)
+        process.wait(timeout=DEADLINE_SECONDS)
         store.close()
     for line in (tmp_path / "output.log").read_text().splitlines():
         assert json.loads(line)["service"] == "partners"

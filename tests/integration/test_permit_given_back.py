@@ -6,13 +6,12 @@ from datetime import timedelta
 import pytest
 from posting_stage import make_bridge
 from sqlalchemy import event, text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 
 ROLE = "sap_adapter"
 
-JOIN_SECONDS = 30.0
 WAITS = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name")
 
 
@@ -36,7 +35,7 @@ def called(bridge):
 
     yield operation_id, answer
     bridge.sap.gate.set()
-    thread.join(JOIN_SECONDS)
+    thread.join(DEADLINE_SECONDS)
 
 
 def slots(bridge):
@@ -53,7 +52,7 @@ def test_a_permit_was_kept_until_the_answer_was_recorded(bridge, called):
         thread = answer()
         wait_until(lambda: bridge.busy_slots() == 0, what="the permit")
         assert bridge.row(operation_id).status == "processing", "its record waits for our lock"
-    thread.join(JOIN_SECONDS)
+    thread.join(DEADLINE_SECONDS)
     assert bridge.row(operation_id).status == "succeeded"
     assert sum(slot.answers for slot in slots(bridge)) == 1, "counted once"
     assert bridge.events(operation_id)[-1] == "payment.paid"
@@ -73,7 +72,7 @@ def test_a_late_answer_takes_no_permit_from_who_took_the_operation_over(bridge, 
             {"theirs": theirs, "id": operation_id},
         )
         assert taken.rowcount == 1
-    answer().join(JOIN_SECONDS)
+    answer().join(DEADLINE_SECONDS)
     [held] = [slot for slot in slots(bridge) if slot.operation_id is not None]
     assert (held.operation_id, held.lease_until) == (operation_id, theirs)
     assert bridge.row(operation_id).status == "processing"

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from posting_stage import make_bridge
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from sap_adapter.permits import PAUSE_SECONDS, PermitQueue
 
@@ -25,7 +25,7 @@ class WaitingPermits(PermitQueue):
 
     def wait(self):
         self.waiting.set()
-        assert self.go_on.wait(20)
+        assert self.go_on.wait(DEADLINE_SECONDS)
         return True
 
     def freed(self):
@@ -54,11 +54,11 @@ def test_the_next_message_takes_the_permit_as_soon_as_it_is_free_and_never_besid
     calls = [handle(bridge, first)]
     wait_until(lambda: bridge.busy_slots() == 1, what="the first call")
     calls.append(handle(bridge, second))
-    assert permits.waiting.wait(20)
+    assert permits.waiting.wait(DEADLINE_SECONDS)
     assert bridge.row(second).dispatch_number == 1, "nothing is claimed while it waits"
     bridge.sap.gate.set()
     for call in calls:
-        call.join(20)
+        call.join(DEADLINE_SECONDS)
     assert [bridge.row(each).status for each in (first, second)] == ["succeeded"] * 2
     assert bridge.sap.max_in_flight == 1
 
@@ -74,7 +74,7 @@ def test_who_waited_in_vain_goes_back_to_the_lane(bridge):
     assert bridge.row(second).status == "accepted"
     assert bridge.row(second).not_before is not None
     bridge.sap.gate.set()
-    call.join(20)
+    call.join(DEADLINE_SECONDS)
 
 
 def test_what_was_dispatched_anew_during_the_wait_is_left_to_the_newer_message(bridge):
@@ -84,11 +84,11 @@ def test_what_was_dispatched_anew_during_the_wait_is_left_to_the_newer_message(b
     calls = [handle(bridge, first)]
     wait_until(lambda: bridge.busy_slots() == 1, what="the first call")
     calls.append(handle(bridge, second))
-    assert permits.waiting.wait(20)
+    assert permits.waiting.wait(DEADLINE_SECONDS)
     newer = bridge.dispatch(second)
     bridge.sap.gate.set()
     for call in calls:
-        call.join(20)
+        call.join(DEADLINE_SECONDS)
     assert bridge.row(second).status == "accepted"
     bridge.posting.handle(newer)
     assert bridge.row(second).status == "succeeded"
@@ -103,7 +103,7 @@ def test_no_more_wait_than_there_are_places_for():
         wait_until(lambda: permits._places._value == 0, what="one who waits")
         assert permits.wait() is False
     permits.freed()
-    inside.join(10)
+    inside.join(DEADLINE_SECONDS)
 
 
 def test_while_sap_hung_what_found_no_permit_came_back_four_times_a_second(bridge):
@@ -121,7 +121,7 @@ def test_while_sap_hung_what_found_no_permit_came_back_four_times_a_second(bridg
         bridge.clock.advance(pause_seconds)
     assert pauses == [0.25, 0.25, 0.5, 1.0, 2.0, 2.0]
     bridge.sap.gate.set()
-    call.join(20)
+    call.join(DEADLINE_SECONDS)
     bridge.step(second)
     assert bridge.row(second).status == "succeeded"
 

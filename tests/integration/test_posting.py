@@ -7,7 +7,7 @@ import pytest
 from fakes.accepted import TARGET
 from posting_stage import LEASE_SECONDS, READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -60,7 +60,7 @@ def test_two_copies_at_the_same_time_make_one_call(bridge):
     wait_until(lambda: sum(thread.is_alive() for thread in threads) == 1, what="seven copies refused")
     bridge.sap.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
     assert len(bridge.sap.sendings) == 1
     assert bridge.row(operation_id).status == "succeeded"
 
@@ -175,7 +175,7 @@ def test_a_claim_that_was_taken_over_records_nothing(bridge):
             {"settled": bridge.clock.now() + timedelta(seconds=SETTLING_SECONDS)},
         )
     bridge.sap.gate.set()
-    slow.join(10)
+    slow.join(DEADLINE_SECONDS)
     assert bridge.row(operation_id).status == "unknown"
     bridge.step(operation_id)
     assert bridge.row(operation_id).status == "succeeded"
@@ -211,7 +211,7 @@ def test_without_a_free_permit_nothing_is_called_and_the_operation_goes_back(bri
     assert bridge.busy_slots() == 4
     bridge.sap.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
     assert bridge.sap.max_in_flight == 4
     assert sorted(bridge.row(o).status for o in operations) == ["accepted"] * 2 + ["succeeded"] * 4
     assert all(bridge.row(o).not_before for o in operations if bridge.row(o).status == "accepted")
@@ -288,7 +288,7 @@ def test_unknown_operations_that_sap_may_still_be_booking_count_against_the_cap(
     wait_until(lambda: sum(thread.is_alive() for thread in threads) == 2, what="two calls in flight")
     bridge.sap.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
     assert bridge.sap.max_in_flight == 2
     bridge.clock.advance(SETTLING_SECONDS + 1)
     assert bridge.busy_slots() == 0

@@ -14,13 +14,13 @@ import pytest
 import requests
 from stand_ins import REPOSITORY, StandIn, free_port
 from standardwebhooks import Webhook
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 BODY = b'{"type": "payment.paid", "sequence": 1, "data": {"payment": {"id": "pay_1"}}}'
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = DEADLINE_SECONDS
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def run_to_its_end(*arguments):
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
 

@@ -12,6 +12,7 @@ import pytest
 from accepted import NOW, add_payment, change, operation, scalar
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
+from waiting import DEADLINE_SECONDS
 
 from bridge.clock import ManualClock
 from bridge.ids import new_id
@@ -149,7 +150,7 @@ def test_two_jobs_at_once_erase_each_row_once(owner, engine):
     for job in jobs:
         job.start()
     for job in jobs:
-        job.join(30)
+        job.join(DEADLINE_SECONDS)
     results.append(run(engine))
     assert sum(result.payments for result in results) == 40
     assert sum(result.operations for result in results) == 40
@@ -209,7 +210,7 @@ def start(**environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=DEADLINE_SECONDS,
     )
 
 

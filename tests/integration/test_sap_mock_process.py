@@ -16,7 +16,7 @@ import pytest
 import requests
 import sap_envelopes as sap
 from lxml import etree
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -43,11 +43,11 @@ class Mock:
 
     def start(self):
         self.process = subprocess.Popen([sys.executable, "-m", "sap_mock"], cwd=ROOT, env=self.environment())
-        wait_until(self._alive, timeout_seconds=20, what="sap_mock's livez")
+        wait_until(self._alive, what="sap_mock's livez")
 
     def kill(self, number=signal.SIGKILL):
         self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(DEADLINE_SECONDS)
 
     def _alive(self):
         assert self.process.poll() is None, "sap_mock ended"
@@ -57,23 +57,27 @@ class Mock:
             return False
 
     def faults(self, **faults):
-        requests.put(f"{self.url}/_control/faults", json=faults, timeout=10).raise_for_status()
+        requests.put(f"{self.url}/_control/faults", json=faults, timeout=DEADLINE_SECONDS).raise_for_status()
 
     def stats(self):
-        return requests.get(f"{self.url}/_control/stats", timeout=10).json()
+        return requests.get(f"{self.url}/_control/stats", timeout=DEADLINE_SECONDS).json()
 
     def documents(self, reference=None):
         parameters = {} if reference is None else {"reference": reference}
-        return requests.get(f"{self.url}/_control/documents", parameters, timeout=10).json()
+        return requests.get(f"{self.url}/_control/documents", parameters, timeout=DEADLINE_SECONDS).json()
 
     def soap(self, *bodies, login=sap.LOGIN, content_type="text/xml; charset=utf-8"):
         headers = {"Content-Type": content_type}
         body = sap.envelope(*(bodies or [sap.request()]))
-        return requests.post(f"{self.url}{sap.SOAP_PATH}", body, headers=headers, auth=login, timeout=30)
+        return requests.post(
+            f"{self.url}{sap.SOAP_PATH}", body, headers=headers, auth=login, timeout=DEADLINE_SECONDS
+        )
 
     def items(self, condition, **options):
         parameters = {"$filter": condition, "$format": "json", **{f"${k}": v for k, v in options.items()}}
-        return requests.get(f"{self.url}{sap.ITEMS_PATH}", parameters, auth=sap.LOGIN, timeout=30)
+        return requests.get(
+            f"{self.url}{sap.ITEMS_PATH}", parameters, auth=sap.LOGIN, timeout=DEADLINE_SECONDS
+        )
 
     def found(self, reference):
         answer = self.items(f"CompanyCode eq '1000' and DocumentReferenceID eq '{reference}'")
@@ -91,7 +95,7 @@ def running(tmp_path_factory):
 
 @pytest.fixture
 def mock(running):
-    requests.post(f"{running.url}/_control/reset", timeout=10).raise_for_status()
+    requests.post(f"{running.url}/_control/reset", timeout=DEADLINE_SECONDS).raise_for_status()
     return running
 
 
@@ -132,14 +136,19 @@ def test_who_is_not_logged_on_gets_nowhere(mock, login):
     answer = mock.soap(login=login)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Basic ")
-    assert requests.get(f"{mock.url}{sap.ITEMS_PATH}?$format=json", auth=login, timeout=10).status_code == 401
+    assert (
+        requests.get(
+            f"{mock.url}{sap.ITEMS_PATH}?$format=json", auth=login, timeout=DEADLINE_SECONDS
+        ).status_code
+        == 401
+    )
     assert mock.documents() == []
 
 
 def test_a_broken_message_is_a_soap_fault(mock):
     headers = {"Content-Type": "text/xml"}
     answer = requests.post(
-        f"{mock.url}{sap.SOAP_PATH}", b"<oops", headers=headers, auth=sap.LOGIN, timeout=10
+        f"{mock.url}{sap.SOAP_PATH}", b"<oops", headers=headers, auth=sap.LOGIN, timeout=DEADLINE_SECONDS
     )
     assert answer.status_code == 500
     assert etree.fromstring(answer.content).find(".//faultstring") is not None
@@ -151,7 +160,7 @@ def test_only_text_xml_is_read(mock):
 
 
 def test_the_wsdl_names_its_own_address(mock):
-    answer = requests.get(f"{mock.url}{sap.SOAP_PATH}?wsdl", timeout=10)
+    answer = requests.get(f"{mock.url}{sap.SOAP_PATH}?wsdl", timeout=DEADLINE_SECONDS)
     address = etree.fromstring(answer.content).find(".//{http://schemas.xmlsoap.org/wsdl/soap/}address")
     assert address.get("location") == f"{mock.url}{sap.SOAP_PATH}"
 
@@ -168,7 +177,7 @@ def test_down_closes_connections_without_an_answer_and_commits_nothing(mock):
 
 def test_not_a_byte_of_http_comes_back_from_a_dying_connection(mock):
     mock.faults(mode="down")
-    with socket.create_connection(("127.0.0.1", mock.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", mock.port), timeout=DEADLINE_SECONDS) as connection:
         connection.sendall(f"GET {sap.ITEMS_PATH} HTTP/1.1\r\nHost: sap\r\n\r\n".encode())
         try:
             received = connection.recv(100)
@@ -193,14 +202,13 @@ def test_drop_before_commit_posts_nothing(mock):
 
 
 def test_a_late_commit_comes_after_the_connection_has_died(mock):
-    mock.faults(late_commit_ms=5000)
+    mock.faults(late_commit_ms=8000)
     started = time.monotonic()
     with pytest.raises(requests.ConnectionError):
         mock.soap()
-    assert time.monotonic() - started < 4
     assert mock.documents() == []
     wait_until(mock.documents)
-    assert time.monotonic() - started >= 5.0
+    assert time.monotonic() - started >= 8.0
 
 
 def test_a_repeat_before_the_late_commit_is_still_one_document_within_the_window(mock):
@@ -222,7 +230,7 @@ def test_reset_takes_waiting_late_commits_with_it(mock):
     mock.faults(late_commit_ms=300)
     with pytest.raises(requests.ConnectionError):
         mock.soap()
-    requests.post(f"{mock.url}/_control/reset", timeout=10).raise_for_status()
+    requests.post(f"{mock.url}/_control/reset", timeout=DEADLINE_SECONDS).raise_for_status()
     mock.faults(late_commit_ms=400)
     with pytest.raises(requests.ConnectionError):
         mock.soap(sap.request(sap.entry(reference="LATER")))
@@ -325,7 +333,7 @@ def test_capacity_refuses_what_comes_on_top(mock):
     start = threading.Barrier(6)
 
     def call(number):
-        start.wait(10)
+        start.wait(DEADLINE_SECONDS)
         return mock.soap(sap.request(sap.entry(reference=f"R{number}")))
 
     with ThreadPoolExecutor(6) as pool:
@@ -341,8 +349,8 @@ def test_capacity_refuses_what_comes_on_top(mock):
 def test_an_empty_reference_asks_for_all_documents(mock):
     mock.soap()
     url = f"{mock.url}/_control/documents"
-    assert len(requests.get(f"{url}?reference=", timeout=10).json()) == 1
-    assert requests.get(f"{url}?reference=ANOTHER", timeout=10).json() == []
+    assert len(requests.get(f"{url}?reference=", timeout=DEADLINE_SECONDS).json()) == 1
+    assert requests.get(f"{url}?reference=ANOTHER", timeout=DEADLINE_SECONDS).json() == []
 
 
 def test_latency_holds_for_both_sides(mock):
@@ -355,11 +363,11 @@ def test_latency_holds_for_both_sides(mock):
 
 def test_wrong_faults_change_nothing(mock):
     mock.faults(latency_ms=5)
-    answer = requests.put(f"{mock.url}/_control/faults", json={"capasity": 3}, timeout=10)
+    answer = requests.put(f"{mock.url}/_control/faults", json={"capasity": 3}, timeout=DEADLINE_SECONDS)
     assert answer.status_code == 400
     assert "capasity" in answer.json()["error"]
-    assert requests.put(f"{mock.url}/_control/faults", data=b"{", timeout=10).status_code == 400
-    assert requests.get(f"{mock.url}/_control/faults", timeout=10).json()["latency_ms"] == 5
+    assert requests.put(f"{mock.url}/_control/faults", data=b"{", timeout=DEADLINE_SECONDS).status_code == 400
+    assert requests.get(f"{mock.url}/_control/faults", timeout=DEADLINE_SECONDS).json()["latency_ms"] == 5
 
 
 def test_documents_survive_kill_9_and_faults_do_not(own_mock):
@@ -368,7 +376,7 @@ def test_documents_survive_kill_9_and_faults_do_not(own_mock):
     own_mock.kill()
     own_mock.start()
     assert [document["number"] for document in own_mock.documents("BEFORE")] == [first.number]
-    assert requests.get(f"{own_mock.url}/_control/faults", timeout=10).json()["latency_ms"] == 0
+    assert requests.get(f"{own_mock.url}/_control/faults", timeout=DEADLINE_SECONDS).json()["latency_ms"] == 0
     (second,) = sap.confirmations(own_mock.soap(sap.request(sap.entry(reference="AFTER"))).content)
     assert int(second.number) == int(first.number) + 1
 
@@ -389,10 +397,10 @@ def test_every_answered_posting_survives_kill_9_in_full_flight(own_mock):
     threads = [threading.Thread(target=post_until_it_dies) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(answered) >= 40, timeout_seconds=20)
+    wait_until(lambda: len(answered) >= 40)
     own_mock.kill()
     for thread in threads:
-        thread.join(20)
+        thread.join(DEADLINE_SECONDS)
     own_mock.start()
     kept = {(document["reference"], document["number"]) for document in own_mock.documents()}
     assert set(answered) <= kept
@@ -405,7 +413,7 @@ def run_to_the_end(environment):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
 

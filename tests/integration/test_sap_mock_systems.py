@@ -4,6 +4,7 @@ import pytest
 import requests
 import sap_envelopes as sap
 from test_sap_mock_process import Mock
+from waiting import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +30,7 @@ def running(tmp_path_factory):
 
 @pytest.fixture
 def mock(running):
-    requests.post(f"{running.url}/_control/reset", timeout=10).raise_for_status()
+    requests.post(f"{running.url}/_control/reset", timeout=DEADLINE_SECONDS).raise_for_status()
     return running
 
 
@@ -75,7 +76,7 @@ def test_one_reference_posted_in_two_systems_is_a_duplicate(mock):
 
 def test_a_system_names_its_own_address(mock):
     second = mock.of("s4-second")
-    wsdl = requests.get(f"{second.url}{sap.SOAP_PATH}?wsdl", timeout=10).text
+    wsdl = requests.get(f"{second.url}{sap.SOAP_PATH}?wsdl", timeout=DEADLINE_SECONDS).text
     assert f"{second.url}{sap.SOAP_PATH}" in wsdl
     second.soap()
     assert second.found("REFERENCE0000001")[0]["__metadata"]["uri"].startswith(second.url)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from sqlalchemy import text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.wake import CHANNEL, WakeListener, Waker
@@ -39,7 +39,7 @@ def waker(engine):
 @pytest.fixture
 def listener(engine, stop):
     listener = WakeListener(engine)
-    assert listener.wait(5, stop), "connecting counts as a wake"
+    assert listener.wait(DEADLINE_SECONDS, stop), "connecting counts as a wake"
     yield listener
     listener.close()
 
@@ -51,7 +51,7 @@ def kill(database, statement):
 
 def test_a_wake_is_heard(waker, listener, stop):
     waker.wake()
-    assert listener.wait(5, stop)
+    assert listener.wait(DEADLINE_SECONDS, stop)
 
 
 def test_without_a_wake_the_wait_ends_after_its_time(listener, stop):
@@ -70,13 +70,13 @@ def test_a_burst_of_wakes_is_a_handful_of_notifications(waker, listener, stop):
 def test_a_wake_after_the_last_one_was_heard_is_heard_again(waker, listener, stop):
     for _ in range(20):
         waker.wake()
-        assert listener.wait(5, stop)
+        assert listener.wait(DEADLINE_SECONDS, stop)
 
 
 def test_both_live_beside_a_pool_of_one_connection(engine, waker, listener, stop):
     with engine.connect() as connection:
         waker.wake()
-        assert listener.wait(5, stop)
+        assert listener.wait(DEADLINE_SECONDS, stop)
         assert connection.execute(text("SELECT 1")).scalar() == 1
 
 
@@ -84,18 +84,18 @@ def test_a_listener_whose_connection_was_killed_connects_again_and_says_that_it_
     database, waker, listener, stop
 ):
     kill(database, "LISTEN")
-    assert not listener.wait(5, stop)
-    assert listener.wait(5, stop)
+    assert not listener.wait(DEADLINE_SECONDS, stop)
+    assert listener.wait(DEADLINE_SECONDS, stop)
     waker.wake()
-    assert listener.wait(5, stop)
+    assert listener.wait(DEADLINE_SECONDS, stop)
 
 
 def test_a_waker_whose_connection_was_killed_still_wakes(database, waker, listener, stop):
     waker.wake()
-    assert listener.wait(5, stop)
+    assert listener.wait(DEADLINE_SECONDS, stop)
     kill(database, "NOTIFY")
     waker.wake()
-    assert listener.wait(5, stop)
+    assert listener.wait(DEADLINE_SECONDS, stop)
 
 
 def test_a_waker_without_a_database_neither_blocks_nor_fails():
@@ -104,7 +104,7 @@ def test_a_waker_without_a_database_neither_blocks_nor_fails():
     waker = Waker(make_engine(settings, pool_size=1, application_name="test"))
     started = time.monotonic()
     waker.wake()
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < DEADLINE_SECONDS
     waker.close()
 
 

@@ -14,7 +14,7 @@ import pytest
 import requests
 from stand_ins import REPOSITORY, accepts_connections, free_port
 from standardwebhooks import Webhook, WebhookVerificationError
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -169,11 +169,11 @@ def listener():
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
     )
     try:
-        wait_until(lambda: accepts_connections(port), timeout_seconds=20)
+        wait_until(lambda: accepts_connections(port))
         yield process, f"http://127.0.0.1:{port}/"
     finally:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=DEADLINE_SECONDS)
 
 
 def deliver(url, sequence, previous_sequence, secret=SECRET):
@@ -192,7 +192,7 @@ def deliver(url, sequence, previous_sequence, secret=SECRET):
         "webhook-timestamp": str(int(time.time())),
         "webhook-signature": Webhook(secret).sign(event_id, now, body),
     }
-    return requests.post(url, data=body, headers=headers, timeout=10).status_code
+    return requests.post(url, data=body, headers=headers, timeout=DEADLINE_SECONDS).status_code
 
 
 def test_the_listener_passes_the_check(listener):
@@ -207,7 +207,7 @@ def test_the_listener_tells_what_it_gets_what_it_refuses_and_what_is_missing(lis
     assert deliver(url, 9, 8, secret="whsec_" + "A" * 32) == 401
     assert deliver(url, 12, 9) == 200
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=DEADLINE_SECONDS)
     lines = output.splitlines()[1:]
     assert lines[0] == lines[1] == "evt_7 #7 payment.paid: verified"
     assert lines[2].startswith("evt_9 #9 payment.paid: REFUSED")

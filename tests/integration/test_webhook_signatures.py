@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway_stage import keys
 from standardwebhooks import Webhook, WebhookVerificationError
+from waiting import DEADLINE_SECONDS
 
 from bridge.webhook_endpoint import WebhookEndpoint
 from gateway.webhook_secrets import OVERLAP, SecretMaker
@@ -82,7 +83,7 @@ def by_svix(secret, headers, body=BODY):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip() == "true"

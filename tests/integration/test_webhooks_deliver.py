@@ -11,7 +11,7 @@ from partner_documents import changed
 from pg8000 import InterfaceError
 from sqlalchemy import event, text
 from standardwebhooks import Webhook, WebhookVerificationError
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 from webhook_stage import OLD_SECRET, SECRET, Stage, endpoint, environment
 
 from bridge.errors import TransientError
@@ -191,7 +191,7 @@ def test_a_task_that_comes_twice_at_once_sends_once(stage, delivery_due):
     wait_until(lambda: stage.receiver.requests)
     assert stage.take(task) == 204  # while the first one is at it
     stage.receiver.gate.set()
-    thread.join(10)
+    thread.join(DEADLINE_SECONDS)
     assert stage.take(task) == 204  # when it is over
     assert answers == [204]
     assert len(stage.receiver.requests) == 1
@@ -203,14 +203,14 @@ def test_tasks_that_race_for_an_attempt_send_once(stage, delivery_due):
     barrier = threading.Barrier(6)
 
     def race():
-        barrier.wait(10)
+        barrier.wait(DEADLINE_SECONDS)
         assert stage.take(task) == 204
 
     threads = [threading.Thread(target=race) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(DEADLINE_SECONDS)
     assert len(stage.receiver.requests) == 1
     assert len(stage.attempts()) == 1
 
@@ -279,7 +279,7 @@ def test_a_claim_that_was_taken_over_records_nothing(stage, delivery_due):
             lease_until=stage.now() + timedelta(seconds=30),
         )
     stage.receiver.gate.set()
-    slow.join(10)
+    slow.join(DEADLINE_SECONDS)
     assert stage.attempts() == []
     delivery = only(stage.deliveries())
     assert (delivery.status, delivery.attempts) == ("pending", 0)
@@ -354,7 +354,7 @@ def test_a_sweep_leaves_a_running_attempt_alone(stage, delivery_due):
     stage.instance.sweeper.sweep()
     assert stage.queue.waiting == []
     stage.receiver.gate.set()
-    thread.join(10)
+    thread.join(DEADLINE_SECONDS)
     assert only(stage.deliveries()).status == "delivered"
 
 
@@ -533,7 +533,7 @@ def test_a_record_that_the_database_did_not_take_waited_out_its_lease(stage, del
             {"name": f"%{stage.engine.url.username}%"},
         ).scalar_one()
     stage.receiver.gate.set()
-    thread.join(30)
+    thread.join(DEADLINE_SECONDS)
     assert ended >= 1
     assert answers == [1]
     assert only(stage.deliveries()).status == "delivered"
@@ -585,7 +585,7 @@ def test_an_endpoint_without_room_lets_its_attempts_wait_and_goes_on_by_itself(s
     assert len(stage.receiver.requests) == 1
     assert [row.task for row in stage.deliveries()] == ["made", "waiting", "waiting", "waiting"]
     stage.receiver.gate.set()
-    thread.join(20)
+    thread.join(DEADLINE_SECONDS)
     while stage.run_tasks():
         pass
     assert {row.status for row in stage.deliveries()} == {"delivered"}

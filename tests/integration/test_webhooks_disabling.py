@@ -8,7 +8,7 @@ import pytest
 from partner_documents import changed
 from sqlalchemy import event, text
 from standardwebhooks import Webhook
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 from webhook_stage import SECRET, Stage, endpoint
 
 from bridge.storage import webhook_attempts, webhook_endpoints, webhook_sweeps, webhooks
@@ -75,14 +75,14 @@ def test_several_sweepers_release_each_event_once(stage, made):
     barrier = threading.Barrier(4)
 
     def sweep(instance):
-        barrier.wait(10)
+        barrier.wait(DEADLINE_SECONDS)
         instance.sweeper.sweep_wanted()
 
     threads = [threading.Thread(target=sweep, args=(instance,)) for instance in instances]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(DEADLINE_SECONDS)
     while stage.run_tasks():
         pass
     assert Counter(sent(stage)[1:]) == Counter(held)
@@ -103,7 +103,7 @@ def test_a_fan_out_that_met_the_endpoint_disabled_left_its_events_held_for_ever(
 
     event.listen(stage.engine, "after_cursor_execute", enable_meanwhile)
     stage.ring()
-    threads[0].join(10)
+    threads[0].join(DEADLINE_SECONDS)
     assert statuses(stage) == ["delivered", "held"]
     stage.instance.sweeper.sweep_wanted()
     stage.run_tasks()
@@ -122,7 +122,7 @@ def test_a_delivery_that_is_held_while_the_endpoint_is_enabled_is_held_before_or
         thread.start()
         wait_until(lambda: stage.waiting_for_a_lock() == 1)
         holding.commit()
-    thread.join(10)
+    thread.join(DEADLINE_SECONDS)
     with stage.engine.begin() as connection:
         assert not webhook_attempts.hold_delivery(
             connection, made.endpoint_id, late.delivery_id, 1, now=stage.now()
@@ -185,7 +185,7 @@ def test_many_failures_at_the_hour_of_disabling_are_one_event(stage, made):
     tasks = [task for task in stage.queue.waiting if task.at <= stage.now()]
 
     def attempt(instance, mine):
-        barrier.wait(10)
+        barrier.wait(DEADLINE_SECONDS)
         for task in mine:
             delivery = next(row for row in stage.deliveries() if row.delivery_id in task.payload.decode())
             instance.deliver.attempt(delivery.delivery_id, delivery.attempts + 1)
@@ -197,7 +197,7 @@ def test_many_failures_at_the_hour_of_disabling_are_one_event(stage, made):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(DEADLINE_SECONDS)
     assert stage.cursor(made).status == "disabled"
     assert len(operator_events(stage)) == 1
 

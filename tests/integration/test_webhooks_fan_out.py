@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from partner_documents import changed, new_partner
 from sqlalchemy import event, text
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 from webhook_stage import Stage, endpoint
 
 from bridge.errors import TransientError
@@ -40,7 +40,7 @@ def in_threads(*works):
 
 def join(threads):
     for thread in threads:
-        thread.join(20)
+        thread.join(DEADLINE_SECONDS)
         assert not thread.is_alive()
 
 
@@ -105,7 +105,7 @@ def test_two_fan_outs_that_both_meet_a_new_endpoint_make_one_cursor(stage):
     barrier = threading.Barrier(4)
 
     def run():
-        barrier.wait(10)
+        barrier.wait(DEADLINE_SECONDS)
         stage.new_instance().fan_out.fan_out(stage.partner_id)
 
     join(in_threads(*[run] * 4))

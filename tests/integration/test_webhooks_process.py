@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from stand_ins import REPOSITORY, CloudTasksProcess
 from standardwebhooks import Webhook
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 from webhook_stage import SECRET, Stage, endpoint, environment
 from webhooks_process import WebhooksProcess
 
@@ -87,14 +87,14 @@ def test_a_failed_attempt_comes_again_by_itself(stage, webhooks):
     stage.receiver.statuses[:] = [500, 503]
     stage.publish(PAID)
     webhooks.ring(stage.partner_id)
-    wait_until(lambda: len(stage.receiver.requests) == 3, timeout_seconds=40)
+    wait_until(lambda: len(stage.receiver.requests) == 3)
     wait_until(lambda: is_delivered(stage))
     assert len(set(ids(stage.receiver))) == 1
 
 
 def test_nobody_rings_and_the_sweeper_tells_it(stage, webhooks):
     stage.publish(PAID)
-    wait_until(lambda: stage.receiver.requests, timeout_seconds=40)
+    wait_until(lambda: stage.receiver.requests)
 
 
 def test_a_process_killed_between_request_and_record_sends_the_same_webhook_again(stage, webhooks):
@@ -106,7 +106,7 @@ def test_a_process_killed_between_request_and_record_sends_the_same_webhook_agai
     stage.receiver.gate.set()
     assert stage.attempts() == []
     webhooks.start()
-    wait_until(lambda: is_delivered(stage), timeout_seconds=60)
+    wait_until(lambda: is_delivered(stage))
     assert len(stage.receiver.requests) == 2
     assert set(ids(stage.receiver)) == {event_id}
     assert len({request.body for request in stage.receiver.requests}) == 1
@@ -119,7 +119,7 @@ def test_a_queue_that_is_away_loses_nothing(stage, webhooks, cloud_tasks):
     assert webhooks.ring(stage.partner_id) == 204
     assert len(stage.deliveries()) == 2
     cloud_tasks.start()
-    wait_until(lambda: is_delivered(stage), timeout_seconds=40)
+    wait_until(lambda: is_delivered(stage))
     assert sorted(ids(stage.receiver)) == sorted(event_ids)
 
 
@@ -145,7 +145,7 @@ def test_a_wrong_setting_is_one_line_and_no_start(tmp_path, changes, line):
         env={"PATH": os.environ["PATH"], **environment(tmp_path), **changes},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     assert (done.returncode, done.stderr.strip()) == (2, line)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from partner_documents import changed
 from sqlalchemy import text
+from waiting import DEADLINE_SECONDS
 from webhook_stage import Stage, endpoint
 
 from bridge.ids import new_id
@@ -220,7 +221,7 @@ def test_processes_that_race_for_the_last_place_get_one_each(stage):
 
     def claim(row):
         with single_statements(stage.engine) as connection:
-            barrier.wait(10)
+            barrier.wait(DEADLINE_SECONDS)
             got.append(
                 webhook_claims.claim_attempt(
                     connection,
@@ -238,7 +239,7 @@ def test_processes_that_race_for_the_last_place_get_one_each(stage):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(DEADLINE_SECONDS)
     (claimed,) = [each for each in got if isinstance(each, ClaimedEvent)]
     (put_off,) = [each for each in got if isinstance(each, PutOff)]
     assert not claimed.was_put_off
@@ -272,7 +273,7 @@ def test_two_claims_of_one_attempt_that_wait_for_the_same_cursor_are_one(stage):
             thread.start()
         assert not got
     for thread in threads:
-        thread.join(20)
+        thread.join(DEADLINE_SECONDS)
     assert sorted(each is None for each in got) == [False, True]
 
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from raw_server import read_request, says, serving
 from stand_ins import Worker
+from waiting import DEADLINE_SECONDS
 
 from bridge.clock import SystemClock
 from bridge.web.addresses import UnresolvableHostError
@@ -24,11 +25,11 @@ from webhooks.sender import MAX_ANSWER_BYTES, Answer, Sender
 pytestmark = pytest.mark.integration
 
 # for receivers that answer, however late on a slow machine; that never do; that do the one, then the other
-PATIENT_SECONDS = 30.0
+PATIENT_SECONDS = DEADLINE_SECONDS
 HURRIED_SECONDS = 0.6
 TIMEOUT_SECONDS = 3.0
 # what a slow machine may add to a bound that holds
-SLACK_SECONDS = 10.0
+SLACK_SECONDS = DEADLINE_SECONDS
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
@@ -95,7 +96,7 @@ def timed_post(sender, port, scheme="http"):
 
 
 def hang(_connection, closing):
-    closing.wait(20)
+    closing.wait(DEADLINE_SECONDS)
 
 
 def trickle_headers(connection, closing):
@@ -169,7 +170,7 @@ def test_what_is_no_http_answer_is_a_failure(sender, parts, error_class):
 def test_a_server_without_tls_is_a_failure(sender):
     def speak_first(connection, closing):
         connection.sendall(b"220 mail.example ESMTP\r\n")
-        closing.wait(20)
+        closing.wait(DEADLINE_SECONDS)
 
     with serving(speak_first) as server:
         assert post(sender, server.port, "https").error_class == "tls-failed"
@@ -242,7 +243,7 @@ def test_connections_are_used_again_and_every_request_has_its_own_time():
         while read_request(connection):
             requests.append(1)
             if len(requests) == 3:
-                closing.wait(20)
+                closing.wait(DEADLINE_SECONDS)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
     with serving(keep_alive) as server:
@@ -439,7 +440,7 @@ def test_a_process_without_descriptors_blamed_the_receiver():
             [sys.executable, "-c", OUT_OF_DESCRIPTORS.format(port=server.port)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE_SECONDS,
             check=False,
         )
     assert done.stdout.split() == ["transient"] * 3 + ["200"], done.stdout + done.stderr

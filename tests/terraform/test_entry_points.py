@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from terraform_stage import REPOSITORY
 from test_agrees_with_the_code import processes
+from waiting import DEADLINE_SECONDS
 
 from devstack.keys import load_or_create
 
 pytestmark = pytest.mark.terraform
 
-START_TIMEOUT_SECONDS = 60
 AT_ONCE = 2
 ENTRY_POINTS = {
     *(
@@ -86,7 +86,7 @@ def start(module, environment, image, folder):
         },
         capture_output=True,
         text=True,
-        timeout=START_TIMEOUT_SECONDS,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.errors import SettingsError, TransientError
 from bridge.storage.watchdog import DispatchedOperation
@@ -61,7 +61,7 @@ def run(go_round):
 def end(worker, stop):
     stop.set()
     worker.wake()
-    assert worker.join(5)
+    assert worker.join(DEADLINE_SECONDS)
 
 
 def test_a_worker_goes_again_while_there_is_more_and_then_waits_to_be_woken():
@@ -111,11 +111,11 @@ def test_a_wake_during_a_round_is_not_lost():
     def go_round():
         rounds.append(1)
         inside.set()
-        go_on.wait(5)
+        go_on.wait(DEADLINE_SECONDS)
         return Round()
 
     worker, stop = run(go_round)
-    assert inside.wait(5)
+    assert inside.wait(DEADLINE_SECONDS)
     worker.wake()
     go_on.set()
     wait_until(lambda: len(rounds) == 2)
@@ -161,6 +161,6 @@ def test_a_worker_that_is_woken_all_the_time_goes_round_once_in_each_pause():
 
     worker = Worker("paced", go_round, stop)
     worker.start()
-    assert worker.join(20.0)
+    assert worker.join(DEADLINE_SECONDS)
     assert len(rounds) == 5
     assert rounds[-1] - rounds[0] >= 4 * 0.02

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.unit
 
@@ -48,7 +49,7 @@ def hadolint(text):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
     )
     return {(found["code"], found["line"]) for found in json.loads(done.stdout)}
 

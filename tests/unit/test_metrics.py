@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from prometheus_client.parser import text_string_to_metric_families
 from stand_ins import REPOSITORY
 from structlog.testing import capture_logs
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.errors import SettingsError
 from bridge.gcp.metrics import OpenTelemetryMetrics
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.unit
 
 def told(port):
     """The samples that are told: by name and labels."""
-    text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+    text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE_SECONDS).text
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -146,7 +146,7 @@ def test_a_port_that_is_taken_stops_nothing_and_is_taken_when_it_is_free():
         port = before.getsockname()[1]
         metrics = OpenTelemetryMetrics("second", MetricsSettings(frozenset({"prometheus"}), port=port))
         metrics.counter("bridge.payment.accepted").add(1)
-        wait_until(lambda: lines, timeout_seconds=20, what="its failure")
+        wait_until(lambda: lines, what="its failure")
     assert [line["event"] for line in lines] == ["metrics have no port"]
     wait_until(lambda: is_there(port), what="the port")
     assert told(port) == {("bridge_payment_accepted_total",): 1}

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from fakes.partner_store import InMemoryPartnerStore
 from partner_documents import new_partner
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import ManualClock
 from bridge.errors import SettingsError, TransientError
@@ -31,7 +31,7 @@ class Flights:
 
     def _gated(self):
         self.loads += 1
-        self.gate.wait(10)
+        self.gate.wait(DEADLINE_SECONDS)
         return self._load()
 
     def _run(self):
@@ -48,7 +48,7 @@ class Flights:
         wait_until(lambda: waiters(self.flights, "key") == count - 1)
         self.gate.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(DEADLINE_SECONDS)
 
 
 def waiters(flights, key):

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 
 from sap_mock.faults import Faults, FaultsError
 from sap_mock.traffic import BusyError, DroppedConnectionError, Ending, ThrottledError, Traffic
@@ -125,7 +125,7 @@ def test_going_down_while_a_call_waits_drops_the_call():
     thread.start()
     wait_until(lambda: traffic.stats()["max_in_flight"] == 1)
     traffic.set_faults(Faults(mode="down"))
-    thread.join(10)
+    thread.join(DEADLINE_SECONDS)
     assert outcome == ["dropped"]
 
 

@@ -46,6 +46,7 @@ GRANT SELECT (partner_id, document) ON partner_configs TO dispatcher;
 GRANT SELECT, UPDATE ON payments, operations TO dead_letters;
 GRANT SELECT, INSERT ON events TO dead_letters;
 GRANT SELECT, INSERT, UPDATE ON outbox, dead_letters TO dead_letters;
+GRANT SELECT (sap_system, held) ON sap_systems TO dead_letters;
 
 GRANT SELECT, UPDATE ON payments, operations, sap_systems, sap_slots TO sap_adapter;
 GRANT SELECT, INSERT ON events TO sap_adapter;
@@ -97,8 +98,8 @@ GRANT USAGE ON SCHEMA webhooks TO retention;
 GRANT SELECT (endpoint_id, partner_id, status, sequence) ON webhooks.cursors TO retention;
 GRANT SELECT (endpoint_id, event_id, status) ON webhooks.deliveries TO retention;
 
--- whoever goes to SAP holds the lanes of a database that was restored
-GRANT SELECT ON database_identity TO dispatcher, sap_adapter;
+-- whoever decides looks first whether the database was restored and is not recovered
+GRANT SELECT ON database_identity, recoveries TO gateway, dispatcher, sap_adapter, webhooks;
 
 -- after a restore: marks what SAP is asked about, makes operations of SAP's documents, lets the feeds go on
 GRANT SELECT ON payments, operations, outbox, sap_systems, feed_counters, partner_configs TO recovery;
@@ -108,8 +109,9 @@ GRANT INSERT ON payments, operations, audit TO recovery;
 GRANT SELECT, INSERT ON events TO recovery;
 -- locking a payment asks for the right to change it
 GRANT UPDATE (updated_at) ON payments TO recovery;
-GRANT UPDATE (status, sap_reference, sent_unresolved, settled_at, none_seen_at, lease_until, dispatched_at,
+GRANT UPDATE (position, status, parked_reason, delayed_at, sap_reference, sent_unresolved, settled_at, none_seen_at, lease_until, dispatched_at,
               dispatches_without_claim, claims_finished, encrypted_document, document_type, posting_date,
               next_open_day, updated_at) ON operations TO recovery;
 GRANT INSERT, UPDATE ON outbox, feed_counters TO recovery;
+GRANT DELETE ON outbox TO recovery;
 GRANT UPDATE (held, held_by) ON sap_systems TO recovery;

@@ -71,6 +71,8 @@ CREATE TABLE payments (
     encrypted_parties        text,
     metadata                 jsonb NOT NULL,
     receipt                  text,
+    -- made by a recovery from a document in SAP: it has neither parties nor a receipt, and never had
+    recovered_at             timestamptz,
     created_at               timestamptz NOT NULL,
     updated_at               timestamptz NOT NULL,
     CHECK (0 <= refunded_minor AND refunded_minor <= captured_minor AND captured_minor <= amount_minor)
@@ -146,7 +148,8 @@ CREATE TABLE operations (
     created_at          timestamptz NOT NULL,
     updated_at          timestamptz NOT NULL,
     completed_at        timestamptz,
-    UNIQUE (payment_id, position),
+    -- a recovered step is put before those that were asked for after the restore
+    UNIQUE (payment_id, position) DEFERRABLE,
     CHECK ((status = 'succeeded') = (sap_document_number IS NOT NULL)),
     -- after a restore a later step waits for its turn, and SAP is asked about it before it is ever sent
     CHECK (NOT sent_unresolved OR status IN ('processing', 'unknown', 'parked')
@@ -199,7 +202,7 @@ CREATE UNIQUE INDEX events_delayed_once ON events (operation_id) WHERE event_typ
 CREATE TABLE feed_counters (
     partner_id    text PRIMARY KEY,
     last_sequence bigint NOT NULL DEFAULT 0,
-    epoch         integer NOT NULL DEFAULT 1,
+    epoch         bigint NOT NULL DEFAULT 1,
     -- after a restore the feed goes on above a jump: no event has a number above the first, up to the second
     jumped_from   bigint NOT NULL DEFAULT 0,
     jumped_to     bigint NOT NULL DEFAULT 0 CHECK (jumped_to >= jumped_from)
@@ -279,7 +282,9 @@ CREATE TABLE audit (
 CREATE TABLE database_identity (
     is_only           boolean PRIMARY KEY DEFAULT true CHECK (is_only),
     system_identifier bigint NOT NULL,
-    timeline_id       integer NOT NULL
+    timeline_id       integer NOT NULL,
+    -- when it was found to be behind the high-water mark that is kept outside of it; NULL: it is not
+    suspected_at      timestamptz
 );
 INSERT INTO database_identity (system_identifier, timeline_id)
 SELECT system_identifier, timeline_id FROM pg_control_system(), pg_control_checkpoint();
@@ -289,8 +294,10 @@ CREATE TABLE recoveries (
     recovery_id       text PRIMARY KEY,
     since             timestamptz NOT NULL,
     started_by        text NOT NULL,
-    -- NULL until the feeds go on above a jump
+    -- NULL until the feeds go on above a jump; then no feed has a number up to the floor that is not older
     feeds_resumed     integer,
+    feed_floor        bigint,
+    feed_epoch        bigint,
     -- unfinished operations about which SAP is asked before they go on, and how far the walk has come
     operations_marked integer NOT NULL DEFAULT 0,
     marked_to         text NOT NULL DEFAULT '',
@@ -324,6 +331,14 @@ CREATE TABLE unplaced_documents (
     recovery_id     text NOT NULL REFERENCES recoveries,
     sap_reference   text NOT NULL,
     reason          text NOT NULL,
+    amount_minor    bigint NOT NULL,
+    currency        text NOT NULL,
+    -- what the document says of itself, as far as it can be read
+    partner_id      text,
+    external_id     text,
+    kind            text,
+    -- when an operator has dealt with it
+    settled_at      timestamptz,
     PRIMARY KEY (sap_system, company_code, fiscal_year, document_number)
 );
 
