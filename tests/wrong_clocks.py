@@ -67,9 +67,9 @@ def jumping_clocks(stack, names) -> Iterator[None]:
     over = threading.Event()
 
     def jump():
-        for turn in itertools.count():
-            if over.wait(JUMP_EVERY_SECONDS):
-                return
+        turns = itertools.count()
+        while not over.wait(JUMP_EVERY_SECONDS):
+            turn = next(turns)
             for number, name in enumerate(names):
                 set_clock(stack, name, JUMPS_SECONDS[(turn + number) % len(JUMPS_SECONDS)])
 

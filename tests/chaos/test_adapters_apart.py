@@ -13,7 +13,7 @@ import pytest
 import requests
 from local_stack import private_stack
 from partner_run import PartnerRun
-from waiting import wait_until
+from waiting import DEADLINE_SECONDS, wait_until
 from wrong_clocks import SKEWED, wrong_clocks
 
 from bridge.messages import operations_topic
@@ -22,7 +22,7 @@ from devstack.postgres import free_port
 from devstack.services import SAP_SETTLING_TIMES
 from devstack.topics import Push, subscription
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.chaos, pytest.mark.plants_faults, pytest.mark.timeout(1500)]
 
 FULL, QUICK = 500, 20
 BEHIND_SECONDS = (-5.0, -90.0)
@@ -56,11 +56,11 @@ def second_adapter(stack):
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), what="the second adapter is ready")
         push = Push(operations_topic(SAP_SYSTEM), f"http://127.0.0.1:{port}/pubsub/operations", None)
         resource = f"{stack.layout.url('pubsub')}/v1/projects/{PROJECT_ID}/subscriptions/{SECOND}"
-        requests.put(resource, json=subscription(push), timeout=30).raise_for_status()
+        requests.put(resource, json=subscription(push), timeout=DEADLINE_SECONDS).raise_for_status()
         yield log, metrics_port
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(DEADLINE_SECONDS)
 
 
 def answers(url):

@@ -12,7 +12,7 @@ from wrong_clocks import SKEWED, jumping_clocks, wrong_clocks
 
 from devstack.evidence import open_database
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.plants_faults, pytest.mark.timeout(900)]
 
 SERVICES = ("gateway", "dispatcher", "sap_adapter", "webhooks")
 JUMPING = "jumping"

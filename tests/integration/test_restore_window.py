@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from fakes.accepted import PARTNER_ID
 from sqlalchemy import text
+from waiting import DEADLINE_SECONDS
 
 from bridge.errors import RecoveryDueError, RejectedError
 from bridge.money import Money
@@ -146,7 +147,7 @@ def test_a_recovery_begins_after_what_is_being_decided_and_before_what_comes_nex
         require_recovered(deciding)
         thread.start()
         assert not begun.wait(0.3)
-    assert begun.wait(10)
+    assert begun.wait(DEADLINE_SECONDS)
     thread.join()
     with bridge.engine.begin() as connection, pytest.raises(RecoveryDueError):
         require_recovered(connection)

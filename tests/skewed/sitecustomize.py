@@ -34,11 +34,12 @@ class Skew:
         threading.Thread(target=self._follow, name="skew", daemon=True).start()
 
     def _follow(self) -> None:
+        pause = threading.Event()
         while True:
             if channel := sys.modules.get("grpc._channel"):
                 channel.time = TIME_OF_GRPC
             self._set(float(self.file.read_text()) if self.file.exists() else 0.0)
-            time.sleep(POLL_SECONDS)
+            pause.wait(POLL_SECONDS)
 
     def _set(self, ahead_seconds: float) -> None:
         if ahead_seconds != self.ahead_seconds and self.traveller is None:
