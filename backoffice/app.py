@@ -10,10 +10,11 @@ from backoffice.lane_routes import register_lanes
 from backoffice.lanes import Lanes
 from backoffice.payment_routes import register_payments
 from backoffice.recover import Recover
-from backoffice.recovery_routes import register_recoveries
+from backoffice.recovery_routes import register_recoveries, register_unplaced_documents
 from backoffice.settings import Settings
 from backoffice.state_metrics import StateMetrics
 from backoffice.status import register_status
+from backoffice.unplaced import UnplacedDocuments
 from bridge.clock import Clock, certain_moment
 from bridge.gcp.operators import make_operator_authenticator
 from bridge.metrics import UNMEASURED, Metrics
@@ -44,6 +45,7 @@ def create_app(settings: Settings, engine: Engine, clock: Clock, metrics: Metric
     register_status(admin, engine, clock, lanes, authenticate, settling_seconds=settings.settling_seconds)
     register_dead_letters(admin, DeadLetters(engine, clock, wake, operations), authenticate)
     register_recoveries(admin, Recover(engine, clock), clock, authenticate)
+    register_unplaced_documents(admin, UnplacedDocuments(engine, clock, wake), authenticate)
     app.register_blueprint(admin)
     register_health(app, {"database": lambda: ping(engine), "clock": lambda: certain_moment(clock)})
     return app

@@ -30,6 +30,7 @@ class Outcome(StrEnum):
     REDRIVEN = "redriven"
     REMAPPED = "remapped"
     REJECTED = "rejected"
+    ACCEPTED = "accepted"
     PENDING = "pending"
     WITHDRAWN = "withdrawn"
     UNCHANGED = "unchanged"
@@ -104,6 +105,17 @@ class Operations:
         """End an operation as refused, once it is sure that SAP has not got it; what SAP has stays."""
         return self._change(target, "reject", order, self._reject)
 
+    def accept(self, target: str, document: str | None, order: Order) -> Changed:
+        """Record a document that SAP has under the operation's reference and that did not fit.
+
+        `document` is company code/fiscal year/number; it may be left out if SAP has one only.
+        """
+        return self._change(target, "accept", order, lambda held: _accept(held, document))
+
+    def disown(self, target: str, order: Order) -> Changed:
+        """End an operation as refused although SAP lists documents under its reference: they are not its."""
+        return self._change(target, "disown", order, _disown)
+
     def redrive_within(self, connection: Connection, operation_id: str, now: datetime) -> Outcome:
         """Redrive in the caller's transaction, which has locked nothing yet."""
         return self._redrive(_lock(connection, operation_id, now))
@@ -176,6 +188,34 @@ def _park(held: _Held) -> Outcome:
         return held.decide(OperatorDecision.PARK)
     decisions.park(held.connection, held.row, now=held.now)
     return Outcome.PARKED
+
+
+def _accept(held: _Held, document: str | None) -> Outcome:
+    if held.status == OperationStatus.SUCCEEDED:
+        return Outcome.UNCHANGED
+    found = held.row.found_documents
+    _require_documents(held)
+    chosen = [one for one in found if document in (None, str(one))]
+    if len(chosen) != 1:
+        keys = ", ".join(map(str, found))
+        raise invalid_state(f"Say which document it is; SAP has {keys} under the operation's reference.")
+    decisions.accept(held.connection, held.payment, held.row, chosen[0], now=held.now)
+    return Outcome.ACCEPTED
+
+
+def _disown(held: _Held) -> Outcome:
+    if held.status == OperationStatus.REJECTED:
+        return Outcome.UNCHANGED
+    _require_documents(held)
+    decisions.reject(held.connection, held.payment, held.row, now=held.now)
+    return Outcome.REJECTED
+
+
+def _require_documents(held: _Held) -> None:
+    if held.status != OperationStatus.PARKED or not held.row.found_documents:
+        raise invalid_state(
+            "The operation is not parked over a document in SAP; `redrive` has SAP asked again."
+        )
 
 
 def _lock(connection: Connection, target: str, now: datetime) -> _Held:

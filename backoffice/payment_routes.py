@@ -82,6 +82,7 @@ def register_payments(
 ) -> None:
     """Add the routes; `target` is a payment's id or an operation's."""
     reading = _Reading(engine, clock)
+    _register_decisions_on_documents(admin, reading, operations, authenticate)
 
     @admin.get("/operations")
     def list_operations() -> Response:
@@ -117,6 +118,26 @@ def register_payments(
         order = order_of_request(authenticate)
         body(())
         return _changed(reading, operations.reject(target, order))
+
+
+def _register_decisions_on_documents(
+    admin: Blueprint, reading: _Reading, operations: Operations, authenticate: OperatorAuthenticator
+) -> None:
+    """Whether a document that SAP has, and that did not fit, is the operation's."""
+
+    @admin.post("/payments/<target>/accept")
+    def accept(target: str) -> Response:
+        order = order_of_request(authenticate)
+        document = body({"document"}).get("document")
+        if document is not None and not isinstance(document, str):
+            raise invalid(FieldError("/document", "must be company code/fiscal year/number"))
+        return _changed(reading, operations.accept(target, document, order))
+
+    @admin.post("/payments/<target>/disown")
+    def disown(target: str) -> Response:
+        order = order_of_request(authenticate)
+        body(())
+        return _changed(reading, operations.disown(target, order))
 
 
 def _changed(reading: _Reading, changed: Changed) -> Response:

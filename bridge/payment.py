@@ -104,6 +104,9 @@ class SapDocument:
     fiscal_year: str
     number: str
 
+    def __str__(self) -> str:
+        return f"{self.company_code}/{self.fiscal_year}/{self.number}"
+
     def as_json(self) -> dict[str, str]:
         return {"company_code": self.company_code, "fiscal_year": self.fiscal_year, "number": self.number}
 
@@ -225,6 +228,30 @@ def after_success(payment: Payment, kind: OperationKind, amount_minor: int, now:
             status = S.REFUNDED if refunded == captured else S.PARTIALLY_REFUNDED
         case _:
             raise InvalidTransitionError(f"{kind} succeeded on {payment.payment_id}, which is {status}")
+    return replace(payment, status=status, captured_minor=captured, refunded_minor=refunded, updated_at=now)
+
+
+def as_booked(payment: Payment, kind: OperationKind, amount_minor: int, now: datetime) -> Payment:
+    """Return the payment as SAP's books have it after a step that the payment did not allow.
+
+    Only for a document that an operator has accepted: more may then be captured than the payment is over, and
+    more refunded than was captured.
+    """
+    S = PaymentStatus  # noqa: N806 - as above
+    captured, refunded, status = payment.captured_minor, payment.refunded_minor, payment.status
+    match kind:
+        case OperationKind.PAYMENT | OperationKind.CAPTURE:
+            captured += amount_minor
+        case OperationKind.REFUND:
+            refunded += amount_minor
+        case OperationKind.REVERSE if captured == 0:
+            status = S.REVERSED
+        case OperationKind.AUTHORIZE if captured == 0:
+            status = S.AUTHORIZED
+    if refunded:
+        status = S.REFUNDED if refunded >= captured else S.PARTIALLY_REFUNDED
+    elif captured:
+        status = S.PAID
     return replace(payment, status=status, captured_minor=captured, refunded_minor=refunded, updated_at=now)
 
 

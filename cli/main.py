@@ -11,6 +11,7 @@ COMMANDS = {
     "partners": "cli.partners:partners",
     "payments": "cli.payments:payments",
     "recover": "cli.recover:recover",
+    "unplaced": "cli.unplaced:unplaced",
     "sap": "cli.sap:sap",
     "status": "cli.status:status",
     "webhooks": "cli.webhooks:webhooks",

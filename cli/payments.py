@@ -153,6 +153,31 @@ def reject(api: Api, target: str, reason: str, as_json: bool) -> None:
     _tell(api.send("POST", f"/admin/payments/{target}/reject", reason=reason).body, as_json=as_json)
 
 
+@payments.command()
+@_target
+@click.option("--document", metavar="COMPANY/YEAR/NUMBER", help="Which one, if SAP has several.")
+@reason
+@as_json
+@click.pass_obj
+def accept(api: Api, target: str, document: str | None, reason: str, as_json: bool) -> None:
+    """Say that a document in SAP is the operation's, although the payment did not allow it.
+
+    The payment is then as SAP has booked it, and the partner is told.
+    """
+    path, sent = f"/admin/payments/{target}/accept", {"document": document}
+    _tell(api.send("POST", path, sent, reason=reason).body, as_json=as_json)
+
+
+@payments.command()
+@_target
+@reason
+@as_json
+@click.pass_obj
+def disown(api: Api, target: str, reason: str, as_json: bool) -> None:
+    """Say that the documents in SAP are not the operation's: it ends as refused, whatever SAP lists."""
+    _tell(api.send("POST", f"/admin/payments/{target}/disown", reason=reason).body, as_json=as_json)
+
+
 def _waiting(api: Api, wanted: dict[str, Any], limit: int) -> Iterator[dict[str, Any]]:
     cursor: str | None = None
     while limit > 0:
@@ -180,6 +205,7 @@ def _why(operation: dict[str, Any]) -> str:
     failure = operation["failure"]
     parts = (
         operation["parked_reason"],
+        ", ".join(operation["found_documents"]),
         failure and failure["code"],
         "SAP is asked" if operation["sent_unresolved"] and operation["status"] != "processing" else None,
         operation["operator_decision"] and f"then: {operation['operator_decision']}",

@@ -18,6 +18,7 @@ from bridge.payment import (
     SUCCESS_EVENTS,
     EventType,
     Failure,
+    InvalidTransitionError,
     ParkReason,
     Payment,
     SapDocument,
@@ -151,10 +152,18 @@ class HeldClaim:
         )
 
     def succeed(self, document: SapDocument) -> None:
-        """Record the document and what it makes of the payment, let the next step go, and tell it."""
+        """Record the document and what it makes of the payment, let the next step go, and tell it.
+
+        SAP has booked it, whatever the payment allows: a document that does not fit is kept for an operator.
+        """
         kind, amount = self.row.operation.kind, self.row.operation.amount
+        try:
+            payment = after_success(self.payment.payment, kind, amount.minor, self.now)
+        except InvalidTransitionError as error:
+            log.error("document-does-not-fit", operation_id=self.claim.operation_id, reason=str(error))  # noqa: TRY400
+            self.park(ParkReason.INVALID_STATE, definitely_not_posted=False, found=[document])
+            return
         outcomes.record_success(self.connection, self.claim.operation_id, document, now=self.now)
-        payment = after_success(self.payment.payment, kind, amount.minor, self.now)
         outcomes.update_payment(self.connection, payment)
         let_next_go(self.connection, payment.payment_id, now=self.now)
         tell(self.connection, payment, self.row, SUCCESS_EVENTS[kind], self.now)
@@ -197,11 +206,17 @@ class HeldClaim:
         )  # fmt: skip
         tell_delay(self.connection, self.payment.payment, self.row, self.now)
 
-    def park(self, reason: ParkReason, *, definitely_not_posted: bool) -> None:
-        """Park the operation; unless definitely not posted, SAP is asked before it is ever posted again."""
+    def park(
+        self, reason: ParkReason, *, definitely_not_posted: bool, found: Sequence[SapDocument] = ()
+    ) -> None:
+        """Park the operation; unless definitely not posted, SAP is asked before it is ever posted again.
+
+        `found`: documents that SAP has under its reference and that can't be recorded.
+        """
         outcomes.record_parked(
             self.connection, self.claim.operation_id, reason,
             definitely_not_posted=definitely_not_posted, refused=False, claimed=True, now=self.now,
+            found=found,
         )  # fmt: skip
         tell_delay(self.connection, self.payment.payment, self.row, self.now)
 

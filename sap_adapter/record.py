@@ -28,6 +28,8 @@ from sap_adapter.ending import MAX_ATTEMPTS, Claim, HeldClaim, pause_seconds
 
 log = structlog.get_logger()
 
+# Of documents that share a reference; an operator finds the rest in SAP.
+MAX_DOCUMENTS_KEPT = 10
 # A database that fails over is back within seconds; past that the lease's end takes over.
 RECORD_RETRY_PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0)
 
@@ -209,7 +211,8 @@ class Recorder:
             held.succeed(documents[0].document)
         elif documents:
             log.error("reference-conflict", operation_id=held.claim.operation_id, documents=len(documents))
-            held.park(ParkReason.REFERENCE_CONFLICT, definitely_not_posted=False)
+            found = [each.document for each in documents[:MAX_DOCUMENTS_KEPT]]
+            held.park(ParkReason.REFERENCE_CONFLICT, definitely_not_posted=False, found=found)
         else:
             self._none(held)
 

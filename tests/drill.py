@@ -128,6 +128,24 @@ class Drill:
         client = self.clients[number % len(self.clients)]
         return client.post(f"{body['external_id']}-key", body)
 
+    def operate(self, payment, what: str) -> requests.Response:
+        """Ask for a later step of the payment (a row with payment_id and partner_id), or its cancellation."""
+        client = next(one for one in self.clients if one.partner_id == payment.partner_id)
+        return client.post(f"{payment.payment_id}-{what}", {}, f"/v1/payments/{payment.payment_id}/{what}")
+
+    def order(self, target: str, action: str) -> requests.Response:
+        """Give an operator's order about an operation or a payment."""
+        return requests.post(
+            f"{self.stack.layout.url('backoffice')}/admin/payments/{target}/{action}",
+            headers={"X-Operator": "drill", "X-Reason": "restore drill"},
+            timeout=CALL_TIMEOUT_SECONDS,
+        )
+
+    def feeds(self):
+        """Every number that was given: (partner, sequence) to event."""
+        rows = self.rows("SELECT partner_id, sequence, event_id FROM feed")
+        return {(row.partner_id, row.sequence): row.event_id for row in rows}
+
     def lanes(self):
         url = self.stack.layout.url("backoffice") + "/admin/lanes"
         answer = requests.get(url, headers={"X-Operator": "drill"}, timeout=CALL_TIMEOUT_SECONDS)

@@ -16,18 +16,27 @@ from bridge.payment import (
     PREDECESSOR_REJECTED,
     REJECTED_BY_OPERATOR,
     REJECTION_EVENTS,
+    SUCCESS_EVENTS,
     Failure,
     OperationStatus,
     OperatorDecision,
     ParkReason,
+    SapDocument,
     after_rejection,
+    after_success,
+    allows,
+    as_booked,
     has_its_turn,
 )
+from bridge.storage import audit
 from bridge.storage.cancel import Step, reject_successors, tell_steps
 from bridge.storage.delays import tell_delay
 from bridge.storage.events import put_back
 from bridge.storage.operate import let_next_go
 from bridge.storage.operations import LockedOperation, LockedPayment, lock_operation, operations_of_payment
+
+# The actor in the audit trail of what no person did.
+BRIDGE = "bridge"
 
 PARK = text("""
     /* an operator has stopped it; what was sent and is not known stays so */
@@ -43,7 +52,8 @@ PARK = text("""
 RELEASE = text("""
     /* it goes on as if it were new: what counted against it is forgotten, except what SAP may have of it */
     UPDATE operations
-    SET status = :status, parked_reason = NULL, operator_decision = CAST(:decision AS text),
+    SET status = :status, parked_reason = NULL, found_documents = NULL,
+        operator_decision = CAST(:decision AS text),
         dispatched_at = NULL, dispatches_without_claim = 0, attempts = 0, claims_finished = claims_started,
         settled_at = CASE WHEN sent_unresolved THEN coalesce(settled_at, :settled_at) END,
         none_seen_at = NULL, failure_code = NULL, failure_message = NULL, failure_pointer = NULL,
@@ -72,9 +82,28 @@ REJECT = text("""
     )
     UPDATE operations
     SET status = 'rejected', parked_reason = NULL, operator_decision = NULL, dispatched_at = NULL,
+        sent_unresolved = false, found_documents = NULL,
         failure_code = :code, failure_message = :message, failure_pointer = NULL, settled_at = NULL,
         none_seen_at = NULL, completed_at = :now, updated_at = :now
     WHERE operation_id = :operation_id
+""")
+
+ACCEPT = text("""
+    /* an operator says that the document is of this operation */
+    UPDATE operations
+    SET status = 'succeeded', sap_company_code = :company_code, sap_fiscal_year = :fiscal_year,
+        sap_document_number = :number, parked_reason = NULL, found_documents = NULL, operator_decision = NULL,
+        sent_unresolved = false, settled_at = NULL, none_seen_at = NULL, failure_code = NULL,
+        failure_message = NULL, failure_pointer = NULL, completed_at = :now, updated_at = :now
+    WHERE operation_id = :operation_id AND status = 'parked'
+""")
+
+BOOK = text("""
+    /* the payment as SAP has it; `misfit`: its own rules did not allow that */
+    UPDATE payments
+    SET status = :status, captured_minor = :captured_minor, refunded_minor = :refunded_minor,
+        is_overbooked = is_overbooked OR :misfit, updated_at = :now
+    WHERE payment_id = :payment_id
 """)
 
 REJECT_PAYMENT = text("""
@@ -162,6 +191,37 @@ def reject(
     tell_steps(connection, after, operations_of_payment(connection, payment_id), told, now=now)
 
 
+def accept(
+    connection: Connection,
+    payment: LockedPayment,
+    row: LockedOperation,
+    document: SapDocument,
+    *,
+    now: datetime,
+) -> None:
+    """Record a document that SAP has and that did not fit, and tell the partner what was booked."""
+    operation = row.operation
+    connection.execute(ACCEPT, {"operation_id": operation.operation_id, "now": now} | document.as_json())
+    fits = allows(payment.payment, operation)
+    book = after_success if fits else as_booked
+    after = book(payment.payment, operation.kind, operation.amount.minor, now)
+    connection.execute(
+        BOOK,
+        {
+            "payment_id": after.payment_id,
+            "status": str(after.status),
+            "captured_minor": after.captured_minor,
+            "refunded_minor": after.refunded_minor,
+            "misfit": not fits,
+            "now": now,
+        },
+    )
+    let_next_go(connection, after.payment_id, now=now)
+    step = Step(operation.operation_id, operation.kind, row.traceparent)
+    told = [(step, SUCCESS_EVENTS[operation.kind])]
+    tell_steps(connection, after, operations_of_payment(connection, after.payment_id), told, now=now)
+
+
 def carry_out(
     connection: Connection, payment: LockedPayment, operation_id: str, *, now: datetime
 ) -> OperatorDecision | None:
@@ -181,6 +241,10 @@ def carry_out(
     )
     if is_over or is_overtaken:
         decide(connection, operation_id, None, now=now)
+        audit.append(
+            connection, actor=BRIDGE, action=f"operation.{decision} lapsed", subject=operation_id,
+            reason=row.parked_reason or str(status), now=now,
+        )  # fmt: skip
         return None
     if decision == OperatorDecision.PARK:
         park(connection, row, now=now)

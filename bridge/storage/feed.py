@@ -54,14 +54,16 @@ SEQUENCE_EVENTS = text("""
     /* new events of the partner, in the order in which they were written, get the next numbers. The first
        number after a jump names the one that it follows */
     WITH numbered AS (
-        SELECT identity, event_id, :last_sequence + row_number() OVER (ORDER BY identity) AS sequence
+        SELECT identity, event_id,
+               CAST(:last_sequence AS bigint) + row_number() OVER (ORDER BY identity) AS sequence
         FROM (SELECT identity, event_id FROM outbox
               WHERE lane = 'events' AND sequence IS NULL AND partner_id = :partner_id
               ORDER BY identity LIMIT :limit) AS unnumbered
     ), fed AS (
         INSERT INTO feed (partner_id, sequence, follows, event_id)
         SELECT :partner_id, sequence,
-               CASE WHEN sequence = :last_sequence + 1 THEN CAST(:follows AS bigint) END, event_id
+               CASE WHEN sequence = CAST(:last_sequence AS bigint) + 1 THEN CAST(:follows AS bigint) END,
+               event_id
         FROM numbered
     ), marked AS (
         UPDATE outbox SET sequence = numbered.sequence FROM numbered WHERE outbox.identity = numbered.identity

@@ -98,6 +98,8 @@ class LockedOperation:
     sent_unresolved: bool
     is_recovered: bool
     operator_decision: str | None
+    parked_reason: str | None
+    found_documents: tuple[SapDocument, ...]
     due_at: datetime | None
     claims_unfinished: int
     attempts: int
@@ -138,6 +140,8 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
         sent_unresolved=row.sent_unresolved,
         is_recovered=row.recovered_at is not None,
         operator_decision=row.operator_decision,
+        parked_reason=row.parked_reason,
+        found_documents=_documents(row.found_documents),
         due_at=row.due_at,
         claims_unfinished=row.claims_started - row.claims_finished,
         attempts=row.attempts,
@@ -151,6 +155,10 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
         delayed_at=row.delayed_at,
         traceparent=row.traceparent,
     )
+
+
+def _documents(keys: str | None) -> tuple[SapDocument, ...]:
+    return tuple(SapDocument(*key.split("/")) for key in keys.split(",")) if keys else ()
 
 
 def operations_of_payment(connection: Connection, payment_id: str) -> list[Operation]:

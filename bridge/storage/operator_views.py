@@ -199,6 +199,7 @@ def _operation(row: Row[tuple[object, ...]]) -> dict[str, Any]:
         "sap_reference": row.sap_reference,
         "sap_document": document,
         "parked_reason": row.parked_reason,
+        "found_documents": row.found_documents.split(",") if row.found_documents else [],
         "operator_decision": row.operator_decision,
         "failure": row.failure_code and {"code": row.failure_code, "message": row.failure_message},
         "sent_unresolved": row.sent_unresolved,

@@ -3,6 +3,7 @@
 Every function takes a connection inside the caller's transaction, in which the rows are locked.
 """
 
+from collections.abc import Sequence
 from datetime import date, datetime
 
 from sqlalchemy import Connection, text
@@ -34,6 +35,7 @@ PARK = text("""
     SET status = 'parked', parked_reason = :reason, sent_unresolved = sent_unresolved AND NOT :definite,
         generation = generation + :generations, failure_code = :code, failure_message = :message,
         encrypted_sap_log = coalesce(:encrypted_sap_log, encrypted_sap_log),
+        found_documents = CAST(:found_documents AS text),
         delayed_at = coalesce(delayed_at, :now),
         claims_finished = CASE WHEN :claimed THEN claims_started ELSE claims_finished END,
         lease_until = NULL, updated_at = :now
@@ -128,10 +130,12 @@ def record_parked(
     now: datetime,
     failure: Failure | None = None,
     encrypted_sap_log: str | None = None,
+    found: Sequence[SapDocument] = (),
 ) -> None:
     """Park the operation. `refused`: SAP said no, so the next sending needs a new generation's UUID.
 
-    `claimed`: a claim of ours ends with this; otherwise the claim count stays.
+    `claimed`: a claim ends with this; otherwise the claim count stays. `found`: documents that SAP has
+    under its reference and that can't be recorded.
     """
     connection.execute(
         PARK,
@@ -143,6 +147,7 @@ def record_parked(
             "code": failure.code if failure else None,
             "message": failure.message if failure else None,
             "encrypted_sap_log": encrypted_sap_log,
+            "found_documents": ",".join(map(str, found)) or None,
             "claimed": claimed,
             "now": now,
         },

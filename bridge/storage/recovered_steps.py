@@ -281,8 +281,13 @@ def _park(connection: Connection, step: _Step, now: datetime) -> None:
 
 
 def _arrange(connection: Connection, payment_id: str, operation_ids: Sequence[str], now: datetime) -> None:
-    """Put the steps into this order; the first that has not ended is next, the others wait behind it."""
+    """Put the steps into this order."""
     connection.execute(ARRANGE, {"operation_ids": list(operation_ids), "now": now})
+    let_turn_come(connection, payment_id, now=now)
+
+
+def let_turn_come(connection: Connection, payment_id: str, *, now: datetime) -> None:
+    """Queue the payment's first step that has not ended; the others wait behind it."""
     steps = _steps(connection, payment_id)
     unfinished = [step for step in steps if step.status not in FINAL_OPERATION_STATUSES]
     next_id = unfinished[0].operation_id

@@ -10,9 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from bridge.clock import rfc3339
-from bridge.money import Money
+from bridge.storage import unplaced_documents
 from bridge.storage.recovered import FeedStart
-from bridge.storage.unplaced_documents import open_documents
 
 BEGIN = text("""
     /* a recovery; the unique index lets one run at a time */
@@ -186,7 +185,7 @@ def view(connection: Connection) -> dict[str, Any] | None:
     if row is None:
         return None
     parameters = {"recovery_id": row.recovery_id}
-    unplaced = open_documents(connection, limit=MAX_UNPLACED_SHOWN)
+    unplaced = unplaced_documents.open_documents(connection, limit=MAX_UNPLACED_SHOWN)
     return {
         "id": row.recovery_id,
         "status": "running" if row.finished_at is None else "finished",
@@ -209,21 +208,7 @@ def view(connection: Connection) -> dict[str, Any] | None:
             }
             for lane in connection.execute(SELECT_LANES, parameters)
         ],
-        "unplaced_documents": [
-            {
-                "sap_system": one.sap_system,
-                "company_code": one.company_code,
-                "fiscal_year": one.fiscal_year,
-                "number": one.document_number,
-                "sap_reference": one.sap_reference,
-                "amount": Money(one.amount_minor, one.currency).as_json(),
-                "partner_id": one.partner_id,
-                "external_id": one.external_id,
-                "kind": one.kind,
-                "reason": one.reason,
-            }
-            for one in unplaced
-        ],
+        "unplaced_documents": [unplaced_documents.view(one) for one in unplaced],
     }
 
 

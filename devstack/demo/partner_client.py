@@ -50,11 +50,11 @@ class PartnerClient:
     def partner_id(self) -> str:
         return self._credentials.partner_id
 
-    def post(self, key: str, body: dict[str, Any]) -> requests.Response:
+    def post(self, key: str, body: dict[str, Any], path: str = "/v1/payments") -> requests.Response:
         """One try. Raises requests.RequestException when there is no answer, or no token."""
         headers = {"Authorization": f"Bearer {self._access_token()}", "Idempotency-Key": key}
         answer = self._session().post(
-            f"{self._api}/v1/payments", json=body, headers=headers, timeout=CALL_TIMEOUT_SECONDS
+            f"{self._api}{path}", json=body, headers=headers, timeout=CALL_TIMEOUT_SECONDS
         )
         if answer.status_code == 401:
             self._forget_token()

@@ -6,6 +6,18 @@ from edge_stage import Edge, RecordingGateway, token_by
 from restore_stage import make_restorable
 
 
+def pytest_addoption(parser):
+    parser.addoption("--drill-seed", type=int, default=1, help="the first seed of the restore drill")
+    parser.addoption("--drill-seeds", type=int, default=3, help="how many seeds the restore drill plays")
+
+
+def pytest_generate_tests(metafunc):
+    if "drill_seed" in metafunc.fixturenames:
+        first = metafunc.config.getoption("drill_seed", default=1)
+        count = metafunc.config.getoption("drill_seeds", default=3)
+        metafunc.parametrize("drill_seed", range(first, first + count))
+
+
 @pytest.fixture
 def owner(database):
     """The owner's engine, where one lane is known."""

@@ -313,9 +313,9 @@ def test_a_scheduled_payment_waits_for_its_day_again(stage, bridge):
     assert (row.status, row.not_before.isoformat()) == ("scheduled", "2026-12-23T23:00:00+00:00")
 
 
-def test_the_backoffice_may_not_say_what_sap_has(stage, database):
+def test_the_backoffice_may_not_change_what_is_posted(stage, database):
     with stage.engine.connect() as connection:
-        for column in ("sap_document_number", "generation", "sap_reference", "amount_minor"):
+        for column in ("generation", "amount_minor", "kind", "claims_started", "recovered_at"):
             allowed = connection.execute(
                 text("SELECT has_column_privilege('operations', :column, 'UPDATE')"), {"column": column}
             ).scalar_one()

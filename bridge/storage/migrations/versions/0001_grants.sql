@@ -50,6 +50,8 @@ GRANT SELECT (sap_system, held) ON sap_systems TO dead_letters;
 
 GRANT SELECT, UPDATE ON payments, operations, sap_systems, sap_slots TO sap_adapter;
 GRANT SELECT, INSERT ON events TO sap_adapter;
+-- that the decision of an operator has lapsed, because of what SAP has
+GRANT INSERT ON audit TO sap_adapter;
 GRANT SELECT, INSERT, UPDATE ON outbox, partner_configs TO sap_adapter;
 -- a refusal rejects what waits behind it in the lane
 GRANT DELETE ON outbox TO sap_adapter;
@@ -70,7 +72,12 @@ GRANT USAGE ON SCHEMA webhooks TO backoffice;
 GRANT SELECT ON ALL TABLES IN SCHEMA public, webhooks TO backoffice;
 GRANT INSERT ON audit, events, outbox TO backoffice;
 -- operators park, redrive and reject; only the adapter says what SAP has
-GRANT UPDATE (status, updated_at) ON payments TO backoffice;
+GRANT UPDATE (status, captured_minor, refunded_minor, is_overbooked, updated_at) ON payments TO backoffice;
+-- but of a document that does not fit the books an operator says whether it is ours
+GRANT UPDATE (sap_company_code, sap_fiscal_year, sap_document_number, found_documents, sap_reference, position)
+    ON operations TO backoffice;
+GRANT INSERT ON payments, operations TO backoffice;
+GRANT UPDATE (settled_at) ON unplaced_documents TO backoffice;
 GRANT UPDATE (status, parked_reason, operator_decision, dispatched_at, dispatches_without_claim,
               encrypted_document, document_type, posting_date, next_open_day, settled_at, none_seen_at, attempts, claims_finished,
               failure_code, failure_message, failure_pointer, encrypted_sap_log, sent_unresolved,

@@ -75,7 +75,10 @@ CREATE TABLE payments (
     recovered_at             timestamptz,
     created_at               timestamptz NOT NULL,
     updated_at               timestamptz NOT NULL,
-    CHECK (0 <= refunded_minor AND refunded_minor <= captured_minor AND captured_minor <= amount_minor)
+    -- an operator has accepted a document that the payment did not allow: the amounts are what SAP has booked
+    is_overbooked            boolean NOT NULL DEFAULT false,
+    CHECK (0 <= refunded_minor AND 0 <= captured_minor),
+    CHECK (is_overbooked OR (refunded_minor <= captured_minor AND captured_minor <= amount_minor))
 );
 CREATE UNIQUE INDEX payments_external_id ON payments (partner_id, external_id)
     WHERE status NOT IN ('rejected', 'cancelled');
@@ -137,6 +140,9 @@ CREATE TABLE operations (
     -- SAP's own words (encrypted): they carry names
     encrypted_sap_log   text,
     parked_reason       text,
+    -- documents that SAP has under our reference and that could not be recorded: an operator accepts one of
+    -- them or disowns them. Company code/fiscal year/number, separated by commas
+    found_documents     text,
     -- what an operator wants as soon as it is sure what SAP has: nothing of it is done while sent_unresolved
     operator_decision   text CHECK (operator_decision IN ('park', 'reject', 'remap')),
     -- made by a recovery from a document in SAP: it is never sent, whatever SAP answers

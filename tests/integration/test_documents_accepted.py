@@ -1,0 +1,160 @@
+"""What SAP has and the books do not allow stays visible, and an operator says whether it is ours."""
+
+from dataclasses import replace
+
+import pytest
+from backoffice_stage import OPERATOR
+from sqlalchemy import text
+
+from bridge.money import Money
+
+pytestmark = pytest.mark.integration
+
+ADMIN = "/admin/unplaced-documents"
+
+
+@pytest.fixture
+def bridge(restorable):
+    return restorable.bridge
+
+
+@pytest.fixture
+def misfit(restorable, bridge):
+    """A refund that SAP has booked although the payment had nothing left: it was refunded by hand here."""
+    first = bridge.accept()
+    bridge.step(first)
+    refund = bridge.queue(first, "refund", 100000)
+    bridge.sap.script.append("commit-then-drop")
+    bridge.step(refund)
+    with bridge.engine.begin() as connection:
+        connection.execute(text("UPDATE payments SET refunded_minor = 50000, status = 'partially_refunded'"))
+    restorable.let_all_go_on()
+    return refund
+
+
+def test_an_outcome_that_did_not_fit_the_payment_ended_as_poison(restorable, bridge, misfit):
+    row = bridge.row(misfit)
+    assert (row.status, row.parked_reason) == ("parked", "invalid-state")
+    assert row.found_documents == "1000/2026/1400000002"
+    # asked again it is found again, however often, and an order to reject it lapses with a line in the trail
+    for action, outcome in (("redrive", "redriven"), ("reject", "pending")):
+        assert restorable.stage.act(misfit, action) == outcome
+        restorable.watch(3)
+        restorable.let_all_go_on()
+        row = bridge.row(misfit)
+        assert (row.parked_reason, row.found_documents) == ("invalid-state", "1000/2026/1400000002")
+    actions = [(actor, action, reason) for actor, action, _, reason in restorable.stage.audit()]
+    assert actions[-1] == ("bridge", "operation.reject lapsed", "invalid-state")
+
+
+def test_an_operator_accepts_a_document_that_did_not_fit(restorable, bridge, misfit):
+    waiting = bridge.queue(misfit, "refund", 1)
+    assert restorable.stage.act(misfit, "accept") == "accepted"
+    row = bridge.row(misfit)
+    assert (row.status, row.sap_document_number, row.sent_unresolved) == ("succeeded", "1400000002", False)
+    assert (row.payment_status, row.captured_minor, row.refunded_minor) == ("refunded", 125000, 150000)
+    assert bridge.events(misfit)[-1] == "payment.refunded"
+    assert restorable.stage.audit()[-1][1:] == ("operation.accept", misfit, "ticket 4711")
+    restorable.let_all_go_on()
+    assert bridge.row(waiting).failure_code == "overtaken"
+    assert restorable.stage.act(misfit, "accept") == "unchanged"
+
+
+def test_an_operator_disowns_a_document(restorable, bridge, misfit):
+    assert restorable.stage.act(misfit, "disown") == "rejected"
+    row = bridge.row(misfit)
+    assert (row.status, row.failure_code, row.sent_unresolved) == ("rejected", "rejected-by-operator", False)
+    assert row.refunded_minor == 50000
+    assert restorable.stage.act(misfit, "disown") == "unchanged"
+
+
+def test_of_several_documents_an_operator_names_one(restorable, bridge):
+    operation_id = bridge.accept()
+    bridge.sap.script.append("commit-then-drop")
+    bridge.step(operation_id)
+    bridge.sap.booked.append((bridge.sap.booked[0][0], _another(bridge.sap.booked[0][1])))
+    restorable.let_all_go_on()
+    path = f"/admin/payments/{operation_id}/accept"
+    refused = restorable.stage.post(path)
+    assert refused.status_code == 409
+    assert "1000/2026/1400000001, 1000/2026/1400000099" in refused.json["detail"]
+    assert restorable.stage.post(path, {"document": "1000/2026/1"}).status_code == 409
+    assert restorable.stage.act(operation_id, "accept", document="1000/2026/1400000001") == "accepted"
+    assert bridge.row(operation_id).payment_status == "paid"
+
+
+def _another(found):
+    document = replace(found.document, number="1400000099")
+    return replace(found, document=document, amount=Money(7, "EUR"))
+
+
+@pytest.mark.parametrize("action", ["accept", "disown"])
+def test_only_an_operation_that_is_parked_over_a_document_is_decided(restorable, bridge, action):
+    operation_id = bridge.accept()
+    assert restorable.stage.post(f"/admin/payments/{operation_id}/{action}").status_code == 409
+
+
+def test_a_reference_conflict_had_no_way_out(restorable, bridge):
+    """An order to reject it was dropped without a word, and the external id stayed taken."""
+    restorable.back_up()
+    lost = bridge.accept()
+    external_id = bridge.row(lost).payment_id
+    bridge.step(lost)
+    restorable.restore()
+    restorable.begin()
+    again = bridge.accept()
+    with bridge.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE payments SET external_id = :id, amount_minor = 1"), {"id": external_id}
+        )
+        connection.execute(text("UPDATE operations SET amount_minor = 1"))
+    assert restorable.job().run()
+    restorable.let_all_go_on()
+    assert bridge.row(again).parked_reason == "reference-conflict"
+    # its document has to wait for as long as the other payment has the external id
+    place = f"{ADMIN}/s4-main/1000/2026/1400000001"
+    refused = restorable.stage.post(f"{place}/accept")
+    assert (refused.status_code, "sent-again-otherwise" in refused.json["detail"]) == (409, True)
+    assert restorable.stage.act(again, "reject") == "pending"
+    restorable.let_all_go_on()
+    assert bridge.row(again).status == "rejected"
+    assert restorable.stage.post(f"{place}/accept").json == {"changed": True}
+    restorable.let_all_go_on()
+    (paid,) = restorable.rows("SELECT external_id FROM payments WHERE status = 'paid'")
+    assert paid.external_id == external_id
+    assert len(bridge.sap.booked) == 1
+    assert restorable.unplaced() == []
+    assert restorable.stage.post(f"{place}/accept").json == {"changed": False}
+
+
+def test_a_document_of_an_ended_operation_brings_it_back(restorable, bridge):
+    operation_id = bridge.accept()
+    restorable.back_up()
+    bridge.step(operation_id)
+    restorable.restore()
+    # the restore was not noticed
+    restorable.cancel(bridge.row(operation_id).payment_id)
+    restorable.recover()
+    listed = restorable.stage.client.get(ADMIN, headers=OPERATOR).json["data"]
+    assert [one["reason"] for one in listed] == ["booked-though-ended"]
+    place = f"{ADMIN}/s4-main/1000/2026/1400000001"
+    assert restorable.stage.post(f"{place}/accept").json == {"changed": True}
+    restorable.let_all_go_on()
+    assert (bridge.row(operation_id).status, bridge.row(operation_id).payment_status) == ("succeeded", "paid")
+    assert len(bridge.sap.booked) == 1
+
+
+def test_a_document_that_is_not_ours_is_dismissed(restorable, bridge):
+    operation_id = bridge.accept()
+    restorable.back_up()
+    bridge.step(operation_id)
+    restorable.restore()
+    restorable.cancel(bridge.row(operation_id).payment_id)
+    restorable.recover()
+    place = f"{ADMIN}/s4-main/1000/2026/1400000001"
+    assert restorable.stage.post(f"{place}/dismiss").json == {"changed": True}
+    assert restorable.unplaced() == []
+    assert restorable.stage.audit()[-1][1:] == (
+        "unplaced-document.dismiss", "s4-main/1000/2026/1400000001", "ticket 4711"
+    )  # fmt: skip
+    assert restorable.stage.post(f"{ADMIN}/s4-main/1000/2026/1/dismiss").status_code == 404
