@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install lock check format quick quick-tests test test-parts test-stacks up down status top reset demo openapi fuzz \
+.PHONY: help install machine machine-of-tests lock check format quick quick-tests test test-parts test-stacks up down status top reset demo openapi fuzz \
 	chaos-smoke exactly-once wrong-clocks chaos-webhooks drill-restore bench-latency bench-accept bench-sap bench-webhooks \
 	bench-consumption terraform-fetch terraform-check terraform-resources
 
@@ -14,10 +14,10 @@ help: ## list the targets
 
 ##@ Run it (PORT_OFFSET=100 moves every port by 100)
 
-demo: install ## payments through the whole stack while SAP is well, overloaded and down; check the promises (1 min)
+demo: machine ## payments through the whole stack while SAP is well, overloaded and down; check the promises (1 min)
 	$(BIN)/python -m devstack.demo
 
-up: install ## start the local stack and leave it running
+up: machine ## start the local stack and leave it running
 	$(BIN)/python -m devstack up
 
 down: install ## stop the local stack; its data stays
@@ -39,7 +39,7 @@ install: $(VENV)/.installed ## make the virtual environment .venv (20 s)
 quick: install ## lint, types, unit and contract tests: what to run while you work (2 min)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check quick-tests
 
-test: install tests/node/node_modules $(if $(shell command -v terraform),terraform-fetch) ## every tier that runs on one machine (15 min, 4 GB)
+test: machine-of-tests tests/node/node_modules $(if $(shell command -v terraform),terraform-fetch) ## every tier that runs on one machine (15 min, 4 GB)
 	@$(MAKE) --no-print-directory --jobs=2 test-parts test-stacks
 
 check: install ## lint, types, architecture contracts
@@ -108,6 +108,13 @@ terraform-check: ## check the Terraform configuration: format, schemas, plans, r
 terraform-resources: terraform-fetch ## write docs/terraform-resources.md from what Terraform makes
 	$(BIN)/python tests/terraform/write_resources.py
 
+# Java and the emulators: installed as root or after asking, else named with the command that installs them.
+machine: install
+	@$(BIN)/python -m devstack.machine
+
+machine-of-tests: install
+	@$(BIN)/python -m devstack.machine --tests
+
 # A Python that is too old is named before anything is made.
 $(VENV)/.installed: requirements-dev.txt pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { echo "Python 3.11 or newer is needed, and $(PYTHON) is not there: name one with PYTHON=python3.11" >&2; exit 1; }
@@ -125,7 +132,7 @@ $(VENV)/.installed-bench: requirements-bench.txt $(VENV)/.installed
 	@touch $@
 
 # what a partner's Node service verifies webhooks with; without npm the tests that use it are skipped by name
-tests/node/node_modules: tests/node/package-lock.json
+tests/node/node_modules: tests/node/package-lock.json | machine-of-tests
 	if command -v npm > /dev/null; then cd tests/node && npm ci --ignore-scripts --no-audit --no-fund --silent; fi
 
 quick-tests: install

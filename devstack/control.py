@@ -142,7 +142,7 @@ Send the first payment:
     | python3 -c 'import json,sys; print(json.load(sys.stdin)["access_token"])')
   curl -si {stack["api"]}/v1/payments -H "Authorization: Bearer $TOKEN" \\
     -H "Idempotency-Key: $(date +%s)-1" -H 'Content-Type: application/json' \\
-    -d '{{"external_id": "'INV-$(date +%s)'", "capture": "automatic",
+    -d '{{"external_id": "'INV-$(date +%s)'",
          "amount": {{"value": "12.50", "currency": "EUR"}}}}'
 
 Stop it with `make down`."""

@@ -85,11 +85,11 @@ def install(python: Path, requirements: Path, *, exactly: bool) -> bool:
 
 
 def install_project(python: Path) -> bool:
-    """Link the checkout itself, so that the environment has its commands."""
-    without_network = ("--no-deps", "--no-build-isolation", "--no-index")
-    return run(
-        pip(python, "install", *without_network, "--editable", str(REPOSITORY)), "linking the checkout"
-    )
+    """Link the checkout itself, so that the environment has its commands; what that takes is installed."""
+    link = ("--no-deps", "--no-build-isolation", "--no-index", "--editable", str(REPOSITORY))
+    uv = [str(python.with_name("uv")), "pip", "install", "--quiet", "--python", str(python), *link]
+    doing = "linking the checkout"
+    return run(uv, doing) or run(pip(python, "install", *link), doing)
 
 
 def find_uv(python: Path) -> Path | None:
@@ -166,7 +166,11 @@ def uv_environment(settings: Mapping[str, str], environ: Mapping[str, str]) -> d
 
 def run(command: Sequence[str], doing: str, environment: Mapping[str, str] | None = None) -> bool:
     with telling(doing):
-        return subprocess.run(command, check=False, cwd=REPOSITORY, env=environment).returncode == 0
+        try:
+            return subprocess.run(command, check=False, cwd=REPOSITORY, env=environment).returncode == 0
+        except OSError as error:
+            say(f"{command[0]}: {error.strerror}")
+            return False
 
 
 @contextmanager

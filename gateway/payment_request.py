@@ -183,7 +183,10 @@ class PaymentModel(RequestModel):
         ),
     ]
     amount: AmountModel
-    capture: Literal["automatic", "manual"]
+    capture: Annotated[
+        Literal["automatic", "manual"],
+        published("`automatic`: booked in one step. `manual`: authorized now, captured or reversed later."),
+    ] = "automatic"
     debtor: PartyModel | None = None
     creditor: PartyModel | None = None
     remittance_information: (

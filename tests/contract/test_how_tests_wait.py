@@ -67,7 +67,9 @@ class Module:
         )
 
     def paces_a_loop(self, node):
-        return any(isinstance(above, ast.While) and child is above.test for above, child in self.above(node))
+        """`while not over.wait(1)`, or `if over.wait(1): return` in a loop."""
+        conditions = [above for above, child in self.above(node) if child is getattr(above, "test", None)]
+        return any(isinstance(condition, ast.While | ast.If) for condition in conditions)
 
 
 def time_limit(call, name):
@@ -148,6 +150,7 @@ def test_what_depends_on_the_machine_is_found(bad):
         "thread.join(0.2)",
         "', '.join(names)",
         "while not over.wait(1.0):\n    kill()",
+        "for turn in count():\n    if over.wait(2.0):\n        break",
         "with suppress(OSError):\n    requests.get(url, timeout=1)",
         "try:\n    requests.get(url, timeout=2)\nexcept OSError:\n    pass",
         "assert time.monotonic() - started >= 5",

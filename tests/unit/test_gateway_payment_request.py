@@ -56,6 +56,11 @@ def test_it_is_accepted_up_to_the_limit(changes):
     read_payment(new_payment(**changes))
 
 
+def test_a_payment_that_does_not_say_how_it_is_captured_is_captured_at_once():
+    assert read_payment(new_payment(capture=...)).capture == "automatic"
+    assert read_payment(new_payment(capture="manual")).capture == "manual"
+
+
 @pytest.mark.parametrize(
     ("pointer", "changes"),
     [
@@ -81,7 +86,7 @@ def test_it_is_accepted_up_to_the_limit(changes):
         ("/amount/currency", {"amount": {"value": "1.00", "currency": "XXX"}}),
         ("/amount/currency", {"amount": {"value": "1.00", "currency": 978}}),
         ("/amount/tax", {"amount": {"value": "1.00", "currency": "EUR", "tax": "0.19"}}),
-        ("/capture", {"capture": ...}),
+        ("/capture", {"capture": None}),
         ("/capture", {"capture": "later"}),
         ("/capture", {"capture": True}),
         ("/debtor", {"debtor": "Muster GmbH"}),
