@@ -40,6 +40,8 @@ class BoundedLoop(ABC):
 
     table: str
     key: str
+    # whether one item can fail alone: a statement that takes a page of rows fails or succeeds as a whole
+    can_fail = True
 
     def __init__(self, owner: Engine) -> None:
         self.owner = owner

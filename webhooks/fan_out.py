@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from bridge.clock import Clock
 from bridge.ids import new_id
 from bridge.partner import PartnerConfiguration
 from bridge.ports import PartnerDirectory
 from bridge.storage import webhooks
+from bridge.storage.failures import is_away
 from bridge.storage.feed import FedEvent, feed_head, feed_page, up_to_hole
 from bridge.storage.restores import is_recovery_due
 from bridge.storage.webhooks import Cursor, NewDelivery
@@ -60,7 +62,7 @@ class FanOut:
         """Bring all endpoints of the partner up to its feed; False if a task could not be created.
 
         `up_to_sequence` spares endpoints that are there already. Raises TransientError when the partner's
-        configuration can't be read now.
+        configuration can't be read now, and what one endpoint failed by after the others have had their turn.
         """
         with self._engine.begin() as connection:
             positions = webhooks.cursor_positions(connection, partner_id)
@@ -71,10 +73,24 @@ class FanOut:
             _log.warning("events of an unknown partner", partner_id=partner_id)
             return True
         queue_answers = True
+        failure: Exception | None = None
         for endpoint in partner.webhook_endpoints:
             position = positions.get(endpoint.endpoint_id)
             if up_to_sequence is None or position is None or position.sequence < up_to_sequence:
-                queue_answers = self._bring_up(partner, endpoint, queue_answers=queue_answers)
+                try:
+                    queue_answers = self._bring_up(partner, endpoint, queue_answers=queue_answers)
+                except SQLAlchemyError as error:
+                    if is_away(error):
+                        raise
+                    failure = error
+                    _log.warning(
+                        "endpoint not fanned out",
+                        endpoint_id=endpoint.endpoint_id,
+                        reason=type(error).__name__,
+                    )
+        if failure is not None:
+            # after the others have had their turn: the doorbell rings again, and the sweeper comes back
+            raise failure
         return queue_answers
 
     def _bring_up(

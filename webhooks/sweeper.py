@@ -1,19 +1,19 @@
 """The sweeper: whatever a lost doorbell, a lost task or a crash has left behind is picked up here.
 
 It runs in a thread of its own, and with requests as well, because Cloud Run gives a process no CPU between
-them. Any number of instances may sweep at once.
+them. Any number of instances may sweep at once. Each step, and each partner, that fails stops only itself.
 """
 
 import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy import Connection, Engine
 
 from bridge.clock import Clock
-from bridge.storage import webhook_sweeps
-from bridge.storage.failures import is_passing
+from bridge.storage import webhook_ended, webhook_sweeps
+from bridge.storage.setbacks import Setbacks
 from bridge.storage.wake import WakeListener
 from webhooks.fan_out import FanOut
 from webhooks.tasks import DeliveryTasks, tasks_for
@@ -21,14 +21,33 @@ from webhooks.tasks import DeliveryTasks, tasks_for
 MAX_PARTNERS = 50
 MAX_KNOWN_PARTNERS = 20
 MAX_OVERDUE = 100
-MAX_GRACE_DOUBLINGS = 4
+MAX_OVERDUE_ROUNDS = 20
+LONGEST_WAIT_SECONDS = 320.0
 MAX_WANTED = 200
 MAX_WANTED_ROUNDS = 20
-MAX_CANCELLED = 500
+MAX_CANCELLED = 1000
+MAX_CANCELLED_ROUNDS = 10
 MAX_HELD = 500
+MAX_HELD_ROUNDS = 10
 _FIRST = ""
 
 _log = structlog.get_logger(__name__)
+
+
+class _Turns:
+    """Whose turn it is among keys that are read by page, in order: the first page follows the last one."""
+
+    def __init__(self) -> None:
+        self._after = _FIRST
+
+    def page(self, read: Callable[[str], list[str]], limit: int) -> list[str]:
+        """Read the next page. `read(after)` returns up to `limit` keys above `after`, one for each row."""
+        keys = read(self._after)
+        is_end = len(keys) < limit
+        if is_end and self._after != _FIRST:
+            keys += read(_FIRST)
+        self._after = _FIRST if is_end else max(keys)
+        return keys
 
 
 class Sweeper:
@@ -62,6 +81,12 @@ class Sweeper:
         self._thread: threading.Thread | None = None
         self._behind_after = _FIRST
         self._known_after = _FIRST
+        self._forgotten_after = _FIRST
+        self._ended_after = _FIRST
+        self._held_turns = _Turns()
+        self._waiting_turns = _Turns()
+        self._steps = Setbacks("sweeper", clock)
+        self._partners = Setbacks("sweeper, fan-out", clock)
 
     def start(self) -> None:
         """Sweep in the background from now on; call it in the process that serves, not before its fork."""
@@ -87,49 +112,100 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do one bounded round over all kinds of what may be left behind."""
-        self._sweep_deleted()
-        self._sweep_disabled()
-        self.sweep_wanted()
-        self._sweep_overdue()
-        self._sweep_feeds()
+        for name, step in (
+            ("wanted deliveries", self.sweep_wanted),
+            ("overdue deliveries", self._sweep_overdue),
+            ("forgotten deliveries", self._sweep_forgotten),
+            ("feeds", self._sweep_feeds),
+            ("disabled endpoints", self._sweep_disabled),
+            ("deleted endpoints", self._sweep_deleted),
+        ):
+            if not self._steps.rests(name):
+                with self._steps.contained(name):
+                    step()
 
     def sweep_wanted(self) -> None:
         """Release what was held for endpoints that are enabled, and make the tasks that were asked for."""
         for _ in range(MAX_WANTED_ROUNDS):
             now = self._clock.now()
             with self._engine.begin() as connection:
-                webhook_sweeps.release_held(connection, now=now, limit=MAX_WANTED)
+                released = self._release_held(connection)
                 wanted = webhook_sweeps.take_wanted(connection, limit=MAX_WANTED)
-            if not self._tasks.create(tasks_for(wanted, now)) or len(wanted) < MAX_WANTED:
+            if not self._tasks.create(tasks_for(wanted, now)):
                 return
+            if len(wanted) < MAX_WANTED and len(released) < MAX_WANTED:
+                return
+
+    def _release_held(self, connection: Connection) -> list[str]:
+        now = self._clock.now()
+        return self._held_turns.page(
+            lambda after: webhook_sweeps.release_held(connection, now=now, after=after, limit=MAX_WANTED),
+            MAX_WANTED,
+        )
 
     def _sweep_deleted(self) -> None:
         with self._engine.begin() as connection:
-            ended = webhook_sweeps.end_gone(connection)
-            webhook_sweeps.cancel_deleted(connection, now=self._clock.now(), limit=MAX_CANCELLED)
+            ended = webhook_ended.end_gone(connection)
         if ended:
             _log.warning("endpoints ended that their partners' documents have lost", endpoint_ids=ended)
+        for _ in range(MAX_CANCELLED_ROUNDS):
+            began_after = self._ended_after
+            with self._engine.begin() as connection:
+                endpoint_id = webhook_ended.cancel_deleted(
+                    connection, now=self._clock.now(), after=began_after, limit=MAX_CANCELLED
+                )
+            self._ended_after = endpoint_id or _FIRST
+            if endpoint_id is None and began_after == _FIRST:
+                return
 
     def _sweep_disabled(self) -> None:
-        with self._engine.begin() as connection:
-            webhook_sweeps.hold_waiting(connection, now=self._clock.now(), limit=MAX_HELD)
+        now = self._clock.now()
+        for _ in range(MAX_HELD_ROUNDS):
+            with self._engine.begin() as connection:
+                held = self._hold_waiting(connection, now)
+            if len(held) < MAX_HELD:
+                return
+
+    def _hold_waiting(self, connection: Connection, now: datetime) -> list[str]:
+        return self._waiting_turns.page(
+            lambda after: webhook_sweeps.hold_waiting(connection, now=now, after=after, limit=MAX_HELD),
+            MAX_HELD,
+        )
 
     def _sweep_overdue(self) -> None:
+        for _ in range(MAX_OVERDUE_ROUNDS):
+            now = self._clock.now()
+            with self._engine.begin() as connection:
+                overdue = webhook_sweeps.take_overdue(
+                    connection,
+                    now=now,
+                    grace_seconds=self._grace_seconds,
+                    longest_wait_seconds=LONGEST_WAIT_SECONDS,
+                    limit=MAX_OVERDUE,
+                )
+            if overdue:
+                _log.warning("deliveries without a task", deliveries=len(overdue))
+            if not self._tasks.create(tasks_for(overdue, now)):
+                # the queue is away: that they are overdue says nothing of their tasks
+                with self._engine.begin() as connection:
+                    until = now + timedelta(seconds=self._grace_seconds)
+                    webhook_sweeps.try_soon(connection, overdue, until=until)
+                return
+            if len(overdue) < MAX_OVERDUE:
+                return
+
+    def _sweep_forgotten(self) -> None:
         now = self._clock.now()
         with self._engine.begin() as connection:
-            overdue = webhook_sweeps.take_overdue(
+            forgotten, endpoints = webhook_sweeps.take_forgotten(
                 connection,
                 now=now,
                 grace_seconds=self._grace_seconds,
-                max_doublings=MAX_GRACE_DOUBLINGS,
+                after=self._forgotten_after,
                 limit=MAX_OVERDUE,
             )
-            forgotten = webhook_sweeps.take_forgotten(
-                connection, now=now, grace_seconds=self._grace_seconds, limit=MAX_OVERDUE
-            )
-        if overdue:
-            _log.warning("deliveries without a task", deliveries=len(overdue))
-        self._tasks.create(tasks_for([*overdue, *forgotten], now))
+        self._forgotten_after = max(endpoints) if len(endpoints) == MAX_OVERDUE else _FIRST
+        self._tasks.create(tasks_for(forgotten, now))
 
     def _sweep_feeds(self) -> None:
         with self._engine.begin() as connection:
@@ -138,19 +214,27 @@ class Sweeper:
             known = webhook_sweeps.partners_with_feed(
                 connection, after=self._known_after, limit=MAX_KNOWN_PARTNERS
             )
+        for partner_id in behind:
+            # before it is tried: whatever it raises, the next sweep begins behind it
+            self._behind_after = partner_id
+            if not self._fan_out_partner(partner_id):
+                return
+        for partner_id in known:
+            self._known_after = partner_id
+            if partner_id not in behind and not self._fan_out_partner(partner_id):
+                return
         # a short page is the last one: begin again
-        self._behind_after = behind[-1] if len(behind) == MAX_PARTNERS else _FIRST
-        self._known_after = known[-1] if len(known) == MAX_KNOWN_PARTNERS else _FIRST
-        for partner_id in dict.fromkeys([*behind, *known]):
-            try:
-                if not self._fan_out.fan_out(partner_id):
-                    return  # the queue is away: waiting for it once per sweep is enough
-            except Exception as error:
-                if isinstance(error, PoolTimeoutError) or (
-                    isinstance(error, DBAPIError) and is_passing(error)
-                ):
-                    raise  # the database is away, for the others too
-                _log.warning("partner not fanned out", partner_id=partner_id, exc_info=error)
+        if len(behind) < MAX_PARTNERS:
+            self._behind_after = _FIRST
+        if len(known) < MAX_KNOWN_PARTNERS:
+            self._known_after = _FIRST
+
+    def _fan_out_partner(self, partner_id: str) -> bool:
+        """Return False if the queue is away: waiting for it once per sweep is enough."""
+        if not self._partners.rests(partner_id):
+            with self._partners.contained(partner_id):
+                return self._fan_out.fan_out(partner_id)
+        return True
 
     def _run(self) -> None:
         while not self._stop.is_set():

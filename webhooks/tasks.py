@@ -60,9 +60,10 @@ class DeliveryTasks:
         self._pool = started_pool(calls_at_once, "tasks") if calls_at_once > 1 else None
 
     def create(self, tasks: Sequence[DeliveryTask]) -> bool:
-        """Create the tasks; False if one can't be created: the sweeper makes it and the rest.
+        """Create the tasks; False if the queue can't be reached: the sweeper makes the rest.
 
-        The first goes alone: a queue that is away is found out by one call.
+        The first goes alone: a queue that is away is found out by one call. A task that the queue refuses
+        stops only itself, and the sweeper tries it again.
         """
         if not tasks:
             return True
@@ -75,7 +76,14 @@ class DeliveryTasks:
     def _create(self, task: DeliveryTask) -> bool:
         try:
             self._queue.schedule(task.name, self._target_url, task.payload, task.at)
-        except (TransientError, PermanentError) as error:
+        except PermanentError as error:
+            _log.error(
+                "the queue refuses a task",
+                delivery_id=task.delivery_id,
+                attempt=task.attempt_number,
+                reason=str(error),
+            )
+        except TransientError as error:
             _log.warning(
                 "no task for a delivery; the sweeper follows",
                 delivery_id=task.delivery_id,

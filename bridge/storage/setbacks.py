@@ -61,11 +61,15 @@ class Setbacks:
     def _note_failure(self, item: str, error: Exception) -> None:
         failures = self._failures.get(item, 0) + 1
         self._failures[item] = failures
-        doublings = min(failures - 1, _MAX_DOUBLINGS)
-        rest_seconds = min(FIRST_REST_SECONDS * float(2**doublings), LONGEST_REST_SECONDS)
-        self._rests_until_monotonic[item] = self._clock.monotonic() + rest_seconds
-        # a port that is away has alerts of its own
-        if failures < ALARMING_FAILURES or isinstance(error, TransientError):
+        is_alarming = failures >= ALARMING_FAILURES
+        if isinstance(error, TransientError):
+            # a port is away: that has alerts of its own, and everything goes on as soon as it is back
+            is_alarming = False
+        else:
+            doublings = min(failures - 1, _MAX_DOUBLINGS)
+            rest_seconds = min(FIRST_REST_SECONDS * float(2**doublings), LONGEST_REST_SECONDS)
+            self._rests_until_monotonic[item] = self._clock.monotonic() + rest_seconds
+        if not is_alarming:
             _log.warning("work failed", loop=self._loop, item=item, failures=failures, exc_info=error)
         else:
             _log.error("work keeps failing", loop=self._loop, item=item, failures=failures, exc_info=error)

@@ -31,9 +31,15 @@ SELECT_STATE = text("""
               SELECT not_before FROM outbox WHERE lane = 'events' AND not_before IS NOT NULL
               ORDER BY not_before LIMIT :max_rows) AS bounded) AS unpublished
     CROSS JOIN (SELECT count(*), min(next_attempt_at) AS since FROM (
-              SELECT next_attempt_at FROM webhooks.deliveries
-              WHERE status = 'pending' AND task = 'made' AND next_attempt_at < :overdue_at
-              ORDER BY next_attempt_at LIMIT :max_rows) AS bounded) AS overdue
+              (SELECT next_attempt_at FROM webhooks.deliveries
+               WHERE status = 'pending' AND task = 'made' AND swept_until IS NULL
+                 AND next_attempt_at < :overdue_at
+               ORDER BY next_attempt_at LIMIT :max_rows)
+              UNION ALL
+              (SELECT next_attempt_at FROM webhooks.deliveries
+               WHERE status = 'pending' AND task = 'made' AND swept_until IS NOT NULL
+                 AND next_attempt_at < :overdue_at
+               ORDER BY swept_until LIMIT :max_rows)) AS bounded) AS overdue
     CROSS JOIN (SELECT count(*) FROM (
               SELECT FROM webhooks.deliveries WHERE status = 'held' LIMIT :max_rows) AS bounded) AS held
     CROSS JOIN (SELECT count(*) FROM webhooks.cursors
@@ -52,9 +58,15 @@ SELECT_UNKNOWN = text("""
 
 SELECT_DUE_DELIVERY = text("""
     /* when the attempt was due that has waited longest */
-    SELECT next_attempt_at FROM webhooks.deliveries
-    WHERE status = 'pending' AND task = 'made' AND next_attempt_at < :now
-    ORDER BY next_attempt_at LIMIT 1
+    SELECT min(next_attempt_at) FROM (
+        (SELECT next_attempt_at FROM webhooks.deliveries
+         WHERE status = 'pending' AND task = 'made' AND swept_until IS NULL AND next_attempt_at < :now
+         ORDER BY next_attempt_at LIMIT 1)
+        UNION ALL
+        (SELECT next_attempt_at FROM webhooks.deliveries
+         WHERE status = 'pending' AND task = 'made' AND swept_until IS NOT NULL AND next_attempt_at < :now
+         ORDER BY swept_until LIMIT :max_rows)
+    ) AS bounded
 """)
 
 COUNT_HOLES = text("""
@@ -155,7 +167,9 @@ def unknown_by_lane(connection: Connection, now: datetime, *, settling_seconds: 
 
 def overdue_delivery(connection: Connection, now: datetime) -> datetime | None:
     """Return when the webhook attempt was due that has waited longest beyond its time."""
-    due_at: datetime | None = connection.execute(SELECT_DUE_DELIVERY, {"now": now}).scalar()
+    due_at: datetime | None = connection.execute(
+        SELECT_DUE_DELIVERY, {"now": now, "max_rows": MAX_COUNTED_ROWS}
+    ).scalar()
     return due_at
 
 

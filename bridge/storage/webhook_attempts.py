@@ -40,7 +40,8 @@ RECORD_ATTEMPT = text("""
     /* the attempt is over: delivered, waiting for the next one, exhausted, or held as its endpoint is */
     UPDATE webhooks.deliveries
     SET attempts = :attempt_number, status = :status, next_attempt_at = CAST(:next_attempt_at AS timestamptz),
-        delivered_at = CAST(:delivered_at AS timestamptz), lease_until = NULL, sweep = 0
+        delivered_at = CAST(:delivered_at AS timestamptz), lease_until = NULL, sweep = 0,
+        swept_until = NULL
     WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number
       AND lease_until = :lease_until
     RETURNING delivery_id
@@ -51,7 +52,8 @@ RECORD_DELIVERED = text("""
     WITH delivered AS (
         UPDATE webhooks.deliveries
         SET attempts = :attempt_number, status = 'delivered', next_attempt_at = NULL,
-            delivered_at = :delivered_at, lease_until = NULL, sweep = 0
+            delivered_at = :delivered_at, lease_until = NULL, sweep = 0,
+            swept_until = NULL
         WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number
           AND lease_until = :lease_until
         RETURNING delivery_id

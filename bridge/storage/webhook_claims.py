@@ -41,7 +41,7 @@ CLAIM_ATTEMPT = text("""
                   ELSE GREATEST(CAST(:now AS timestamptz), paced_until - interval '1 second') END AS at
     ), claimed AS (
         UPDATE webhooks.deliveries AS delivery
-        SET task = 'made',
+        SET task = 'made', swept_until = NULL,
             lease_until = CASE WHEN place.at <= :now THEN CAST(:lease_until AS timestamptz) END,
             next_attempt_at = CASE WHEN place.at <= :now THEN next_attempt_at ELSE place.at END,
             slot_at = CASE WHEN place.at <= :now THEN NULL ELSE place.at END,

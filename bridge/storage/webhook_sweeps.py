@@ -4,6 +4,7 @@ Every function takes a connection inside the caller's transaction. Lists are pag
 that can't be helped now keep nobody else from being found.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -35,25 +36,42 @@ SELECT_PARTNERS_WITH_FEED = text("""
 """)
 
 TAKE_OVERDUE = text("""
-    /* deliveries whose task should have come by now; each further task waits twice as long as the last */
-    UPDATE webhooks.deliveries AS delivery SET sweep = delivery.sweep + 1
-    FROM (
+    /* deliveries whose task should have come by now. Those met for the first time, and those that have had
+       their time since they were last met, each from their oldest on: a take moves a delivery to the end of
+       its line. It waits for another as long as it has been overdue, so each wait is twice the last one. A
+       claim takes it out of the line: a lease that has ended shows that the task is gone */
+    WITH first_met AS MATERIALIZED (
         SELECT delivery_id FROM webhooks.deliveries
-        WHERE status = 'pending' AND task = 'made' AND next_attempt_at <= :overdue_by
-          AND next_attempt_at <= CAST(:now AS timestamptz)
-              - make_interval(secs => CAST(:grace_seconds AS double precision)
-                              * power(2, LEAST(sweep, :max_doublings)))
+        WHERE status = 'pending' AND task = 'made' AND swept_until IS NULL AND next_attempt_at <= :overdue_by
           AND (lease_until IS NULL OR lease_until <= :now)
         ORDER BY next_attempt_at LIMIT :limit
         FOR UPDATE SKIP LOCKED
-    ) AS overdue
+    ), met_again AS MATERIALIZED (
+        SELECT delivery_id FROM webhooks.deliveries
+        WHERE status = 'pending' AND task = 'made' AND swept_until <= :now AND next_attempt_at <= :overdue_by
+          AND (lease_until IS NULL OR lease_until <= :now)
+        ORDER BY swept_until LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE webhooks.deliveries AS delivery
+    SET sweep = delivery.sweep + 1,
+        swept_until = CAST(:now AS timestamptz) + LEAST(
+            CAST(:now AS timestamptz) - delivery.next_attempt_at,
+            make_interval(secs => CAST(:longest_wait_seconds AS double precision)))
+    FROM (SELECT delivery_id FROM first_met UNION ALL SELECT delivery_id FROM met_again) AS overdue
     WHERE delivery.delivery_id = overdue.delivery_id
     RETURNING delivery.delivery_id, delivery.attempts, delivery.sweep
 """)
 
+TRY_SOON = text("""
+    /* no task could be made for these: they are met again after the grace, however long they are overdue */
+    UPDATE webhooks.deliveries SET swept_until = :until
+    WHERE delivery_id = ANY(CAST(:delivery_ids AS text[])) AND swept_until > :until
+""")
+
 TAKE_WANTED = text("""
     /* deliveries that somebody has asked for: their tasks are to be made at once */
-    UPDATE webhooks.deliveries AS delivery SET sweep = delivery.sweep + 1, task = 'made'
+    UPDATE webhooks.deliveries AS delivery SET sweep = delivery.sweep + 1, task = 'made', swept_until = NULL
     FROM (
         SELECT delivery_id FROM webhooks.deliveries WHERE task = 'wanted'
         ORDER BY next_attempt_at LIMIT :limit
@@ -66,7 +84,7 @@ TAKE_WANTED = text("""
 TAKE_WAITING = text("""
     /* the endpoint has room again: the longest waiting of its deliveries */
     UPDATE webhooks.deliveries AS delivery
-    SET sweep = delivery.sweep + 1, task = 'made', next_attempt_at = :now
+    SET sweep = delivery.sweep + 1, task = 'made', swept_until = NULL, next_attempt_at = :now
     FROM (
         SELECT delivery_id FROM webhooks.deliveries WHERE task = 'waiting' AND endpoint_id = :endpoint_id
         ORDER BY next_attempt_at LIMIT :limit
@@ -77,9 +95,10 @@ TAKE_WAITING = text("""
 """)
 
 TAKE_FORGOTTEN = text("""
-    /* whoever should have made these tasks has died: one waiting delivery of each endpoint starts again */
+    /* whoever should have made these tasks has died: one waiting delivery of each endpoint starts
+       again, a page of endpoints by id */
     UPDATE webhooks.deliveries AS delivery
-    SET sweep = delivery.sweep + 1, task = 'made', next_attempt_at = :now
+    SET sweep = delivery.sweep + 1, task = 'made', swept_until = NULL, next_attempt_at = :now
     FROM (
         SELECT oldest.delivery_id FROM webhooks.cursors AS cursor
         CROSS JOIN LATERAL (
@@ -88,14 +107,16 @@ TAKE_FORGOTTEN = text("""
             ORDER BY next_attempt_at LIMIT 1
             FOR UPDATE SKIP LOCKED
         ) AS oldest
-        LIMIT :limit
+        WHERE cursor.endpoint_id > :after
+        ORDER BY cursor.endpoint_id LIMIT :limit
     ) AS waiting
     WHERE delivery.delivery_id = waiting.delivery_id
-    RETURNING delivery.delivery_id, delivery.attempts, delivery.sweep
+    RETURNING delivery.delivery_id, delivery.attempts, delivery.sweep, delivery.endpoint_id
 """)
 
 RELEASE_HELD = text("""
-    /* what was held for an endpoint that is enabled (again): due now, with the schedule from its beginning */
+    /* what was held for an endpoint that is enabled (again): due now, with the schedule from its beginning. A
+       page of the next endpoints by id that have any */
     UPDATE webhooks.deliveries AS delivery
     SET status = 'pending', next_attempt_at = :now, attempts_before = attempts, task = 'wanted'
     FROM (
@@ -106,53 +127,23 @@ RELEASE_HELD = text("""
             ORDER BY sequence LIMIT :limit
             FOR UPDATE SKIP LOCKED
         ) AS held
-        WHERE cursor.status = 'enabled'
-        LIMIT :limit
+        WHERE cursor.status = 'enabled' AND cursor.endpoint_id > :after
+        ORDER BY cursor.endpoint_id LIMIT :limit
     ) AS released
     WHERE delivery.delivery_id = released.delivery_id
-    RETURNING delivery.delivery_id
-""")
-
-END_GONE = text("""
-    /* endpoints that a newer version of the document of their partner does not have any more */
-    UPDATE webhooks.cursors AS cursor SET status = 'deleted', disabled_reason = NULL, failing_since = NULL
-    FROM partner_configs AS configuration
-    WHERE configuration.partner_id = cursor.partner_id AND cursor.status <> 'deleted'
-      AND configuration.version > cursor.configuration_version
-      AND NOT configuration.document -> 'webhook_endpoints'
-              @> jsonb_build_array(jsonb_build_object('endpoint_id', cursor.endpoint_id))
-    RETURNING cursor.endpoint_id
-""")
-
-CANCEL_DELETED = text("""
-    /* what was still to be told to endpoints that are gone */
-    UPDATE webhooks.deliveries AS delivery
-    SET status = 'cancelled', next_attempt_at = NULL, lease_until = NULL, task = 'made'
-    FROM (
-        SELECT open.delivery_id FROM webhooks.cursors AS cursor
-        CROSS JOIN LATERAL (
-            SELECT delivery_id FROM webhooks.deliveries
-            WHERE status IN ('pending', 'held') AND endpoint_id = cursor.endpoint_id
-              AND (lease_until IS NULL OR lease_until <= :now)
-            LIMIT :limit
-            FOR UPDATE SKIP LOCKED
-        ) AS open
-        WHERE cursor.status = 'deleted'
-        LIMIT :limit
-    ) AS over
-    WHERE delivery.delivery_id = over.delivery_id
-    RETURNING delivery.delivery_id
+    RETURNING delivery.endpoint_id
 """)
 
 HOLD_WAITING = text("""
     /* what waits for an endpoint that was disabled meanwhile is held, as what has a task is when it comes.
-       Nobody enables the endpoint meanwhile; one that is just being enabled is left alone */
+       Nobody enables the endpoint meanwhile; one that is just being enabled is left alone. A page of the next
+       endpoints by id that have any */
     WITH disabled AS MATERIALIZED (
         SELECT endpoint_id FROM webhooks.cursors AS cursor
-        WHERE status = 'disabled'
+        WHERE status = 'disabled' AND endpoint_id > :after
           AND EXISTS (SELECT FROM webhooks.deliveries
                       WHERE task = 'waiting' AND endpoint_id = cursor.endpoint_id AND event_id IS NOT NULL)
-        LIMIT :limit
+        ORDER BY endpoint_id LIMIT :limit
         FOR SHARE SKIP LOCKED
     ), waiting AS MATERIALIZED (
         SELECT oldest.delivery_id FROM disabled CROSS JOIN LATERAL (
@@ -162,12 +153,12 @@ HOLD_WAITING = text("""
             ORDER BY next_attempt_at LIMIT :limit
             FOR UPDATE SKIP LOCKED
         ) AS oldest
-        LIMIT :limit
+        ORDER BY disabled.endpoint_id LIMIT :limit
     )
     UPDATE webhooks.deliveries AS delivery
     SET status = 'held', next_attempt_at = NULL, lease_until = NULL, task = 'made'
     FROM waiting WHERE delivery.delivery_id = waiting.delivery_id
-    RETURNING delivery.delivery_id
+    RETURNING delivery.endpoint_id
 """)
 
 
@@ -196,28 +187,29 @@ def partners_with_feed(connection: Connection, *, after: str, limit: int) -> lis
 
 
 def take_overdue(
-    connection: Connection,
-    *,
-    now: datetime,
-    grace_seconds: float,
-    max_doublings: int,
-    limit: int,
+    connection: Connection, *, now: datetime, grace_seconds: float, longest_wait_seconds: float, limit: int
 ) -> list[DueDelivery]:
     """Raise `sweep` of pending deliveries overdue by the grace and without a live lease, and return them.
 
-    The grace doubles with each task that the sweeper makes for an attempt, `max_doublings` times.
+    Up to `limit` that are met for the first time, and as many that were met before. Each then waits for as
+    long as it has been overdue, `longest_wait_seconds` at most.
     """
     rows = connection.execute(
         TAKE_OVERDUE,
         {
             "now": now,
             "overdue_by": now - timedelta(seconds=grace_seconds),
-            "grace_seconds": grace_seconds,
-            "max_doublings": max_doublings,
+            "longest_wait_seconds": longest_wait_seconds,
             "limit": limit,
         },
     )
     return [DueDelivery(row.delivery_id, row.attempts, row.sweep) for row in rows]
+
+
+def try_soon(connection: Connection, deliveries: Sequence[DueDelivery], *, until: datetime) -> None:
+    """Have deliveries that were taken, and got no task, taken again after `until`."""
+    ids = [delivery.delivery_id for delivery in deliveries]
+    connection.execute(TRY_SOON, {"delivery_ids": ids, "until": until})
 
 
 def take_wanted(connection: Connection, *, limit: int) -> list[DueDelivery]:
@@ -233,29 +225,27 @@ def take_waiting(connection: Connection, endpoint_id: str, *, now: datetime, lim
 
 
 def take_forgotten(
-    connection: Connection, *, now: datetime, grace_seconds: float, limit: int
-) -> list[DueDelivery]:
-    """Return one waiting delivery of each endpoint that has let it wait for longer than the grace."""
+    connection: Connection, *, now: datetime, grace_seconds: float, after: str, limit: int
+) -> tuple[list[DueDelivery], list[str]]:
+    """Return one waiting delivery of each endpoint that has let it wait for longer than the grace.
+
+    A page of the endpoints above `after`; their ids come with it.
+    """
     overdue_by = now - timedelta(seconds=grace_seconds)
-    rows = connection.execute(TAKE_FORGOTTEN, {"now": now, "overdue_by": overdue_by, "limit": limit})
-    return [DueDelivery(row.delivery_id, row.attempts, row.sweep) for row in rows]
+    parameters = {"now": now, "overdue_by": overdue_by, "after": after, "limit": limit}
+    rows = connection.execute(TAKE_FORGOTTEN, parameters).all()
+    return [DueDelivery(row.delivery_id, row.attempts, row.sweep) for row in rows], [
+        row.endpoint_id for row in rows
+    ]
 
 
-def release_held(connection: Connection, *, now: datetime, limit: int) -> int:
-    """Have up to `limit` held deliveries of enabled endpoints sent; return how many those were."""
-    return len(connection.execute(RELEASE_HELD, {"now": now, "limit": limit}).all())
+def release_held(connection: Connection, *, now: datetime, after: str, limit: int) -> list[str]:
+    """Have up to `limit` held deliveries of enabled endpoints above `after` sent; return whose each was."""
+    rows = connection.execute(RELEASE_HELD, {"now": now, "after": after, "limit": limit})
+    return list(rows.scalars())
 
 
-def end_gone(connection: Connection) -> list[str]:
-    """End the cursors of endpoints that their partners' documents have lost; return their ids."""
-    return list(connection.execute(END_GONE).scalars())
-
-
-def hold_waiting(connection: Connection, *, now: datetime, limit: int) -> int:
-    """Hold up to `limit` deliveries that wait for disabled endpoints; return how many those were."""
-    return len(connection.execute(HOLD_WAITING, {"now": now, "limit": limit}).all())
-
-
-def cancel_deleted(connection: Connection, *, now: datetime, limit: int) -> int:
-    """Cancel up to `limit` open deliveries of deleted endpoints; return how many those were."""
-    return len(connection.execute(CANCEL_DELETED, {"now": now, "limit": limit}).all())
+def hold_waiting(connection: Connection, *, now: datetime, after: str, limit: int) -> list[str]:
+    """Hold up to `limit` deliveries that wait for disabled endpoints above `after`; return whose each was."""
+    rows = connection.execute(HOLD_WAITING, {"now": now, "after": after, "limit": limit})
+    return list(rows.scalars())

@@ -11,6 +11,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+# How long one endpoint may keep a fan-out waiting, for whatever lock.
+LOCK_TIMEOUT_MILLISECONDS = 2000
+
 SELECT_POSITIONS = text("""
     /* how far each endpoint of the partner has come, and which version of its document that needs */
     SELECT endpoint_id, sequence, configuration_version FROM webhooks.cursors
@@ -18,9 +21,11 @@ SELECT_POSITIONS = text("""
 """)
 
 LOCK_CURSOR = text("""
-    /* one fan-out at a time per endpoint; while it goes on, nobody enables or disables the endpoint */
-    SELECT sequence, previous_sequence, status FROM webhooks.cursors
-    WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id FOR NO KEY UPDATE
+    /* one fan-out at a time per endpoint; while it goes on, nobody enables or disables the endpoint. The
+       transaction waits for no lock for long: other endpoints have their turn */
+    WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', CAST(:lock_timeout AS text), true))
+    SELECT sequence, previous_sequence, status FROM webhooks.cursors AS cursor, impatient
+    WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id FOR NO KEY UPDATE OF cursor
 """)
 
 INSERT_CURSOR = text("""
@@ -110,7 +115,11 @@ def insert_cursor(
 
 def lock_cursor(connection: Connection, *, endpoint_id: str, partner_id: str) -> Cursor | None:
     """Lock the endpoint's cursor until the transaction ends; None if the partner has none of that id."""
-    parameters = {"endpoint_id": endpoint_id, "partner_id": partner_id}
+    parameters = {
+        "endpoint_id": endpoint_id,
+        "partner_id": partner_id,
+        "lock_timeout": LOCK_TIMEOUT_MILLISECONDS,
+    }
     row = connection.execute(LOCK_CURSOR, parameters).one_or_none()
     return None if row is None else Cursor(row.sequence, row.previous_sequence, row.status)
 

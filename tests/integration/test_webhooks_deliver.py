@@ -366,7 +366,7 @@ def test_two_sweepers_at_once_take_different_deliveries(stage):
 
     def take(connection):
         found = webhook_sweeps.take_overdue(
-            connection, now=stage.now(), grace_seconds=1, max_doublings=4, limit=4
+            connection, now=stage.now(), grace_seconds=1, longest_wait_seconds=60, limit=4
         )
         return {delivery.delivery_id for delivery in found}
 

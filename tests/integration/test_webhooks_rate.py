@@ -183,7 +183,7 @@ def test_what_waits_for_a_place_is_held_by_a_sweep_and_sent_once_when_the_endpoi
     with stage.owner.connect() as other:  # somebody has the endpoint in hand: it may be enabled in a moment
         other.execute(text("SELECT FROM webhooks.cursors FOR NO KEY UPDATE"))
         with stage.engine.begin() as connection:
-            assert webhook_sweeps.hold_waiting(connection, now=stage.now(), limit=events) == 0
+            assert webhook_sweeps.hold_waiting(connection, now=stage.now(), after="", limit=events) == []
     stage.instance.sweeper.sweep()
     (tested,) = [row for row in stage.deliveries() if row.delivery_id == test_id]
     assert tested.status == "pending", "a test is for a disabled endpoint, too"

@@ -80,9 +80,10 @@ def test_operators_hear_of_what_keeps_failing_and_not_of_an_accident(setbacks):
     assert {(line["loop"], line["item"]) for line in lines} == {("sequencer", "par_a")}
 
 
-def test_a_port_that_is_away_is_no_alarm_here(setbacks):
+def test_a_port_that_is_away_is_no_alarm_here_and_is_tried_again_at_once(setbacks):
     lines = [line for _ in range(9) for line in fail(setbacks, error=TransientError("away"))]
     assert {line["log_level"] for line in lines} == {"warning"}
+    assert not setbacks.rests("par_a")
 
 
 def test_a_database_that_is_away_is_not_put_down_to_the_item(setbacks):

@@ -385,10 +385,13 @@ CREATE TABLE webhooks.cursors (
     configuration_version bigint NOT NULL,
     -- its rate of deliveries: when the bucket of a second is full again; before that by a second, it is empty
     paced_until       timestamptz,
+    -- once it is deleted: its open deliveries are cancelled up to this one; NULL: all are
+    cancelled_to      text DEFAULT '',
     created_at        timestamptz NOT NULL,
     CHECK ((status = 'disabled') = (disabled_reason IS NOT NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX cursors_partner ON webhooks.cursors (partner_id);
+CREATE INDEX cursors_ended ON webhooks.cursors (endpoint_id) WHERE status = 'deleted' AND cancelled_to IS NOT NULL;
 
 CREATE TABLE webhooks.deliveries (
     delivery_id       text PRIMARY KEY,
@@ -407,6 +410,8 @@ CREATE TABLE webhooks.deliveries (
     -- the task of the next attempt: made, wanted at once, or waiting until the endpoint has room for it
     task              text NOT NULL DEFAULT 'made' CHECK (task IN ('made', 'wanted', 'waiting')),
     next_attempt_at   timestamptz,
+    -- the sweeper has made a task for this attempt, and makes no other before then
+    swept_until       timestamptz,
     -- the place in the rate of its endpoint that the next attempt has, if it is then that it is due
     slot_at           timestamptz,
     -- the claim of a running attempt
@@ -418,7 +423,11 @@ CREATE TABLE webhooks.deliveries (
     CHECK (task = 'made' OR status = 'pending'),
     CHECK ((event_id IS NULL) = (sequence = 0))
 ) WITH (fillfactor = 70);
-CREATE INDEX deliveries_due ON webhooks.deliveries (next_attempt_at) WHERE status = 'pending' AND task = 'made';
+-- each pending delivery with a task is in one of these two: what the sweeper has met leaves the way for the rest
+CREATE INDEX deliveries_due ON webhooks.deliveries (next_attempt_at)
+    WHERE status = 'pending' AND task = 'made' AND swept_until IS NULL;
+CREATE INDEX deliveries_swept ON webhooks.deliveries (swept_until)
+    WHERE status = 'pending' AND task = 'made' AND swept_until IS NOT NULL;
 CREATE INDEX deliveries_wanted ON webhooks.deliveries (next_attempt_at) WHERE task = 'wanted';
 CREATE INDEX deliveries_waiting ON webhooks.deliveries (endpoint_id, next_attempt_at) WHERE task = 'waiting';
 CREATE INDEX deliveries_held ON webhooks.deliveries (endpoint_id, sequence) WHERE status = 'held';
