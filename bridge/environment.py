@@ -10,6 +10,15 @@ MAX_THREADS = 1000
 CHECK_OPTION = "--check"
 
 
+# what Cloud Run sets: https://cloud.google.com/run/docs/container-contract#env-vars
+CLOUD_RUN = ("K_SERVICE", "CLOUD_RUN_JOB", "CLOUD_RUN_WORKER_POOL")
+
+
+def on_cloud_run(environ: Mapping[str, str]) -> bool:
+    """Tell whether this process is a service, a job or a worker pool of Cloud Run."""
+    return any(environ.get(name) for name in CLOUD_RUN)
+
+
 def only_check(arguments: Sequence[str]) -> bool:
     """Tell whether a process shall only read its settings and what they name, and end: status 0 or 2."""
     return CHECK_OPTION in arguments[1:]
@@ -78,6 +87,6 @@ def http_url(environ: Mapping[str, str], name: str) -> str:
 def emulator(environ: Mapping[str, str], name: str) -> str | None:
     """Return the host:port of an emulator, None if there is none; on Cloud Run it is refused."""
     value = environ.get(name) or None
-    if value and environ.get("K_SERVICE"):
+    if value and on_cloud_run(environ):
         raise SettingsError(f"{name} is not allowed on Cloud Run")
     return value

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bridge.environment import emulator, required
+from bridge.environment import emulator, on_cloud_run, required
 from bridge.errors import PermanentError, SettingsError, TransientError
 from bridge.keyring import KEY_BYTES, KeyRing
 from bridge.ports import KeyWrapper
@@ -45,7 +45,7 @@ class KeyRingSettings:
             path=required(environ, name),
             purpose=purpose,
             kms_emulator_host=emulator(environ, "KMS_EMULATOR_HOST"),
-            plain_allowed="K_SERVICE" not in environ,
+            plain_allowed=not on_cloud_run(environ),
         )
 
 

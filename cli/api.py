@@ -1,7 +1,6 @@
 """The operators' private APIs as the commands call them: who asks, and what went wrong in words."""
 
 import getpass
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,8 @@ from urllib.parse import urlsplit
 
 import click
 import requests
+
+from cli.sign_in import operator_token
 
 TIMEOUT_SECONDS = 30.0
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -32,7 +33,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """One private service. The operator is named by BRIDGE_OPERATOR_TOKEN, a Google ID token.
+    """One private service. The operator is named by an ID token (cli/sign_in.py).
 
     A service on this machine (the local stack) is told the user's name instead, and believes it.
     """
@@ -84,14 +85,14 @@ class Api:
         return Answer(answer.json() if answer.content else None, int(etag) if etag.isdigit() else None)
 
     def _operator(self) -> dict[str, str]:
-        token = os.environ.get("BRIDGE_OPERATOR_TOKEN")
+        token = operator_token()
         if token:
             return {"Authorization": f"Bearer {token}"}
         if urlsplit(self.base_url).hostname in LOOPBACK:
             return {"X-Operator": getpass.getuser()}
         raise click.UsageError(
-            "BRIDGE_OPERATOR_TOKEN is missing: an ID token for the service, as "
-            "`gcloud auth print-identity-token` prints it"
+            "BRIDGE_OPERATOR_CREDENTIALS is missing: the file that `gcloud auth application-default login` "
+            "has written (docs/operators.md), or BRIDGE_OPERATOR_TOKEN with an ID token"
         )
 
 

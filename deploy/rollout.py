@@ -1,131 +1,119 @@
-"""Deploys one image to all services, and takes it back at the first sign of trouble.
+"""Deploy one image to all services, and take it back when it does worse than the objectives allow.
 
 New revisions get no traffic at first: Cloud Run takes one only once its startup probe (/readyz) has passed,
-and the service that is reachable from here is smoked at its tag's address. Then 10, 50, 100 % of the
-requests, each held for a while and judged by Cloud Monitoring by the objectives of
-terraform/monitoring.tf: the share of 5xx answers of the new revisions, and how long partners wait. The
-worker pool and the jobs, which take no requests, follow with the first traffic. Whatever fails, all go back
-to what they ran.
+and the gateway's is asked at its own address. Then 10, 50, 100 % of the requests. At each step the canary
+partner pays (deploy/canary_partner.py), and the revisions are judged by what Cloud Monitoring has of them
+(deploy/judge.py) until they are good, or the step's time is over without a sign that they are not. The worker
+pool and the jobs, which take no requests, follow with the first traffic. Whatever ends the rollout early, an
+answer that nobody expected or SIGTERM included, everything goes back to what it ran.
 
 It needs the standard library and `gcloud`, nothing else.
 """
 
 import argparse
-import json
-import math
-import subprocess
+import signal
 import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime
+from types import FrameType
+
+from canary_partner import CanaryError, CanaryPartner, Client
+from cloud_run import CloudRun, GcloudError, access_token, identity_token, said
+from judge import Verdict, judge
+from monitoring import URL, Monitoring, MonitoringError, fetch
 
 STEPS_PERCENT = (10, 50, 100)
-TAG = "candidate"
-HOLD_SECONDS = 300
-MAX_ERROR_SHARE = 0.01
-# the objective: 99 of 100 requests within half a second; of the services that partners wait for
+LOOK_SECONDS = 60
+# metrics are visible after four minutes at most
+MIN_HOLD_SECONDS = 300
+MAX_HOLD_SECONDS = 1800
+# the objective of those that partners wait for: 99 of 100 requests within half a second
 MAX_LATENCY_MS = 500.0
-# fewer say nothing: one partner's mistake would undo a deployment
-MIN_REQUESTS = 50
-HTTP_TIMEOUT_SECONDS = 30
 SMOKE_ATTEMPTS = 5
 SMOKE_PAUSE_SECONDS = 3
-GCLOUD_TIMEOUT_SECONDS = 900
-MONITORING_URL = "https://monitoring.googleapis.com"
 
 
 class RolloutError(Exception):
     """Why the deployment is taken back."""
 
 
+EXPECTED = (RolloutError, GcloudError, MonitoringError, CanaryError)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What is deployed where. `hold_seconds`: how long each share of the traffic is watched."""
+    """What is deployed where. `time_scale` shortens every wait, for tests.
 
-    project: str
-    region: str
+    `judged`: services that have to be seen good before they get more; the others only must not be seen bad.
+    """
+
+    cloud_run: CloudRun
+    monitoring: Monitoring
     image: str
     services: tuple[str, ...]
     worker_pools: tuple[str, ...]
     jobs: tuple[str, ...]
-    smoked: tuple[str, ...]
-    hold_seconds: float
-    monitoring_url: str
+    judged: tuple[str, ...]
+    smoked: str | None
+    api: str
+    canary: Client | None
+    time_scale: float = 1.0
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds * self.time_scale)
 
 
 @dataclass(frozen=True)
 class Before:
-    """What runs now: (service, revision) with all the traffic, (worker pool, image), (job, image)."""
+    """What runs now: (service, revision) with all the traffic, (kind, name, image) of the rest."""
 
     revisions: tuple[tuple[str, str], ...]
-    worker_pools: tuple[tuple[str, str], ...]
-    jobs: tuple[tuple[str, str], ...]
+    others: tuple[tuple[str, str, str], ...]
 
 
 def roll_out(plan: Plan) -> None:
-    """Deploy; RolloutError after everything has been taken back."""
+    """Deploy; whatever is raised is raised again after everything has been taken back."""
     before = look(plan)
     try:
-        candidates = tuple(deploy(plan, service) for service in plan.services)
-        for service in plan.smoked:
-            smoke(plan, service)
+        candidates = {
+            service: plan.cloud_run.deploy(service, plan.image, old) for service, old in before.revisions
+        }
+        if plan.smoked:
+            smoke(plan, plan.smoked)
         for percent in STEPS_PERCENT:
-            for (service, old), new in zip(before.revisions, candidates, strict=True):
-                shift(plan, service, old, new, percent)
+            began = datetime.now(UTC)
+            for service, old in before.revisions:
+                plan.cloud_run.shift(service, old, candidates[service], percent)
             if percent == STEPS_PERCENT[0]:
                 replace_others(plan, before, plan.image)
-            watch(plan, candidates)
-    except RolloutError:
-        take_back(plan, before)
+            pay(plan, percent)
+            watch(plan, candidates, began, percent)
+    except BaseException:
+        with deaf():
+            take_back(plan, before)
         raise
 
 
 def look(plan: Plan) -> Before:
     """Read what is to be gone back to."""
+    kinds = [("worker-pools", name) for name in plan.worker_pools] + [("jobs", name) for name in plan.jobs]
     return Before(
-        tuple((service, serving_revision(plan, service)) for service in plan.services),
-        tuple((pool, running_image(plan, "worker-pools", pool)) for pool in plan.worker_pools),
-        tuple((job, running_image(plan, "jobs", job)) for job in plan.jobs),
+        tuple((service, plan.cloud_run.serving_revision(service)) for service in plan.services),
+        tuple((kind, name, plan.cloud_run.image(kind, name)) for kind, name in kinds),
     )
-
-
-def serving_revision(plan: Plan, service: str) -> str:
-    """Return the revision with all the traffic; without one a person has to end the last deployment."""
-    traffic = describe(plan, "services", service)["status"]["traffic"]
-    whole = [target["revisionName"] for target in traffic if target.get("percent") == 100]
-    if len(whole) != 1:
-        raise RolloutError(f"{service} has no revision with all the traffic: end the last deployment first")
-    return str(whole[0])
-
-
-def running_image(plan: Plan, kind: str, name: str) -> str:
-    """Return the image of a worker pool or a job."""
-    spec = describe(plan, kind, name)["spec"]["template"]["spec"]
-    return str(spec.get("template", {}).get("spec", spec)["containers"][0]["image"])
-
-
-def deploy(plan: Plan, service: str) -> str:
-    """Make a revision without traffic, ready to be called at its tag's address; return its name."""
-    gcloud(
-        plan, "run", "services", "update", service, f"--image={plan.image}", "--no-traffic", f"--tag={TAG}"
-    )
-    return str(describe(plan, "services", service)["status"]["latestReadyRevisionName"])
 
 
 def smoke(plan: Plan, service: str) -> None:
     """Ask the new revision whether it has all that it needs."""
-    traffic = describe(plan, "services", service)["status"]["traffic"]
-    url = next(target["url"] for target in traffic if target.get("tag") == TAG)
-    base = describe(plan, "services", service)["status"]["url"]
-    token = said(["gcloud", "auth", "print-identity-token", f"--audiences={base}"]).strip()
+    url = plan.cloud_run.candidate_url(service)
+    token = identity_token(plan.cloud_run.url(service))()
     problem = ""
     for attempt in range(SMOKE_ATTEMPTS):
         if attempt:
-            time.sleep(SMOKE_PAUSE_SECONDS)
+            plan.sleep(SMOKE_PAUSE_SECONDS)
         try:
             fetch(f"{url}/readyz", token)
         except OSError as error:
@@ -135,126 +123,110 @@ def smoke(plan: Plan, service: str) -> None:
     raise RolloutError(f"{service} is not ready at {url}: {problem}")
 
 
-def shift(plan: Plan, service: str, old: str, new: str, percent: int) -> None:
-    """Give the new revision its share of the traffic."""
-    shares = f"{new}=100" if percent == 100 or old == new else f"{new}={percent},{old}={100 - percent}"
-    gcloud(plan, "run", "services", "update-traffic", service, f"--to-revisions={shares}")
+def pay(plan: Plan, percent: int) -> None:
+    """Pay as the canary partner through the new revision of the gateway."""
+    if plan.canary is None or plan.smoked is None:
+        tell(f"{percent} %: there is no canary partner; judged by the others' requests only")
+        return
+    partner = CanaryPartner(
+        plan.api,
+        plan.cloud_run.candidate_url(plan.smoked),
+        plan.canary,
+        identity_token(plan.cloud_run.url(plan.smoked)),
+        plan.sleep,
+    )
+    made = partner.pay(percent, f"{datetime.now(UTC):%Y%m%d%H%M%S}")
+    tell(f"{percent} %: {made} payments of the canary partner are paid and told")
+
+
+def watch(plan: Plan, candidates: dict[str, str], began: datetime, percent: int) -> None:
+    """Return once the judged revisions are good, or their time is over; RolloutError if one is not."""
+    waited = 0.0
+    while True:
+        plan.sleep(LOOK_SECONDS)
+        waited += LOOK_SECONDS
+        verdicts = {service: verdict(plan, service, candidates[service], began) for service in plan.services}
+        good = all(verdicts[service] is Verdict.GOOD for service in plan.judged)
+        if waited >= MIN_HOLD_SECONDS and good:
+            tell(f"{percent} %: good after {waited:.0f} s")
+            return
+        if waited >= MAX_HOLD_SECONDS:
+            unsure = [service for service in plan.judged if verdicts[service] is not Verdict.GOOD]
+            tell(f"{percent} %: too few requests in {waited:.0f} s to be sure of {', '.join(unsure)}")
+            return
+
+
+def verdict(plan: Plan, service: str, revision: str, began: datetime) -> Verdict:
+    """Judge one revision; RolloutError if it is to be taken back."""
+    requests, errors = plan.monitoring.answered(revision, began)
+    if judge(requests, errors) is Verdict.TAKE_BACK:
+        raise RolloutError(f"{revision} answered {errors} of {requests} requests with 5xx")
+    if service == plan.smoked:
+        answered, slow = plan.monitoring.slow(revision, began, MAX_LATENCY_MS)
+        if judge(answered, slow) is Verdict.TAKE_BACK:
+            raise RolloutError(
+                f"{slow} of {answered} answers of {revision} took over {MAX_LATENCY_MS:.0f} ms"
+            )
+    return judge(requests, errors)
 
 
 def replace_others(plan: Plan, before: Before, image: str | None) -> None:
     """Give worker pools and jobs the image, or (None) the one that each had."""
-    for pool, old in before.worker_pools:
-        gcloud(plan, "run", "worker-pools", "update", pool, f"--image={image or old}")
-    for job, old in before.jobs:
-        gcloud(plan, "run", "jobs", "update", job, f"--image={image or old}")
-
-
-def watch(plan: Plan, candidates: tuple[str, ...]) -> None:
-    """Wait, then judge the new revisions by what they have answered meanwhile."""
-    began = datetime.now(UTC)
-    time.sleep(plan.hold_seconds)
-    for service, revision in zip(plan.services, candidates, strict=True):
-        requests = answered(plan, revision, began, "")
-        errors = answered(plan, revision, began, ' AND metric.labels.response_code_class = "5xx"')
-        if requests >= MIN_REQUESTS and errors / requests > MAX_ERROR_SHARE:
-            raise RolloutError(f"{revision} answered {errors} of {requests} requests with 5xx")
-        if service in plan.smoked and requests >= MIN_REQUESTS:
-            latency_ms = slowest(plan, revision, began)
-            if latency_ms > MAX_LATENCY_MS:
-                raise RolloutError(f"one of a hundred answers of {revision} took {latency_ms:.0f} ms")
-
-
-def answered(plan: Plan, revision: str, began: datetime, also: str) -> int:
-    """Count a revision's answers since `began`."""
-    found = points(plan, "request_count", revision, began, also, {})
-    return sum(int(point["value"]["int64Value"]) for point in found)
-
-
-def slowest(plan: Plan, revision: str, began: datetime) -> float:
-    """Return the 99th percentile of what a revision's answers took since `began`, in ms."""
-    aligned = {
-        "aggregation.alignmentPeriod": f"{max(60, math.ceil(plan.hold_seconds) + 60)}s",
-        "aggregation.perSeriesAligner": "ALIGN_DELTA",
-        "aggregation.crossSeriesReducer": "REDUCE_PERCENTILE_99",
-    }
-    found = points(plan, "request_latencies", revision, began, "", aligned)
-    return max((float(point["value"]["doubleValue"]) for point in found), default=0.0)
-
-
-def points(
-    plan: Plan, metric: str, revision: str, began: datetime, also: str, aggregation: dict[str, str]
-) -> list[Any]:
-    """Read a metric of a revision since `began`, as Cloud Monitoring has it."""
-    kind = f'metric.type = "run.googleapis.com/{metric}" AND resource.type = "cloud_run_revision"'
-    query = urllib.parse.urlencode(
-        aggregation
-        | {
-            "filter": f'{kind} AND resource.labels.revision_name = "{revision}"{also}',
-            # a window of no width is refused
-            "interval.startTime": (began - timedelta(seconds=1)).isoformat(),
-            "interval.endTime": datetime.now(UTC).isoformat(),
-        }
-    )
-    token = said(["gcloud", "auth", "print-access-token"]).strip()
-    try:
-        body = fetch(f"{plan.monitoring_url}/v3/projects/{plan.project}/timeSeries?{query}", token)
-    except OSError as error:
-        raise RolloutError(f"Cloud Monitoring does not tell how {revision} does: {error}") from error
-    return [point for series in json.loads(body).get("timeSeries", []) for point in series["points"]]
+    for kind, name, old in before.others:
+        plan.cloud_run.replace(kind, name, image or old)
 
 
 def take_back(plan: Plan, before: Before) -> None:
     """Go back to what ran before; go on with the others when one fails."""
     for service, revision in before.revisions:
         try:
-            shift(plan, service, revision, revision, 100)
-        except RolloutError as error:
-            sys.stderr.write(f"could not take back {service}: {error}\n")
+            plan.cloud_run.shift(service, revision, revision, 100)
+        except EXPECTED as error:
+            tell(f"could not take back {service}: {error}")
+    for kind, name, old in before.others:
+        try:
+            plan.cloud_run.replace(kind, name, old)
+        except EXPECTED as error:
+            tell(f"could not take back {name}: {error}")
+
+
+class TerminatedError(BaseException):
+    """SIGTERM: Cloud Build's time-out, or somebody has cancelled the build."""
+
+
+def terminate(_number: int, _frame: FrameType | None) -> None:
+    """Handle SIGTERM as something that takes back."""
+    raise TerminatedError
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Do not let a second signal interrupt the way back."""
+    heard = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        replace_others(plan, before, None)
-    except RolloutError as error:
-        sys.stderr.write(f"could not take back: {error}\n")
+        yield
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
 
 
-def describe(plan: Plan, kind: str, name: str) -> Any:
-    """Return a resource of Cloud Run as gcloud describes it."""
-    return json.loads(gcloud(plan, "run", kind, "describe", name, "--format=json"))
+def tell(line: str) -> None:
+    """Write to the build's log at once."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
-def gcloud(plan: Plan, *arguments: str) -> str:
-    """Run gcloud in the plan's project and region."""
-    return said(["gcloud", *arguments, f"--project={plan.project}", f"--region={plan.region}", "--quiet"])
-
-
-def said(command: list[str]) -> str:
-    """Run a command and return what it said; RolloutError with its last line if it failed."""
-    try:
-        done = subprocess.run(  # noqa: S603 - a list, and no shell
-            command, capture_output=True, text=True, check=False, timeout=GCLOUD_TIMEOUT_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RolloutError(f"{' '.join(command[:5])} took more than {GCLOUD_TIMEOUT_SECONDS} s") from error
-    if done.returncode != 0:
-        raise RolloutError(f"{' '.join(command[:5])}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-    return done.stdout
-
-
-def fetch(url: str, token: str) -> bytes:
-    """GET with a bearer token; OSError for no answer or one that is not 2xx."""
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - https
-    with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT_SECONDS) as answer:  # noqa: S310
-        return bytes(answer.read())
-
-
-def main(arguments: list[str]) -> int:
-    """Roll out; status 1 and one line if it was taken back."""
+def read_plan(arguments: list[str]) -> Plan:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    for name in ("project", "region", "prefix", "image"):
+    for name in ("project", "region", "prefix", "image", "api"):
         parser.add_argument(f"--{name}", required=True)
-    for name in ("service", "worker-pool", "job", "smoke"):
+    for name in ("service", "worker-pool", "job", "judged"):
         parser.add_argument(f"--{name}", action="append", default=[])
-    parser.add_argument("--hold-seconds", type=float, default=HOLD_SECONDS)
-    parser.add_argument("--monitoring-url", default=MONITORING_URL, help="for tests")
+    parser.add_argument("--smoke", help="the service that can be called from here: the gateway")
+    parser.add_argument("--canary", help="the secret with the canary partner's client")
+    parser.add_argument("--time-scale", type=float, default=1.0, help="for tests")
+    parser.add_argument("--monitoring-url", default=URL, help="for tests")
     given = parser.parse_args(arguments)
     if "@sha256:" not in given.image:
         parser.error("--image is not named by its digest")
@@ -262,15 +234,56 @@ def main(arguments: list[str]) -> int:
     def named(names: list[str]) -> tuple[str, ...]:
         return tuple(f"{given.prefix}-{name}" for name in names)
 
-    plan = Plan(
-        *(given.project, given.region, given.image),
-        *(named(given.service), named(given.worker_pool), named(given.job), named(given.smoke)),
-        *(given.hold_seconds, given.monitoring_url),
+    cloud_run = CloudRun(given.project, given.region)
+    return Plan(
+        cloud_run=cloud_run,
+        monitoring=Monitoring(
+            given.project,
+            access_token(),
+            given.monitoring_url,
+            lambda seconds: time.sleep(seconds * given.time_scale),
+        ),
+        image=given.image,
+        services=named(given.service),
+        worker_pools=named(given.worker_pool),
+        jobs=named(given.job),
+        judged=named(given.judged),
+        smoked=f"{given.prefix}-{given.smoke}" if given.smoke else None,
+        api=given.api.rstrip("/"),
+        canary=read_canary(given.canary, given.project) if given.canary else None,
+        time_scale=given.time_scale,
     )
+
+
+def read_canary(secret: str, project: str) -> Client | None:
+    """Return the canary partner's client, None while the secret has no version."""
+    command = [
+        "gcloud",
+        "secrets",
+        "versions",
+        "access",
+        "latest",
+        f"--secret={secret}",
+        f"--project={project}",
+    ]
     try:
-        roll_out(plan)
-    except RolloutError as error:
-        sys.stderr.write(f"taken back: {error}\n")
+        return Client.read(said(command))
+    except GcloudError as error:
+        if "NOT_FOUND" in str(error):
+            return None
+        raise
+
+
+def main(arguments: list[str]) -> int:
+    """Roll out; status 1 and one line if it was taken back."""
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        roll_out(read_plan(arguments))
+    except EXPECTED as error:
+        tell(f"taken back: {error}")
+        return 1
+    except TerminatedError:
+        tell("taken back: the build was ended")
         return 1
     return 0
 

@@ -29,6 +29,7 @@ from gateway.acceptance_metrics import register_acceptance_metrics
 from gateway.authorization import register_authorization, require_declared_routes
 from gateway.batch import AcceptBatch
 from gateway.batch_routes import BatchRoutes
+from gateway.caller_address import CallerAddress
 from gateway.cancel_payment import CancelPayment
 from gateway.client_assertions import ClientAssertions
 from gateway.client_secrets import SecretVerifier
@@ -37,7 +38,7 @@ from gateway.discovery import register_discovery
 from gateway.estimates import Estimates
 from gateway.event_routes import EventRoutes
 from gateway.idempotency import Fingerprints
-from gateway.keys import ReceiptKeys, read_fingerprint_key, read_receipt_keys
+from gateway.keys import ReceiptKeys, read_edge_key, read_fingerprint_key, read_receipt_keys
 from gateway.limits import Limits, PartnerRequests, TokenLimits
 from gateway.openapi_routes import register_openapi
 from gateway.operate_payment import OncePerKey, OperatePayment
@@ -67,6 +68,7 @@ class Keys:
     fingerprint: bytes
     parties: KeyRing
     webhooks: KeyRing
+    edge: bytes | None = None
 
     @classmethod
     def read(cls, settings: Settings) -> "Keys":
@@ -74,6 +76,7 @@ class Keys:
             token=TokenKeys.from_folder(settings.token_signing_keys_dir),
             receipt=read_receipt_keys(settings.receipt_signing_key),
             fingerprint=read_fingerprint_key(settings.fingerprint_key),
+            edge=read_edge_key(settings.edge_key) if settings.edge_key else None,
             parties=open_key_ring(settings.party_key_ring),
             webhooks=open_key_ring(settings.webhook_key_ring),
         )
@@ -143,7 +146,7 @@ def create_app(
             limits,
             requests_per_address=settings.token_requests_per_minute,
             tokens_per_client=settings.tokens_per_minute,
-            forwarded_hops=settings.forwarded_hops,
+            caller_address=CallerAddress(settings.forwarded_hops, keys.edge),
         ),
         directory,
         clock,

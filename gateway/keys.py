@@ -22,6 +22,7 @@ from joserfc.jwk import OKPKey
 from bridge.errors import SettingsError
 
 MIN_FINGERPRINT_KEY_BYTES = 32
+MIN_EDGE_KEY_BYTES = 32
 _PUBLIC_KEY = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
 
 
@@ -98,3 +99,11 @@ def _read(path: Path, variable: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SettingsError(f"{variable} {path}: {error.strerror}") from error
+
+
+def read_edge_key(path: str) -> bytes:
+    """Read the key by which the load balancer proves itself: 32 characters or more."""
+    key = _read(Path(path), "EDGE_KEY").strip()
+    if len(key) < MIN_EDGE_KEY_BYTES:
+        raise SettingsError(f"EDGE_KEY {path}: fewer than {MIN_EDGE_KEY_BYTES} characters")
+    return key

@@ -4,7 +4,6 @@ Windows are aligned to the clock, so that all instances that share counters coun
 carry `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
 """
 
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from flask import Flask, Response, g, request
 from bridge.clock import Clock
 from bridge.errors import RejectedError
 from bridge.partner import PartnerConfiguration
+from gateway.caller_address import CallerAddress
 from gateway.counters import Counters
 from gateway.idempotency import HEADER as IDEMPOTENCY_HEADER
 from gateway.idempotency import REPLAYED_HEADER
@@ -25,8 +25,6 @@ TOKEN_WINDOW_SECONDS = 60
 # Routes that make payments; the daily quota is looked at before them.
 ONE_PAYMENT_ENDPOINT, BATCH_ENDPOINT = "create_payment", "create_payments"
 PAYMENT_ENDPOINTS = frozenset({ONE_PAYMENT_ENDPOINT, BATCH_ENDPOINT})
-# An IPv6 customer has a whole network of this size.
-IPV6_PREFIX_BITS = 64
 
 
 class Policy(NamedTuple):
@@ -163,13 +161,14 @@ class TokenLimits:
     limits: Limits
     requests_per_address: int
     tokens_per_client: int
-    forwarded_hops: int
+    caller_address: CallerAddress
 
     def request_comes(self) -> str:
-        """Count a request; return its address. RejectedError (429) if its address has had too many."""
-        address = caller_address(
-            request.headers.get("X-Forwarded-For"), request.remote_addr, self.forwarded_hops
-        )
+        """Count a request; return its address.
+
+        RejectedError: 429 if its address has had too many, 404 if it has come past the load balancer.
+        """
+        address = self.caller_address.of(request.headers, request.remote_addr)
         self._take("token-requests", self.requests_per_address, address)
         return address
 
@@ -185,23 +184,6 @@ class TokenLimits:
         reading = self.limits.take(Policy(name, quota, TOKEN_WINDOW_SECONDS), who)
         if reading.exceeded:
             raise _too_many_requests(reading, "Tokens are asked for too often; keep one until it expires.")
-
-
-def caller_address(forwarded_for: str | None, peer: str | None, hops: int) -> str:
-    """Return the caller's address (an IPv6 network), as the last proxy that is ours has seen it.
-
-    Each proxy adds the address that it was called from at the end of `X-Forwarded-For`; what stands before
-    the last `hops` entries is whatever the caller has sent. Without that many entries it is the peer.
-    """
-    entries = [entry.strip() for entry in (forwarded_for or "").split(",") if entry.strip()]
-    address = entries[-hops] if 0 < hops <= len(entries) else peer or ""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return peer or "unknown"
-    if parsed.version == 6:
-        return str(ipaddress.ip_network((parsed, IPV6_PREFIX_BITS), strict=False))
-    return str(parsed)
 
 
 def _too_many_requests(reading: Reading, detail: str) -> RejectedError:

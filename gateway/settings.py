@@ -37,6 +37,7 @@ class Settings:
     tokens_per_minute: int = 120
     token_requests_per_minute: int = 600
     forwarded_hops: int = 1
+    edge_key: str | None = None
     refund_window_days: int = 400
     tracing: TracingSettings = NO_TRACES
     metrics: MetricsSettings = NO_METRICS
@@ -66,6 +67,7 @@ class Settings:
             tokens_per_minute=whole(environ, "TOKENS_PER_MINUTE", 120, at_most=1_000_000),
             token_requests_per_minute=whole(environ, "TOKEN_REQUESTS_PER_MINUTE", 600, at_most=1_000_000),
             forwarded_hops=_hops(environ, "FORWARDED_HOPS"),
+            edge_key=environ.get("EDGE_KEY") or None,
             refund_window_days=whole(environ, "REFUND_WINDOW_DAYS", 400, at_most=3650),
         )
 

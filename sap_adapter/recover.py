@@ -13,7 +13,7 @@ from bridge.clock import MAX_CLOCK_DIFFERENCE_SECONDS
 from bridge.environment import only_check, required, seconds
 from bridge.errors import SettingsError
 from bridge.storage.database_clock import DatabaseClock
-from bridge.storage.engine import DatabaseSettings, make_engine
+from bridge.storage.engine import DatabaseSettings, make_engine, wait_for_database
 from bridge.web.logs import configure_logs
 from sap_adapter.recovery import NotConfiguredError, RecoveryJob
 from sap_adapter.s4hana import S4HanaConnector, SapConnection, Timeouts
@@ -63,6 +63,7 @@ def main() -> int:
     }
     job = RecoveryJob(engine, connectors, clock, settling_seconds=settings.settling_seconds, wait=time.sleep)
     try:
+        wait_for_database(engine)
         if not job.run():
             sys.stderr.write("recovery: there is none to carry on; begin one by `bridge recover`\n")
     except NotConfiguredError as error:

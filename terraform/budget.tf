@@ -1,4 +1,9 @@
+# Needs roles/billing.costsManager on the billing account, which owning the project does not bring; without it,
+# `monthly_budget = null`.
 resource "google_billing_budget" "this" {
+  provider = google.billing
+  count    = var.monthly_budget == null ? 0 : 1
+
   billing_account = var.billing_account
   display_name    = "Partner Payments Bridge, ${var.environment}"
 

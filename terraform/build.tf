@@ -1,4 +1,5 @@
-# Builds and deploys (cloudbuild.yaml). It may move images and traffic of what exists, and make nothing new.
+# Builds and deploys: staging from a push (cloudbuild.yaml), production by promoting what staging has run
+# (promote.cloudbuild.yaml). It may move images and traffic of what exists, and make nothing new.
 
 resource "google_service_account" "deployer" {
   account_id   = "${local.prefix}-deployer"
@@ -12,11 +13,33 @@ resource "google_artifact_registry_repository_iam_binding" "deployer" {
   members    = [google_service_account.deployer.member]
 }
 
+resource "google_artifact_registry_repository_iam_binding" "cache" {
+  repository = google_artifact_registry_repository.cache.name
+  location   = var.region
+  role       = "roles/artifactregistry.writer"
+  members    = [google_service_account.deployer.member]
+}
+
+# production copies images from here
+resource "google_artifact_registry_repository_iam_binding" "promoters" {
+  count = length(var.promoters) > 0 ? 1 : 0
+
+  repository = google_artifact_registry_repository.images.name
+  location   = var.region
+  role       = "roles/artifactregistry.reader"
+  members    = var.promoters
+}
+
 resource "google_project_iam_member" "deployer" {
   for_each = toset([
+    # waits for an older build to end
+    "roles/cloudbuild.builds.viewer",
+    # writes the build's own log
     "roles/logging.logWriter",
     "roles/monitoring.viewer",
     "roles/ondemandscanning.admin",
+    # an update of a worker pool is an operation of the location, not of the pool
+    "roles/run.viewer",
   ])
 
   project = var.project_id
@@ -58,13 +81,20 @@ resource "google_service_account_iam_binding" "deployer" {
   members            = [google_service_account.deployer.member]
 }
 
-# to remove configs that no gateway uses any more
-resource "google_api_gateway_api_iam_binding" "deployer" {
-  provider = google-beta
+# to call the gateway's new revision with an identity token
+resource "google_service_account_iam_binding" "deployer_identity" {
+  service_account_id = google_service_account.deployer.name
+  role               = "roles/iam.serviceAccountOpenIdTokenCreator"
+  members            = [google_service_account.deployer.member]
 
-  api     = google_api_gateway_api.this.api_id
-  role    = "roles/apigateway.admin"
-  members = [google_service_account.deployer.member]
+  depends_on = [google_project_service.this["iamcredentials.googleapis.com"]]
+}
+
+# to pay as the canary partner
+resource "google_secret_manager_secret_iam_binding" "canary" {
+  secret_id = google_secret_manager_secret.this["canary-client"].id
+  role      = "roles/secretmanager.secretAccessor"
+  members   = [google_service_account.deployer.member]
 }
 
 resource "google_cloudbuild_trigger" "main" {
@@ -74,7 +104,7 @@ resource "google_cloudbuild_trigger" "main" {
   description     = "Deploys main to ${var.environment}."
   location        = var.region
   service_account = google_service_account.deployer.id
-  filename        = "cloudbuild.yaml"
+  filename        = var.promote_from == null ? "cloudbuild.yaml" : "promote.cloudbuild.yaml"
   substitutions   = local.build_substitutions
 
   repository_event_config {
@@ -92,12 +122,15 @@ resource "google_cloudbuild_trigger" "main" {
 }
 
 locals {
-  build_substitutions = {
-    _API           = google_api_gateway_api.this.api_id
-    _API_REGION    = var.api_gateway_region
+  build_substitutions = merge({
+    _API           = var.token_issuer
     _PREFIX        = local.prefix
     _REGION        = var.region
     _REGISTRY      = "${var.region}-docker.pkg.dev/${var.project_id}/${google_artifact_registry_repository.images.repository_id}"
     _WITH_SAP_MOCK = tostring(var.sap_mock)
-  }
+    }, var.promote_from == null ? {
+    _CACHE = "${var.region}-docker.pkg.dev/${var.project_id}/${google_artifact_registry_repository.cache.repository_id}"
+    } : {
+    _FROM = var.promote_from
+  })
 }

@@ -16,7 +16,7 @@ resource "google_cloud_run_v2_worker_pool" "dispatcher" {
     vpc_access {
       egress = "PRIVATE_RANGES_ONLY"
       network_interfaces {
-        subnetwork = google_compute_subnetwork.services.id
+        subnetwork = local.subnetwork_ids["services"]
       }
     }
 
@@ -39,8 +39,19 @@ resource "google_cloud_run_v2_worker_pool" "dispatcher" {
   }
 
   lifecycle {
-    ignore_changes = [client, client_version, template[0].containers[0].image, template[0].revision, instance_splits]
+    ignore_changes = [
+      client,
+      client_version,
+      instance_splits,
+      template[0].annotations,
+      template[0].containers[0].image,
+      template[0].labels,
+    ]
 
+    precondition {
+      condition     = var.services_image != null
+      error_message = "There is no image yet: give services_image (README.md, step 3)."
+    }
     precondition {
       condition     = var.scaling["dispatcher"].min == var.scaling["dispatcher"].max
       error_message = "The dispatcher's worker pool is scaled by hand: min and max are the same number."

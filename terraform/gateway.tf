@@ -26,8 +26,9 @@ resource "google_api_gateway_api_config" "this" {
 
   openapi_documents {
     document {
-      path     = "api-gateway.yaml"
-      contents = base64encode(local.api_specification)
+      # JSON: API Gateway's converter reads YAML aliases as strings, and api-gateway.yaml has many
+      path     = "api-gateway.json"
+      contents = base64encode(jsonencode(yamldecode(local.api_specification)))
     }
   }
   gateway_config {

@@ -42,7 +42,6 @@ locals {
     "roles/cloudsql.client"         = local.processes
     "roles/cloudsql.instanceUser"   = local.processes
     "roles/cloudtrace.agent"        = local.traced
-    "roles/logging.logWriter"       = local.processes
     "roles/telemetry.metricsWriter" = local.measured
   }
   database_resource = "projects/${var.project_id}/instances/${google_sql_database_instance.this.name}"

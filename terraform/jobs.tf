@@ -65,7 +65,7 @@ resource "google_cloud_run_v2_job" "this" {
       vpc_access {
         egress = each.value.egress
         network_interfaces {
-          subnetwork = google_compute_subnetwork.services.id
+          subnetwork = local.subnetwork_ids["services"]
         }
       }
 
@@ -115,7 +115,20 @@ resource "google_cloud_run_v2_job" "this" {
   }
 
   lifecycle {
-    ignore_changes = [client, client_version, template[0].template[0].containers[0].image]
+    ignore_changes = [
+      annotations,
+      client,
+      client_version,
+      labels,
+      template[0].annotations,
+      template[0].labels,
+      template[0].template[0].containers[0].image,
+    ]
+
+    precondition {
+      condition     = var.services_image != null
+      error_message = "There is no image yet: give services_image (README.md, step 3)."
+    }
   }
 
   depends_on = [

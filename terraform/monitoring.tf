@@ -9,20 +9,6 @@ resource "google_monitoring_notification_channel" "email" {
   depends_on = [google_project_service.this["monitoring.googleapis.com"]]
 }
 
-resource "google_logging_metric" "of_lines" {
-  for_each = { for name, alert in local.alerts : alert.metric => alert.log if can(alert.log) }
-
-  name        = each.key
-  description = "Log lines \"${each.value.message}\" of severity ${each.value.severity} or above."
-  filter      = "jsonPayload.message=\"${each.value.message}\" AND severity>=${each.value.severity} AND resource.type=(\"cloud_run_revision\" OR \"cloud_run_worker_pool\")"
-
-  metric_descriptor {
-    metric_kind = "DELTA"
-    value_type  = "INT64"
-    unit        = "1"
-  }
-}
-
 resource "google_monitoring_alert_policy" "this" {
   for_each = local.alerts
 
@@ -34,12 +20,22 @@ resource "google_monitoring_alert_policy" "this" {
   conditions {
     display_name = each.value.says
 
-    condition_prometheus_query_language {
-      query    = local.alert_queries[each.key]
-      duration = "${each.value.for_seconds}s"
-      # ours exist only once a service has told them
-      disable_metric_validation = true
-      evaluation_interval       = "30s"
+    # one line is one alert: a metric of lines, sparse as it is, would miss the first
+    dynamic "condition_matched_log" {
+      for_each = each.value.log[*]
+      content {
+        filter = "resource.type=(${local.logging_resources}) AND jsonPayload.message=\"${each.value.log.message}\" AND severity>=${each.value.log.severity}"
+      }
+    }
+    dynamic "condition_prometheus_query_language" {
+      for_each = each.value.log == null ? [local.alert_queries[each.key]] : []
+      content {
+        query    = condition_prometheus_query_language.value
+        duration = "${each.value.for_seconds}s"
+        # ours exist only once a service has told them
+        disable_metric_validation = true
+        evaluation_interval       = "30s"
+      }
     }
   }
   documentation {
@@ -53,9 +49,16 @@ resource "google_monitoring_alert_policy" "this" {
   }
   alert_strategy {
     auto_close = "86400s"
+
+    dynamic "notification_rate_limit" {
+      for_each = each.value.log[*]
+      content {
+        period = "300s"
+      }
+    }
   }
 
-  depends_on = [google_logging_metric.of_lines]
+  depends_on = [google_project_service.this["monitoring.googleapis.com"]]
 }
 
 # --- objectives -------------------------------------------------------------------------------------------------------
@@ -189,27 +192,28 @@ resource "google_monitoring_dashboard" "this" {
 }
 
 locals {
-  alerts = yamldecode(file("${path.module}/alerts.yaml"))
+  alerts            = { for name, alert in yamldecode(file("${path.module}/alerts.yaml")) : name => merge({ log = null }, alert) }
+  alerts_of_metrics = { for name, alert in local.alerts : name => alert if alert.log == null }
+  logging_resources = join(" OR ", [for kind in ["cloud_run_job", "cloud_run_revision", "cloud_run_worker_pool"] : "\"${kind}\""])
   # name: instrument, unit, attributes
   our_metrics = jsondecode(file("${path.module}/../bridge/metrics.json"))
 
   # How Cloud Monitoring's PromQL names a metric. Ours come by OTLP and keep their own names, in quotes for their dots
   # (cloud.google.com/stackdriver/docs/otlp-metrics/overview); Google's are domain, colon, path, with underscores.
   series = {
-    for name, alert in local.alerts : name => (
+    for name, alert in local.alerts_of_metrics : name => (
       contains(keys(local.our_metrics), alert.metric) ? "{\"${alert.metric}\"}"
-      : can(alert.log) ? "logging_googleapis_com:user_${alert.metric}{}"
       : "${replace(split("/", alert.metric)[0], ".", "_")}:${join("_", slice(split("/", alert.metric), 1, length(split("/", alert.metric))))}{${try(alert.where, "")}}"
     )
   }
   alert_values = {
-    for name, alert in local.alerts : name => (
+    for name, alert in local.alerts_of_metrics : name => (
       can(alert.query) ? replace(alert.query, "MAX_CONNECTIONS", tostring(var.database.max_connections))
       : alert.judge == "increase" ? "sum(increase(${local.series[name]}[5m]))"
       : "max(${local.series[name]})"
     )
   }
-  alert_queries = { for name, alert in local.alerts : name => (
+  alert_queries = { for name, alert in local.alerts_of_metrics : name => (
     can(alert.above) ? "${local.alert_values[name]} > ${alert.above}" : local.alert_values[name]
   ) }
 

@@ -4,6 +4,14 @@ provider "google" {
   default_labels = local.labels
 }
 
+# The Billing Budgets API refuses a person's credentials (403) unless the request names a project to be counted for.
+provider "google" {
+  alias                 = "billing"
+  project               = var.project_id
+  billing_project       = var.project_id
+  user_project_override = true
+}
+
 # API Gateway and the service agents exist in google-beta only.
 provider "google-beta" {
   project        = var.project_id

@@ -1,3 +1,25 @@
+# Layers of earlier builds. Each build moves the same tag, which the images' repository refuses.
+resource "google_artifact_registry_repository" "cache" {
+  #checkov:skip=CKV_GCP_84:layers hold our code and public packages, no data and no secret
+  repository_id = "${local.prefix}-cache"
+  location      = var.region
+  format        = "DOCKER"
+  description   = "Layers of earlier builds."
+
+  vulnerability_scanning_config {
+    enablement_config = "DISABLED"
+  }
+  cleanup_policies {
+    id     = "delete-the-old"
+    action = "DELETE"
+    condition {
+      older_than = "1209600s"
+    }
+  }
+
+  depends_on = [google_project_service.this["artifactregistry.googleapis.com"]]
+}
+
 resource "google_artifact_registry_repository" "images" {
   #checkov:skip=CKV_GCP_84:images hold our code and public packages, no data and no secret
   repository_id = local.prefix
@@ -14,8 +36,9 @@ resource "google_artifact_registry_repository" "images" {
   cleanup_policies {
     id     = "keep-the-latest"
     action = "KEEP"
+    # an image is an index, a manifest and its attestations: about twenty deployments
     most_recent_versions {
-      keep_count = 20
+      keep_count = 60
     }
   }
   cleanup_policies {

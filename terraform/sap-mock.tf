@@ -23,7 +23,7 @@ module "sap_mock" {
   memory           = "512Mi"
   module           = "sap_mock"
   name             = local.names["sap_mock"]
-  network          = { subnetwork = google_compute_subnetwork.services.id, egress = "PRIVATE_RANGES_ONLY", tags = [] }
+  network          = { network = local.network_id, subnetwork = local.subnetwork_ids["services"], egress = "PRIVATE_RANGES_ONLY", tags = [] }
   scaling          = { min = 1, max = 1 }
   secret_variables = { SAP_MOCK_PASSWORD = google_secret_manager_secret.this["sap-mock-password"].secret_id }
   service_account  = google_service_account.sap_mock[each.key].email

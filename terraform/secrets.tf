@@ -3,6 +3,9 @@
 locals {
   # variable: what tells a service the mounted file, or its folder
   secrets = merge(
+    var.public_domain == null ? {} : {
+      edge-key = { file = "edge-key", variable = "EDGE_KEY", is_folder = false, readers = ["gateway"] }
+    },
     {
       fingerprint-key     = { file = "fingerprint-key", variable = "FINGERPRINT_KEY", is_folder = false, readers = ["gateway"] }
       party-key-ring      = { file = "party-key-ring.json", variable = "PARTY_KEY_RING", is_folder = false, readers = ["gateway", "sap_adapter"] }
@@ -22,7 +25,8 @@ locals {
 }
 
 resource "google_secret_manager_secret" "this" {
-  for_each = merge(local.secrets, var.sap_mock ? { sap-mock-password = null } : {})
+  # the pipeline, not a service, reads canary-client
+  for_each = merge(local.secrets, { canary-client = null }, var.sap_mock ? { sap-mock-password = null } : {})
 
   secret_id           = each.key
   deletion_protection = var.deletion_protection

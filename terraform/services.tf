@@ -53,9 +53,10 @@ locals {
       egress          = "ALL_TRAFFIC"
       network_tags    = []
     }
+    # partners and backoffice: operators come from outside, through Identity-Aware Proxy (operators.tf)
     partners = {
       module          = "partners"
-      ingress         = "INGRESS_TRAFFIC_INTERNAL_ONLY"
+      ingress         = "INGRESS_TRAFFIC_ALL"
       threads         = 4
       connections     = 4
       timeout_seconds = 60
@@ -67,7 +68,7 @@ locals {
     }
     backoffice = {
       module          = "backoffice"
-      ingress         = "INGRESS_TRAFFIC_INTERNAL_ONLY"
+      ingress         = "INGRESS_TRAFFIC_ALL"
       threads         = 4
       connections     = 4 + 2
       timeout_seconds = 60
@@ -82,15 +83,18 @@ locals {
 
   # who calls past Cloud Run's check of identity tokens; the others check their callers themselves
   callers = {
-    gateway = [google_service_account.api_gateway.member, google_service_account.deployer.member]
+    gateway    = [google_service_account.api_gateway.member, google_service_account.deployer.member]
+    partners   = [google_project_service_identity.iap.member]
+    backoffice = [google_project_service_identity.iap.member]
   }
 
   # --- what they are told: every variable that they read, and no other (tests/terraform) ---
 
   environments = {
     gateway = merge(local.firestore_environment, local.telemetry_environment, local.directory_environment, {
-      FORWARDED_HOPS            = var.public_domain == null ? "1" : "2"
-      RATE_LIMIT_STORAGE_URL    = "redis://${local.valkey_address}:6379/0"
+      # ESPv2 is called by Google's front end, which is the last entry of X-Forwarded-For; the client is the one before
+      FORWARDED_HOPS            = "2"
+      RATE_LIMIT_STORAGE_URL    = local.valkey_url
       REFUND_WINDOW_DAYS        = tostring(var.refund_window_days)
       TOKENS_PER_MINUTE         = "120"
       TOKEN_AUDIENCE            = var.token_issuer
@@ -118,8 +122,8 @@ locals {
       WEBHOOK_TIMEOUT_SECONDS       = "15"
     })
     dead_letters = local.push_environment
-    backoffice   = merge(local.operator_environment, local.settling_environment, local.metrics_environment)
-    partners     = merge(local.firestore_environment, local.operator_environment)
+    backoffice   = merge(local.operator_environments["backoffice"], local.settling_environment, local.metrics_environment)
+    partners     = merge(local.firestore_environment, local.operator_environments["partners"])
   }
 
   # --- what several services are told ---
@@ -132,10 +136,6 @@ locals {
   push_environment = {
     PUSH_AUDIENCE = local.push_audience
     PUSH_CALLERS  = google_service_account.push.email
-  }
-  operator_environment = {
-    OPERATORS         = join(",", var.operators)
-    OPERATOR_AUDIENCE = var.operator_audience
   }
   # one of ten payments is traced, as the gateway decides
   telemetry_environment = merge(local.metrics_environment, {
@@ -163,6 +163,7 @@ module "service" {
   cpu                 = each.value.cpu
   cpu_idle            = each.value.cpu_idle
   deletion_protection = var.deletion_protection
+  iap_enabled         = contains(local.operators_services, each.key)
   environment = merge(local.environments[each.key], local.database_environment[each.key], {
     THREADS = tostring(each.value.threads)
   })
@@ -172,7 +173,7 @@ module "service" {
   memory          = each.value.memory
   module          = each.value.module
   name            = local.names[each.key]
-  network         = { subnetwork = google_compute_subnetwork.services.id, egress = each.value.egress, tags = each.value.network_tags }
+  network         = { network = local.network_id, subnetwork = local.subnetwork_ids[each.key == "webhooks" ? "webhooks" : "services"], egress = each.value.egress, tags = each.value.network_tags }
   scaling         = var.scaling[each.key]
   secret_files    = local.secret_files[each.key]
   service_account = google_service_account.process[each.key].email

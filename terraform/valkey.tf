@@ -22,7 +22,7 @@ resource "google_memorystore_instance" "counters" {
     mode = "DISABLED"
   }
   desired_auto_created_endpoints {
-    network    = google_compute_network.this.id
+    network    = local.network_id
     project_id = var.project_id
   }
 
@@ -30,5 +30,14 @@ resource "google_memorystore_instance" "counters" {
 }
 
 locals {
-  valkey_address = google_memorystore_instance.counters.endpoints[0].connections[0].psc_auto_connection[0].ip_address
+  # A replica has an endpoint of its own, and no order is promised. Counting on it would fail.
+  valkey_connections = flatten([
+    for endpoint in google_memorystore_instance.counters.endpoints : [
+      for connection in endpoint.connections : connection.psc_auto_connection
+    ]
+  ])
+  valkey_primary = one([
+    for connection in local.valkey_connections : connection if connection.connection_type == "CONNECTION_TYPE_PRIMARY"
+  ])
+  valkey_url = "redis://${local.valkey_primary.ip_address}:${local.valkey_primary.port}/0"
 }

@@ -51,6 +51,10 @@ variable "database" {
     maintenance_window_day   = optional(number, 7)
     maintenance_window_hour  = optional(number, 3)
     maintenance_update_track = optional(string, "stable")
+    # dates as MM-DD, for each year, or YYYY-MM-DD
+    deny_maintenance = optional(object({ start_date = string, end_date = string }))
+    # a cross-region replica; docs/cost.md has its price
+    replica_region = optional(string)
   })
 
   validation {
@@ -60,6 +64,10 @@ variable "database" {
   validation {
     condition     = var.environment != "prod" || var.database.availability_type == "REGIONAL"
     error_message = "production needs a standby in another zone: availability_type = \"REGIONAL\"."
+  }
+  validation {
+    condition     = var.database.replica_region == null || var.database.replica_region != var.region
+    error_message = "database: replica_region is another region than `region`."
   }
   validation {
     condition     = var.database.transaction_log_days >= 1 && var.database.transaction_log_days <= 7
@@ -99,21 +107,43 @@ variable "key_managers" {
 }
 
 variable "monthly_budget" {
-  description = "Whole units of `currency` per month; a mail at 50, 90 and 100 percent, and when 100 is forecast."
+  description = "Whole units of `currency` (the billing account's) per month; a mail at 50, 90 and 100 percent, and when 100 is forecast. Null: no budget."
   type = object({
     currency = string
     units    = number
   })
+  default = null
 }
 
-variable "operator_audience" {
-  description = "Audience of the operators' ID tokens. gcloud's own, for people have no other (`gcloud auth print-identity-token`)."
+variable "network" {
+  description = "Ranges of the network that is made here, or a network that exists already, as in a Shared VPC (README.md)."
+  type = object({
+    services_range         = optional(string, "10.20.0.0/22")
+    webhooks_range         = optional(string, "10.20.4.0/23")
+    private_services_range = optional(string, "10.30.0.0/20")
+    existing = optional(object({
+      network               = string
+      services_subnetwork   = string
+      webhooks_subnetwork   = string
+      private_services_name = optional(string)
+    }))
+  })
+  default = {}
+
+  validation {
+    condition     = alltrue([for range in [var.network.services_range, var.network.webhooks_range, var.network.private_services_range] : can(cidrhost(range, 0))])
+    error_message = "network: ranges are written as in 10.20.0.0/22."
+  }
+}
+
+variable "operator_client_id" {
+  description = "OAuth client (type desktop) with which the operators' command line signs in; null lets browsers in only."
   type        = string
-  default     = "32555940559.apps.googleusercontent.com"
+  default     = null
 }
 
 variable "operators" {
-  description = "E-mails of those who may use the operators' services; each service checks their Google ID token."
+  description = "E-mails of the people (or service accounts) that may use the operators' services; no groups, since each change names a person."
   type        = list(string)
 
   validation {
@@ -122,9 +152,42 @@ variable "operators" {
   }
 }
 
+variable "private_dns" {
+  description = "Domains (with a dot at the end) that name servers of SAP's network answer: domain to their addresses, reached by VPN or Interconnect."
+  type        = map(list(string))
+  default     = {}
+
+  validation {
+    condition     = alltrue([for domain, servers in var.private_dns : can(regex("^([a-z0-9-]+\\.)+$", domain)) && length(servers) > 0])
+    error_message = "private_dns: a domain ends in a dot and has at least one name server."
+  }
+}
+
 variable "project_id" {
   description = "The project; one per environment."
   type        = string
+}
+
+variable "promote_from" {
+  description = "Registry of staging, whose images this environment runs: REGION-docker.pkg.dev/PROJECT/bridge. Null where images are built."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.environment != "prod" || var.build_repository == null || var.promote_from != null
+    error_message = "production runs what staging has run: promote_from names staging's registry."
+  }
+}
+
+variable "promoters" {
+  description = "IAM members that may copy images from here: production's deployer."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for member in var.promoters : startswith(member, "serviceAccount:")])
+    error_message = "promoters are service accounts: serviceAccount:bridge-deployer@PROJECT.iam.gserviceaccount.com."
+  }
 }
 
 variable "public_domain" {
@@ -196,8 +259,8 @@ variable "sap_mock_image" {
   default     = null
 
   validation {
-    condition     = var.sap_mock_image == null ? !var.sap_mock : can(regex("@sha256:[0-9a-f]{64}$", var.sap_mock_image))
-    error_message = "sap_mock_image ends in @sha256:<64 hexadecimal digits>, and is needed where the mock runs."
+    condition     = var.sap_mock_image == null || can(regex("@sha256:[0-9a-f]{64}$", var.sap_mock_image))
+    error_message = "sap_mock_image ends in @sha256:<64 hexadecimal digits>: a tag can be moved."
   }
 }
 
@@ -247,11 +310,12 @@ variable "scaling" {
 }
 
 variable "services_image" {
-  description = "The services' image, by digest, for what does not exist yet. Cloud Build replaces it later."
+  description = "The services' image, by digest, for what does not exist yet. A deployment replaces it. Null while there is none (README.md, step 2)."
   type        = string
+  default     = null
 
   validation {
-    condition     = can(regex("@sha256:[0-9a-f]{64}$", var.services_image))
+    condition     = var.services_image == null || can(regex("@sha256:[0-9a-f]{64}$", var.services_image))
     error_message = "services_image ends in @sha256:<64 hexadecimal digits>: a tag can be moved."
   }
 }

@@ -44,12 +44,14 @@ def metrics():
 
 def ours():
     """The alerts on what the bridge itself tells: metrics and log lines."""
-    return {name: alert for name, alert in alerts().items() if alert["metric"] in metrics() or "log" in alert}
+    return {name: alert for name, alert in alerts().items() if "log" in alert or alert["metric"] in metrics()}
 
 
 def query_of(alert):
-    """What Terraform makes of one of ours (terraform/monitoring.tf)."""
-    series = f"{USER_METRIC}{alert['metric']}{{}}" if "log" in alert else f'{{"{alert["metric"]}"}}'
+    """What Terraform makes of one of ours (terraform/monitoring.tf); of a line, a count of it."""
+    if "log" in alert:
+        return f"{USER_METRIC}{metric_name(alert['log'])}{{}} > 0"
+    series = f'{{"{alert["metric"]}"}}'
     if "query" in alert:
         value = alert["query"]
     elif alert["judge"] == "increase":
@@ -57,6 +59,11 @@ def query_of(alert):
     else:
         value = f"max({series})"
     return f"{value} > {alert['above']}" if "above" in alert else value
+
+
+def metric_name(log):
+    """A name under which lines are counted."""
+    return log["message"].lower().replace(" ", "_")
 
 
 def prometheus_name(name):
@@ -91,7 +98,7 @@ class Watch:
     fired: set[str] = field(default_factory=set)
 
     def __post_init__(self):
-        self._lines = {alert["metric"]: alert["log"] for alert in ours().values() if "log" in alert}
+        self._lines = {metric_name(alert["log"]): alert["log"] for alert in ours().values() if "log" in alert}
         self._counts = dict.fromkeys(self._lines, 0)
         self._offsets = {}
         self._stop = threading.Event()
@@ -157,15 +164,15 @@ class Condition:
     def __post_init__(self):
         self._expression = promql_parser.parse(query_of(self.alert))
         # ages go faster; how far clocks are apart does not
-        metric = self.alert["metric"]
+        metric = self.alert.get("metric", "")
         is_time = metrics().get(metric, {}).get("unit") == "s" and not metric.startswith("bridge.clock.")
         self._unit = self.speed if is_time else 1.0
 
     def is_firing(self, tellings):
         """Whether it has held for `for_seconds`, at every look."""
-        since = tellings[-1].at - self.alert["for_seconds"] / self.speed
+        since = tellings[-1].at - self.alert.get("for_seconds", 0) / self.speed
         looks = [end for end in range(1, len(tellings) + 1) if tellings[end - 1].at >= since]
-        if self.alert["for_seconds"]:
+        if self.alert.get("for_seconds"):
             # what has held all the time held at the look before it as well
             looks = [looks[0] - 1, *looks]
         return looks[0] > 0 and all(self._worked_out(self._expression, tellings[:end]) for end in looks)

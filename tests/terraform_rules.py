@@ -1,10 +1,21 @@
 """What must hold of an environment and no provider checks. Each rule returns what breaks it, in words."""
 
+import re
+
 EVERYBODY = {"allUsers", "allAuthenticatedUsers"}
 # docs/api.md, Tokens: the keys and metadata of the public bucket, and nothing else
 PUBLIC = {"google_storage_bucket_iam_binding.public_keys_readers"}
 TOO_MUCH = {"roles/owner", "roles/editor", "roles/viewer"}
-PUBLIC_INGRESS = {"bridge-gateway": "INGRESS_TRAFFIC_ALL"}
+PUBLIC_INGRESS = {
+    "bridge-gateway": "INGRESS_TRAFFIC_ALL",
+    # behind Identity-Aware Proxy
+    "bridge-partners": "INGRESS_TRAFFIC_ALL",
+    "bridge-backoffice": "INGRESS_TRAFFIC_ALL",
+}
+BEHIND_IAP = {"bridge-partners", "bridge-backoffice"}
+# Google, on Direct VPC egress: "connection establishment delays of a minute or more on instance startup"
+MIN_STARTUP_SECONDS = 180
+LOG_METRIC = re.compile(r"logging_googleapis_com:\w+(\{[^}]*\})?")
 INTERNAL = "INGRESS_TRAFFIC_INTERNAL_ONLY"
 PROTECTION = {
     "google_sql_database_instance": "deletion_protection",
@@ -38,13 +49,21 @@ def broad_grants(resources):
     for resource in resources:
         if resource.values.get("role") in TOO_MUCH:
             yield f"{resource.address} gives {resource.values['role']}"
-        is_for_the_project = resource.type.startswith("google_project_iam_")
+        # an audit config is each service's own
+        is_for_the_project = (
+            resource.type.startswith("google_project_iam_")
+            and resource.type != "google_project_iam_audit_config"
+        )
         if is_for_the_project and not resource.type.endswith("_member"):
             yield f"{resource.address} would take the project's grant from everybody else"
 
 
 def incomplete_subscriptions(resources, *, longest_handler_seconds):
-    agent = {each.values["member"] for each in of(resources, "google_project_service_identity")}
+    agent = {
+        each.values["member"]
+        for each in of(resources, "google_project_service_identity")
+        if each.values["service"] == "pubsub.googleapis.com"
+    }
     grants = {
         (resource.address.partition(".")[0], resource.key)
         for resource in resources
@@ -110,6 +129,55 @@ def open_services(resources):
             yield f"{name} takes calls from outside without Cloud Run's check of who calls"
         if not service.values["invoker_iam_disabled"] and not callers.get(name):
             yield f"{name} has no caller"
+        if bool(service.values["iap_enabled"]) != (name in BEHIND_IAP):
+            yield f"{name}: Identity-Aware Proxy is {'missing' if name in BEHIND_IAP else 'not expected'}"
+
+
+def impatient_probes(resources):
+    for service in of(resources, "google_cloud_run_v2_service"):
+        [probe] = service.values["template"][0]["containers"][0]["startup_probe"]
+        seconds = probe["period_seconds"] * probe["failure_threshold"]
+        if service.values["template"][0]["vpc_access"] and seconds < MIN_STARTUP_SECONDS:
+            yield f"{service.values['name']} has {seconds} s to start; its network may take a minute or more"
+
+
+def silent_log_alerts(resources):
+    """Without monitored_resource, PromQL on a log-based metric is accepted and never fires.
+
+    https://cloud.google.com/monitoring/promql/promql-mapping
+    """
+    for policy in of(resources, "google_monitoring_alert_policy"):
+        for condition in policy.values["conditions"]:
+            for promql in condition["condition_prometheus_query_language"]:
+                for found in LOG_METRIC.finditer(promql["query"]):
+                    if "monitored_resource=" not in (found[1] or ""):
+                        yield f"{policy.key}: {found[0]} names no monitored_resource"
+            for matched in condition["condition_matched_log"]:
+                if "resource.type=" not in matched["filter"]:
+                    yield f"{policy.key}: its filter names no resource.type"
+
+
+def crowded_nats(resources):
+    for nat in of(resources, "google_compute_router_nat"):
+        if (nat.values["min_ports_per_vm"] or 64) < 1024:
+            yield f"{nat.values['name']}: {nat.values['min_ports_per_vm']} ports for each instance"
+    used = [
+        (nat.key, address)
+        for nat in of(resources, "google_compute_router_nat")
+        for address in nat.values["nat_ips"]
+    ]
+    if len({address for _, address in used}) != len(used):
+        yield "SAP and webhooks leave by the same address"
+
+
+def unaudited(resources, *, read):
+    """`read`: services whose logs a runbook reads."""
+    configured = {each.values["service"] for each in of(resources, "google_project_iam_audit_config")}
+    for service in read:
+        # Firestore's data access is audited under the name of Datastore
+        name = service.replace("firestore.", "datastore.")
+        if name not in configured:
+            yield f"a runbook reads the audit logs of {service}, which are off by default"
 
 
 def shared_accounts(resources):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from bridge.environment import on_cloud_run
 from bridge.errors import SettingsError
 from bridge.gcp.firestore import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
@@ -44,7 +45,7 @@ class TaskSettings:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SettingsError("TASK_TARGET_URL is not an http(s) URL")
         emulator_host = environ.get("CLOUD_TASKS_EMULATOR_HOST") or None
-        if emulator_host and environ.get("K_SERVICE"):
+        if emulator_host and on_cloud_run(environ):
             raise SettingsError("CLOUD_TASKS_EMULATOR_HOST is not allowed on Cloud Run")
         service_account_email = environ.get("TASK_SERVICE_ACCOUNT") or None
         if not emulator_host and not service_account_email:

@@ -27,6 +27,7 @@ from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrp
 from google.cloud.firestore_v1.types import Cursor, Document, Precondition, StructuredQuery, Value, Write
 from pydantic import ValidationError
 
+from bridge.environment import on_cloud_run
 from bridge.errors import SettingsError, TransientError, UnknownOutcomeError
 from bridge.partner import PARTNER_ID_PATTERN, PartnerConfiguration
 from bridge.ports import ClientTakenError, InvalidDocumentError, VersionConflictError
@@ -71,7 +72,7 @@ class FirestoreSettings:
         if not project:
             raise SettingsError("GOOGLE_CLOUD_PROJECT is missing: the project of the Firestore database")
         emulator_host = environ.get("FIRESTORE_EMULATOR_HOST") or None
-        if emulator_host and environ.get("K_SERVICE"):
+        if emulator_host and on_cloud_run(environ):
             raise SettingsError("FIRESTORE_EMULATOR_HOST is not allowed on Cloud Run")
         return cls(project, environ.get("FIRESTORE_DATABASE") or DEFAULT_DATABASE, emulator_host)
 

@@ -16,6 +16,7 @@ from google.auth.transport.requests import Request as RequestsTransport
 from google.oauth2 import id_token
 
 from bridge.clock import Clock
+from bridge.environment import on_cloud_run
 from bridge.errors import RejectedError, SettingsError, TransientError
 
 CERTIFICATES_TIMEOUT_SECONDS = 5.0
@@ -41,11 +42,11 @@ class CallerSettings:
         """Read PUSH_AUTHENTICATION (oidc, the default, or emulator), PUSH_AUDIENCE and PUSH_CALLERS.
 
         PUSH_CALLERS is a list of e-mails, separated by commas. The emulators send no token; on Cloud Run
-        (K_SERVICE is set) the mode for them is refused.
+        the mode for them is refused.
         """
         authentication = environ.get("PUSH_AUTHENTICATION", "oidc")
         if authentication == "emulator":
-            if environ.get("K_SERVICE"):
+            if on_cloud_run(environ):
                 raise SettingsError("PUSH_AUTHENTICATION=emulator is not allowed on Cloud Run")
             return cls("emulator", "", frozenset())
         if authentication != "oidc":

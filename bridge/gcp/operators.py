@@ -1,4 +1,4 @@
-"""Who works on the private APIs: an operator's Google ID token, or a name that is believed locally."""
+"""Who operates the private APIs: named by Identity-Aware Proxy, a Google ID token, or locally a header."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,7 +8,10 @@ from typing import Literal
 from google.auth import transport
 
 from bridge.clock import Clock
+from bridge.environment import on_cloud_run
 from bridge.errors import RejectedError, SettingsError
+from bridge.gcp import iap
+from bridge.gcp.iap import verified_iap_email
 from bridge.gcp.identity import google_certificates, verified_email
 
 OPERATOR_HEADER = "X-Operator"
@@ -21,32 +24,33 @@ _NAME = re.compile(r"[A-Za-z0-9._@+-]{1,100}")
 class OperatorSettings:
     """Who may operate. `operators` are the e-mails of people or service accounts."""
 
-    authentication: Literal["oidc", "emulator"]
+    authentication: Literal["iap", "oidc", "emulator"]
     audience: str
     operators: frozenset[str]
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "OperatorSettings":
-        """Read OPERATOR_AUTHENTICATION (oidc, the default, or emulator), OPERATOR_AUDIENCE and OPERATORS.
+        """Read OPERATOR_AUTHENTICATION (oidc by default, iap, or emulator), OPERATOR_AUDIENCE and OPERATORS.
 
-        OPERATORS is a list of e-mails, separated by commas. In emulator mode the header X-Operator is
-        believed; on Cloud Run (K_SERVICE is set) that mode is refused.
+        OPERATORS is a list of e-mails, separated by commas. The audience is that of the ID tokens, or of the
+        assertions of Identity-Aware Proxy. In emulator mode the header X-Operator is believed; on Cloud Run
+        that mode is refused.
         """
         authentication = environ.get("OPERATOR_AUTHENTICATION", "oidc")
         if authentication == "emulator":
-            if environ.get("K_SERVICE"):
+            if on_cloud_run(environ):
                 raise SettingsError("OPERATOR_AUTHENTICATION=emulator is not allowed on Cloud Run")
             return cls("emulator", "", frozenset())
-        if authentication != "oidc":
-            raise SettingsError("OPERATOR_AUTHENTICATION is neither oidc nor emulator")
+        if authentication not in ("iap", "oidc"):
+            raise SettingsError("OPERATOR_AUTHENTICATION is none of iap, oidc and emulator")
         audience = environ.get("OPERATOR_AUDIENCE", "")
         if not audience:
-            raise SettingsError("OPERATOR_AUDIENCE is missing: the audience of the operators' ID tokens")
+            raise SettingsError("OPERATOR_AUDIENCE is missing: the audience of the operators' tokens")
         parts = (part.strip() for part in environ.get("OPERATORS", "").split(","))
         operators = frozenset(filter(None, parts))
         if not operators or not all(_EMAIL.fullmatch(operator) for operator in operators):
             raise SettingsError("OPERATORS is not a list of e-mails")
-        return cls("oidc", audience, operators)
+        return cls("iap" if authentication == "iap" else "oidc", audience, operators)
 
 
 # Takes a request's headers (names in any case); returns the operator's name for the audit trail.
@@ -66,7 +70,10 @@ def make_operator_authenticator(
 
 
 class OperatorVerifier:
-    """Takes the Google ID token of a listed operator."""
+    """Takes the Google ID token of a listed operator, or what Identity-Aware Proxy asserts of one.
+
+    Behind IAP only its assertion counts: an ID token has been checked by IAP, and for another audience.
+    """
 
     def __init__(self, settings: OperatorSettings, certificates: transport.Request) -> None:
         self._settings = settings
@@ -74,7 +81,11 @@ class OperatorVerifier:
 
     def __call__(self, headers: Mapping[str, str]) -> str:
         """RejectedError: 401 for a bad token, 403 for somebody who is no operator."""
-        email = verified_email(headers.get("Authorization"), self._certificates, self._settings.audience)
+        audience = self._settings.audience
+        if self._settings.authentication == "iap":
+            email = verified_iap_email(headers.get(iap.HEADER), self._certificates, audience)
+        else:
+            email = verified_email(headers.get("Authorization"), self._certificates, audience)
         if email not in self._settings.operators:
             raise RejectedError(
                 "not-an-operator", 403, "The token's owner is not an operator of this service."

@@ -1,5 +1,6 @@
 """The one way to PostgreSQL: a plain DSN locally, the Cloud SQL Python Connector with IAM in production."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from pg8000 import InterfaceError
 from pg8000.exceptions import Error as DriverError
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import InterfaceError as NetworkError
 
 from bridge.errors import SettingsError
 from bridge.storage.database_clock import DatabaseClock, compare_clocks
@@ -19,6 +21,9 @@ POOL_TIMEOUT_SECONDS = 5.0
 SOCKET_TIMEOUT_SECONDS = 15.0
 STATEMENT_TIMEOUT_MILLISECONDS = 10_000
 IDLE_IN_TRANSACTION_TIMEOUT_MILLISECONDS = 15_000
+# how long a job goes on trying to connect
+PATIENCE_SECONDS = 120.0
+PAUSE_SECONDS = 2.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 PING = text("/* is the database there? */ SELECT 1")
@@ -168,3 +173,24 @@ def ping(engine: Engine) -> None:
     """Raise unless the database answers."""
     with engine.connect() as connection:
         connection.execute(PING)
+
+
+def wait_for_database(
+    engine: Engine,
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+    wait: Callable[[float], object] = time.sleep,
+) -> None:
+    """Return once the database can be reached; raise its last error if it can't within `patience_seconds`.
+
+    For jobs, which end with their first error: Direct VPC egress may need more than a minute to connect.
+    https://cloud.google.com/run/docs/configuring/vpc-direct-vpc. A refused login is raised at once.
+    """
+    give_up_at_seconds = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return ping(engine)
+        except NetworkError:
+            if time.monotonic() + PAUSE_SECONDS > give_up_at_seconds:
+                raise
+        wait(PAUSE_SECONDS)

@@ -18,7 +18,7 @@ from bridge.clock import Clock
 from bridge.environment import only_check, whole
 from bridge.errors import SettingsError
 from bridge.storage.database_clock import DatabaseClock
-from bridge.storage.engine import DatabaseSettings, make_engine
+from bridge.storage.engine import DatabaseSettings, make_engine, wait_for_database
 from bridge.storage.feed_retention import delete_oldest, partners_with_feed
 from bridge.storage.retention import BEFORE_THE_FIRST, erase_page, forget_assertions
 
@@ -144,6 +144,7 @@ def main() -> int:
     clock = DatabaseClock()
     engine = make_engine(settings.database, pool_size=1, application_name="erase", clock=clock)
     try:
+        wait_for_database(engine)
         erased = erase_all(engine, clock, keep_payments=settings.keep_payments, keep_feed=settings.keep_feed)
     finally:
         engine.dispose()

@@ -22,13 +22,18 @@ from sqlalchemy import Connection, text
 
 from bridge.environment import only_check
 from bridge.errors import SettingsError
-from bridge.storage.engine import DatabaseSettings, make_engine
+from bridge.storage.engine import DatabaseSettings, make_engine, wait_for_database
 from bridge.storage.lane_control import MAX_HARD_CAP_CALLS
 
 LOCK_TIMEOUT = "5s"
 # Two deployments may start the job at once; the second waits for the first (an arbitrary, fixed key).
 ADVISORY_LOCK_KEY = 7_203_114
 
+AUDIT_EXTENSION = "pgaudit"
+IS_AVAILABLE = text("""
+    /* does this server offer an extension? */
+    SELECT 1 FROM pg_available_extensions WHERE name = :name
+""")
 INSERT_SAP_SYSTEM = text("""
     /* add a lane with its window open to the cap; an existing lane keeps what operators made of it */
     INSERT INTO sap_systems (sap_system, hard_cap, call_window) VALUES (:sap_system, :hard_cap, :hard_cap)
@@ -73,6 +78,7 @@ def run(settings: Settings) -> None:
     configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     engine = make_engine(settings.database, pool_size=1, application_name="migrate")
     try:
+        wait_for_database(engine)
         with engine.connect() as connection:
             connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
             connection.execute(text("SET statement_timeout = 0"))
@@ -87,12 +93,25 @@ def run(settings: Settings) -> None:
                 with connection.begin():
                     add_sap_systems(connection, settings.sap_systems)
                     grant_roles(connection, settings.logins)
+                    add_extension_if_available(connection, AUDIT_EXTENSION)
             finally:
                 connection.rollback()
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK_KEY})
                 connection.commit()
     finally:
         engine.dispose()
+
+
+def add_extension_if_available(connection: Connection, name: str) -> bool:
+    """Create an extension if the server offers it, and tell whether it does.
+
+    Cloud SQL's pgaudit logs nothing without it; other servers do not have it.
+    """
+    if connection.execute(IS_AVAILABLE, {"name": name}).first() is None:
+        return False
+    quoted = _quoted(connection, name)
+    connection.execute(text(f"/* at most once */ CREATE EXTENSION IF NOT EXISTS {quoted}"))
+    return True
 
 
 def grant_roles(connection: Connection, logins: Mapping[str, str]) -> None:

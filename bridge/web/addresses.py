@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
+from bridge.environment import on_cloud_run
 from bridge.errors import SettingsError
 
 Resolver = Callable[[str, int], list[str]]
@@ -112,7 +113,7 @@ def http_loopback(environ: Mapping[str, str]) -> bool:
     value = environ.get("WEBHOOK_ALLOW_HTTP_LOOPBACK", "false")
     if value not in ("true", "false"):
         raise SettingsError("WEBHOOK_ALLOW_HTTP_LOOPBACK is neither true nor false")
-    if value == "true" and environ.get("K_SERVICE"):
+    if value == "true" and on_cloud_run(environ):
         raise SettingsError("WEBHOOK_ALLOW_HTTP_LOOPBACK is not allowed on Cloud Run")
     return value == "true"
 

@@ -7,10 +7,12 @@ public_domain   = "api.example.com"
 
 repository_url = "https://forge.example.com/payments/bridge/blob/main"
 
-operators    = ["payments-operations@example.com"]
+operators    = ["ada@example.com", "grace@example.com"]
 key_managers = ["group:payments-key-managers@example.com"]
 
-build_repository = "projects/example-bridge-prod/locations/europe-west3/connections/forge/repositories/bridge"
+# the repository that Cloud Build watches, once it is connected (README.md); null builds nothing
+build_repository = null
+promote_from     = "europe-west3-docker.pkg.dev/example-bridge-staging/bridge"
 
 sap_systems = {
   s4-main = 16
@@ -23,6 +25,8 @@ database = {
   max_connections      = 800
   tier                 = "db-custom-8-32768"
   transaction_log_days = 7
+  # the year-end close
+  deny_maintenance = { start_date = "12-15", end_date = "01-10" }
 }
 
 redis = {

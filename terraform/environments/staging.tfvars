@@ -6,10 +6,12 @@ token_issuer    = "https://api.staging.example.com"
 
 repository_url = "https://forge.example.com/payments/bridge/blob/main"
 
-operators    = ["payments-operations@example.com"]
+operators    = ["ada@example.com", "grace@example.com"]
 key_managers = ["group:payments-key-managers@example.com"]
 
-build_repository = "projects/example-bridge-staging/locations/europe-west3/connections/forge/repositories/bridge"
+# the repository that Cloud Build watches, once it is connected (README.md); null builds nothing
+build_repository = null
+promoters        = ["serviceAccount:bridge-deployer@example-bridge-prod.iam.gserviceaccount.com"]
 
 sap_mock = true
 

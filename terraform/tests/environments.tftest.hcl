@@ -34,12 +34,12 @@ run "each_sap_system_is_a_lane_of_its_own" {
   }
 }
 
-run "a_domain_brings_a_load_balancer_and_one_more_hop" {
+run "a_domain_brings_a_load_balancer_that_proves_itself" {
   command = plan
 
   assert {
-    condition     = length(google_compute_global_forwarding_rule.edge) == 1 && local.environments.gateway.FORWARDED_HOPS == "2"
-    error_message = "the gateway would take the load balancer for the client"
+    condition     = length(google_compute_global_forwarding_rule.edge) == 1 && contains(keys(local.secret_files["gateway"]), "edge-key")
+    error_message = "the gateway would believe whoever calls past the load balancer"
   }
 }
 
@@ -50,8 +50,8 @@ run "without_one_there_is_neither" {
     public_domain = null
   }
   assert {
-    condition     = length(google_compute_global_forwarding_rule.edge) == 0 && local.environments.gateway.FORWARDED_HOPS == "1"
-    error_message = "the gateway would believe an entry that the client has made up"
+    condition     = length(google_compute_global_forwarding_rule.edge) == 0 && !contains(keys(local.secret_files["gateway"]), "edge-key")
+    error_message = "the gateway would wait for a key that nobody sends"
   }
 }
 

@@ -3,12 +3,12 @@
 import ast
 import os
 import re
-import shlex
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from command_lines import in_build, in_markdown
 
 from cli.main import main
 from devstack.emulators import sdk_folders
@@ -21,25 +21,11 @@ WITH_COMMANDS = [
     *RUNBOOKS,
     *(REPOSITORY / name for name in ("docs/operators.md", "docs/key-rings.md", "terraform/README.md")),
 ]
+BUILDS = sorted(REPOSITORY.glob("*cloudbuild.yaml"))
 ASKED_FOR = {
     *("sap-down", "lane-will-not-open", "outbox-grows", "dead-letters", "parked-payments"),
     *("webhook-endpoint-failing", "key-rotation", "restore", "region-loss"),
 }
-CODE = re.compile(r"```sh\n(.*?)```|`([^`]+)`", re.DOTALL)
-# whatever would be expanded by a shell or filled in by a person is one word
-PLACEHOLDER = re.compile(r"\$\([^)]*\)|…")
-
-
-def commands(path, program):
-    """Each command line of `program` in code: its words."""
-    for block, span in CODE.findall(path.read_text(encoding="utf-8")):
-        lines = block.replace("\\\n", " ").splitlines() if block else [" ".join(span.split())]
-        for line in lines:
-            for found in re.finditer(rf"(?:^|[\"(] ?|\| *)({program} [^)|]*)", line.strip()):
-                said = PLACEHOLDER.sub("X", found[1])
-                # quoted as a whole: an option's value, as of --job
-                words = shlex.split(said.replace('"', "") if said.count('"') % 2 else said)
-                yield words[1:]
 
 
 def test_what_was_asked_for_is_written():
@@ -74,7 +60,7 @@ def exists(words):
 
 @pytest.mark.parametrize("path", WITH_COMMANDS, ids=lambda path: path.stem)
 def test_every_command_of_bridge_exists(path):
-    for words in commands(path, "bridge"):
+    for words in in_markdown(path, "bridge"):
         assert exists(list(words)), " ".join(words)
 
 
@@ -96,22 +82,28 @@ def gcloud():
 
 
 def unknown(tree, words):
-    """What the SDK does not know of a command line; an older one has as beta what is released by now."""
-    for start in ([], ["beta"]):
-        node, rest = tree, [*start, *words]
-        while rest and rest[0] in node["commands"]:
-            node = node["commands"][rest.pop(0)]
-        if not node["commands"] and node is not tree:
-            flags = node["flags"].keys() | tree["flags"].keys()
-            wrong = [word for word in rest if word.startswith("--") and word.partition("=")[0] not in flags]
-            if not wrong:
-                return []
-    return words
+    """What the SDK does not know of a command line: the command's words, or the flags."""
+    node, rest = tree, list(words)
+    while rest and rest[0] in node["commands"]:
+        node = node["commands"][rest.pop(0)]
+    if node["commands"]:
+        return words
+    flags = node["flags"].keys() | tree["flags"].keys()
+    # data behind a positional `--` is another program's
+    return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in flags]
 
 
 @pytest.mark.parametrize("path", WITH_COMMANDS, ids=lambda path: path.stem)
 def test_every_command_of_gcloud_exists(gcloud, path):
-    for words in commands(path, "gcloud"):
+    for words in in_markdown(path, "gcloud"):
+        assert unknown(gcloud, words) == [], path.name
+
+
+@pytest.mark.parametrize("path", BUILDS, ids=lambda path: path.stem)
+def test_every_command_of_the_pipeline_exists(gcloud, path):
+    commands = list(in_build(path, "gcloud"))
+    assert commands
+    for words in commands:
         assert unknown(gcloud, words) == [], path.name
 
 
@@ -124,5 +116,5 @@ def test_a_command_of_gcloud_that_is_none_is_noticed(gcloud):
 @pytest.mark.parametrize("path", WITH_COMMANDS, ids=lambda path: path.stem)
 def test_every_target_of_make_exists(path):
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    for words in commands(path, "make"):
+    for words in in_markdown(path, "make"):
         assert words[0] in targets

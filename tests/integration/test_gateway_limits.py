@@ -14,7 +14,7 @@ from bridge.errors import TransientError
 from bridge.partner import PartnerLimits
 from gateway.client_secrets import MAX_AT_ONCE, MAX_WAITING, SecretVerifier
 from gateway.counters import AWAY_SECONDS, ProcessCounters, SharedCounters, make_counters
-from gateway.limits import Limits, Policy, caller_address
+from gateway.limits import Limits, Policy
 
 pytestmark = pytest.mark.integration
 # 12:00:00.123: the window of ten seconds has just begun, the day is half over
@@ -195,25 +195,6 @@ def test_a_client_gets_so_many_tokens_wherever_it_asks():
     assert answers == [200, 200, 429]
     assert ask(stage, "other").status_code == 200
     stage.close()
-
-
-@pytest.mark.parametrize(
-    ("forwarded", "peer", "hops", "expected"),
-    [
-        (None, "192.0.2.1", 1, "192.0.2.1"),
-        ("198.51.100.7", "192.0.2.1", 0, "192.0.2.1"),
-        ("198.51.100.7", "192.0.2.1", 1, "198.51.100.7"),
-        ("203.0.113.9, 198.51.100.7", "192.0.2.1", 1, "198.51.100.7"),
-        ("203.0.113.9,198.51.100.7 , 10.0.0.1", "192.0.2.1", 2, "198.51.100.7"),
-        ("198.51.100.7", "192.0.2.1", 2, "192.0.2.1"),
-        ("unknown", "192.0.2.1", 1, "192.0.2.1"),
-        ("x" * 9000, "192.0.2.1", 1, "192.0.2.1"),
-        ("2001:db8:1:2:3::4", "192.0.2.1", 1, "2001:db8:1:2::/64"),
-        ("", None, 1, "unknown"),
-    ],
-)
-def test_a_callers_address_is_what_our_own_proxy_saw(forwarded, peer, hops, expected):
-    assert caller_address(forwarded, peer, hops) == expected
 
 
 def test_only_a_few_secrets_are_hashed_at_once_and_few_wait():

@@ -97,9 +97,9 @@ NOT_FOR_CLOUD_RUN = {
 OPEN = {
     "a service that is open and checks nobody": Mistake(
         "services.tf",
-        'module          = "partners"\n      ingress         = "INGRESS_TRAFFIC_INTERNAL_ONLY"',
-        'module          = "partners"\n      ingress         = "INGRESS_TRAFFIC_ALL"',
-        "bridge-partners is reachable from outside and nobody's token is checked",
+        'module          = "webhooks"\n      ingress         = "INGRESS_TRAFFIC_INTERNAL_ONLY"',
+        'module          = "webhooks"\n      ingress         = "INGRESS_TRAFFIC_ALL"',
+        "bridge-webhooks is reachable from outside and nobody's token is checked",
     ),
 }
 NOT_PLANNED = (BEYOND_WHAT_THERE_IS, NOT_FOR_CLOUD_RUN, OPEN)
@@ -217,7 +217,7 @@ AGAINST_THE_RULES = {
         """      vpc_access {
         egress = each.value.egress
         network_interfaces {
-          subnetwork = google_compute_subnetwork.services.id
+          subnetwork = local.subnetwork_ids["services"]
         }
       }
 """,

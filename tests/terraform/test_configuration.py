@@ -1,5 +1,6 @@
 """fmt, validate, plan, and the rules that no provider checks, for staging and production."""
 
+import base64
 import json
 import re
 from collections import Counter
@@ -8,6 +9,7 @@ import alert_conditions
 import pytest
 import terraform_rules as rules
 import yaml
+from terraform_provider.answers import READER_ADDRESS
 from terraform_stage import IMAGES, REPOSITORY
 
 pytestmark = pytest.mark.terraform
@@ -44,6 +46,9 @@ RULES = [
     rules.secrets_in_clear,
     rules.impossible_queues,
     rules.images_by_tag,
+    rules.impatient_probes,
+    rules.silent_log_alerts,
+    rules.crowded_nats,
 ]
 
 
@@ -59,14 +64,21 @@ def test_every_push_subscription_is_complete(applied):
 
 
 def test_only_the_api_gateway_and_who_smokes_a_deployment_call_the_gateway_service(applied):
-    callers = [
-        resource.values["members"]
+    callers = {
+        resource.values["name"].rpartition("/")[2]: sorted(resource.values["members"])
         for resource in rules.of(applied, "google_cloud_run_v2_service_iam_binding")
         if resource.values["role"] == "roles/run.invoker"
+    }
+    [iap] = [
+        each.values["member"]
+        for each in rules.of(applied, "google_project_service_identity")
+        if each.values["service"] == "iap.googleapis.com"
     ]
-    assert [sorted(member.split("@")[0] for member in members) for members in callers] == [
-        ["serviceAccount:bridge-api-gateway", "serviceAccount:bridge-deployer"]
+    assert [member.split("@")[0] for member in callers.pop("bridge-gateway")] == [
+        "serviceAccount:bridge-api-gateway",
+        "serviceAccount:bridge-deployer",
     ]
+    assert callers == {"bridge-partners": [iap], "bridge-backoffice": [iap]}
 
 
 def test_the_sap_mock_runs_in_staging_only(applied, environment):
@@ -97,8 +109,6 @@ def test_what_our_metrics_are_called_in_alerts_is_what_the_code_calls_them(appli
     used = set(re.findall(r'\{"([a-z_.]+?)(?:_bucket)?"\}', text))
     # each has its chart
     assert used == metrics.keys()
-    lines = set(re.findall(r"logging_googleapis_com:user_(\w+)", text))
-    assert lines == {metric.values["name"] for metric in rules.of(applied, "google_logging_metric")}
 
 
 def test_what_is_tried_on_a_running_stack_is_what_cloud_monitoring_is_given(applied):
@@ -106,7 +116,18 @@ def test_what_is_tried_on_a_running_stack_is_what_cloud_monitoring_is_given(appl
         policy.key: policy.values["conditions"][0]["condition_prometheus_query_language"]
         for policy in rules.of(applied, "google_monitoring_alert_policy")
     }
+    filters = {
+        policy.key: policy.values["conditions"][0]["condition_matched_log"]
+        for policy in rules.of(applied, "google_monitoring_alert_policy")
+    }
     for name, alert in alert_conditions.ours().items():
+        if "log" in alert:
+            [matched] = filters[name]
+            wanted = (
+                f'jsonPayload.message="{alert["log"]["message"]}" AND severity>={alert["log"]["severity"]}'
+            )
+            assert matched["filter"].endswith(wanted), name
+            continue
         [condition] = given[name]
         assert condition["query"] == alert_conditions.query_of(alert), name
         assert condition["duration"] == f"{alert['for_seconds']}s", name
@@ -144,9 +165,10 @@ ASKED_FOR = {
     "dashboard": ("google_monitoring_dashboard", "*"),
     "alerts": ("google_monitoring_alert_policy", "outbox-age", "dead-letters", "availability", "latency"),
     "objectives": ("google_monitoring_slo", "availability", "latency"),
-    "metrics of log lines": ("google_logging_metric", "*"),
+    "audit logs": ("google_project_iam_audit_config", "*"),
+    "logs in the region": ("google_logging_project_bucket_config", "*"),
+    "a way in": ("google_iap_web_cloud_run_service_iam_binding", "partners", "backoffice"),
     "uptime check": ("google_monitoring_uptime_check_config", "*"),
-    "build": ("google_cloudbuild_trigger", "*"),
 }
 SERVICES = {"gateway", "sap-adapter", "webhooks", "dead-letters", "partners", "backoffice"}
 WITH_A_DOMAIN = {"google_compute_security_policy", "google_compute_global_forwarding_rule"}
@@ -189,3 +211,103 @@ def test_the_documented_count_of_resources_is_true(applied_environments):
     documented = {kind: (int(staging), int(prod)) for kind, staging, prod in rows}
     kinds = sorted(counted["staging"].keys() | counted["prod"].keys())
     assert documented == {kind: (counted["staging"][kind], counted["prod"][kind]) for kind in kinds}
+
+
+def test_every_log_that_a_runbook_reads_is_written(applied):
+    runbooks = "".join(
+        path.read_text(encoding="utf-8") for path in (REPOSITORY / "docs/runbooks").glob("*.md")
+    )
+    read = set(re.findall(r'protoPayload\.serviceName="([a-z.]+)"', runbooks))
+    assert read
+    assert list(rules.unaudited(applied, read=read)) == []
+
+
+def test_what_is_asked_to_audit_the_database_really_does(applied):
+    for instance in rules.of(applied, "google_sql_database_instance"):
+        flags = {flag["name"]: flag["value"] for flag in instance.values["settings"][0]["database_flags"]}
+        if flags.get("cloudsql.enable_pgaudit") == "on":
+            assert flags.get("pgaudit.log"), "it logs nothing"
+    migration = (REPOSITORY / "bridge/storage/migrate.py").read_text(encoding="utf-8")
+    assert 'AUDIT_EXTENSION = "pgaudit"' in migration
+
+
+def test_no_yaml_alias_reaches_the_api_gateway(applied):
+    """Its converter reads `*name` as a string."""
+    [config] = rules.of(applied, "google_api_gateway_api_config")
+    [document] = config.values["openapi_documents"][0]["document"]
+    assert document["path"].endswith(".json")
+    json.loads(base64.b64decode(document["contents"]))
+
+
+def test_a_deployment_leaves_nothing_that_terraform_would_undo_or_send_again():
+    ignored = {
+        path.name: re.search(r"ignore_changes = \[(.*?)\]\n", path.read_text(encoding="utf-8"), re.DOTALL)[1]
+        for path in (
+            REPOSITORY / "terraform/modules/service/main.tf",
+            REPOSITORY / "terraform/dispatcher.tf",
+            REPOSITORY / "terraform/jobs.tf",
+        )
+    }
+    for name, attributes in ignored.items():
+        # hashicorp/terraform-provider-google#14569: the old name with a new template is 409
+        assert "revision" not in attributes, name
+        assert "annotations" in attributes, name
+        assert "labels" in attributes, name
+        assert ".image" in attributes, name
+
+
+def test_the_counters_are_at_the_primary(applied):
+    [gateway] = [
+        each
+        for each in rules.of(applied, "google_cloud_run_v2_service")
+        if each.values["name"] == "bridge-gateway"
+    ]
+    given = {
+        variable["name"]: variable["value"]
+        for resource, variable in rules.variables(applied)
+        if resource is gateway
+    }
+    assert given["RATE_LIMIT_STORAGE_URL"].endswith(":6379/0")
+    assert READER_ADDRESS not in given["RATE_LIMIT_STORAGE_URL"]
+
+
+def test_backups_outlive_the_instance(applied):
+    for instance in rules.of(applied, "google_sql_database_instance"):
+        settings = instance.values["settings"][0]
+        assert settings["retain_backups_on_delete"] is True
+        assert settings["final_backup_config"][0]["enabled"] is True
+
+
+def test_logs_stay_in_the_region(applied):
+    [bucket] = rules.of(applied, "google_logging_project_bucket_config")
+    [sink] = rules.of(applied, "google_logging_project_sink")
+    assert bucket.values["location"] == "europe-west3"
+    assert sink.values["name"] == "_Default"
+    assert sink.values["destination"].endswith(bucket.values["id"])
+
+
+def test_an_existing_network_is_used_and_nothing_of_it_is_made(initialized):
+    network = (
+        '{existing={network="projects/hub/global/networks/n",private_services_name="psa",'
+        'services_subnetwork="projects/hub/regions/r/subnetworks/s",'
+        'webhooks_subnetwork="projects/hub/regions/r/subnetworks/w"}}'
+    )
+    dns = '{"sap.example.com."=["10.1.2.3"]}'
+    said = initialized.plan("prod", network=network, private_dns=dns)
+    made = set(re.findall(r"# (google_compute_\w+|google_service_networking_\w+|google_dns_\w+)\.", said))
+    assert not made & {"google_compute_network", "google_compute_subnetwork", "google_compute_router_nat"}
+    assert "google_dns_managed_zone" in made
+
+
+def test_a_replica_in_another_region_is_a_variable(initialized):
+    database = (
+        '{availability_type="REGIONAL",backups=30,disk_size_gb=200,max_connections=800,'
+        'tier="db-custom-8-32768",transaction_log_days=7,replica_region="europe-west4"}'
+    )
+    said = initialized.plan("prod", database=database)
+    assert "google_sql_database_instance.replica[0] will be created" in said
+    assert "is another region" in " ".join(
+        initialized.plan("prod", fails=True, database=database.replace("west4", "west3"))
+        .replace("│", " ")
+        .split()
+    )

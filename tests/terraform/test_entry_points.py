@@ -63,6 +63,7 @@ def mounted(tmp_path_factory):
         json.dumps({"s4-main": {"base_url": "https://sap.invalid", "user": "u", "password": "p"}})
     )
     return {
+        "EDGE_KEY": keys.fingerprint,
         "FINGERPRINT_KEY": keys.fingerprint,
         "PARTY_KEY_RING": keys.party_data,
         "RECEIPT_SIGNING_KEY": keys.receipt_signing,

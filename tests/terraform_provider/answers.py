@@ -6,6 +6,8 @@ import re
 
 from terraform_provider.wire import UNKNOWN, error, step_by_index, step_by_name
 
+# of what only reads
+READER_ADDRESS = "10.99.99.99"
 PLACES = ("project", "project_id", "region", "zone", "location")
 
 
@@ -95,7 +97,17 @@ class Inventor:
                 field: self._invent(field, of, is_always_there=is_always_there)
                 for field, of in kind[1].items()
             }
-        return [self._invent(name, kind[1], is_always_there=True)] if is_always_there else []
+        return self._list(name, kind[1]) if is_always_there else []
+
+    def _list(self, name, kind):
+        one = self._invent(name, kind, is_always_there=True)
+        if isinstance(one, dict) and {"connection_type", "port"} <= one.keys():
+            # Memorystore: the replica's endpoint and the primary's, in no promised order
+            return [
+                {**one, "connection_type": "CONNECTION_TYPE_READER", "ip_address": READER_ADDRESS},
+                {**one, "connection_type": "CONNECTION_TYPE_PRIMARY", "port": 6379},
+            ]
+        return [one]
 
     def _text(self, name):
         number = str(int(self._hash[:10], 16) % 10**12).zfill(12)

@@ -1,7 +1,8 @@
-"""deploy/rollout.py against a `gcloud` that keeps what it is told, and a monitoring that answers by HTTP."""
+"""deploy/rollout.py against a `gcloud` that keeps what it is told, and Google and the API by HTTP."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from waiting import wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -22,11 +24,15 @@ GCLOUD = f"""#!{sys.executable}
 import json, pathlib, sys
 file = pathlib.Path(__file__).with_name("state.json")
 state = json.loads(file.read_text())
-words = [word for word in sys.argv[1:] if not word.startswith("--")]
+words = [word for word in sys.argv[1:] if not word.startswith("--") and word != "beta"]
 options = dict(word[2:].partition("=")[::2] for word in sys.argv[1:] if word.startswith("--"))
 state["calls"].append(sys.argv[1:])
 if words[:2] == ["auth", "print-access-token"] or words[:2] == ["auth", "print-identity-token"]:
     print("a-token")
+elif words[:3] == ["secrets", "versions", "access"]:
+    if state["canary"] is None:
+        sys.exit("ERROR: NOT_FOUND: Secret [canary-client] not found or has no versions.")
+    print(json.dumps(state["canary"]))
 elif words[-2] == "describe":
     print(json.dumps(state[words[1]][words[-1]]))
 elif " ".join(words[-2:]) in state["fails"]:
@@ -35,12 +41,18 @@ elif " ".join(words[-2:]) in state["fails"]:
 elif words[:3] == ["run", "services", "update"]:
     status = state["services"][words[-1]]["status"]
     status["latestReadyRevisionName"] = words[-1] + "-new"
-    target = {{"revisionName": words[-1] + "-new", "tag": options["tag"], "url": state["url"]}}
-    status["traffic"].append(target)
+    assert "tag" not in options, "gcloud would name the revision"
+elif words[:3] == ["run", "services", "update-traffic"] and "update-tags" in options:
+    traffic = state["services"][words[-1]]["status"]["traffic"]
+    for tag, _, name in [pair.partition("=") for pair in options["update-tags"].split(",")]:
+        traffic[:] = [target for target in traffic if target.get("tag") != tag]
+        traffic.append({{"revisionName": name, "tag": tag, "url": state["url"]}})
 elif words[:3] == ["run", "services", "update-traffic"]:
     shares = [share.partition("=") for share in options["to-revisions"].split(",")]
-    traffic = [{{"revisionName": name, "percent": int(percent)}} for name, _, percent in shares]
-    state["services"][words[-1]]["status"]["traffic"] = traffic
+    status = state["services"][words[-1]]["status"]
+    tags = [target for target in status["traffic"] if "tag" in target]
+    moved = [{{"revisionName": name, "percent": int(percent)}} for name, _, percent in shares]
+    status["traffic"] = moved + tags
 elif words[2] == "update":
     spec = state[words[1]][words[-1]]["spec"]["template"]["spec"]
     spec.get("template", {{}}).get("spec", spec)["containers"][0]["image"] = options["image"]
@@ -74,30 +86,36 @@ class Project:
             "url": url,
             "calls": [],
             "fails": [],
+            "canary": {"client_id": "canary", "client_secret": "s"},
         }
 
-    def run(self, url):
+    def start(self, url, time_scale=0.0):
         self.file.write_text(json.dumps(self.state))
-        done = subprocess.run(
+        return subprocess.Popen(
             [
                 *(sys.executable, REPOSITORY / "deploy/rollout.py"),
-                *("--project=p", "--region=r", "--prefix=bridge", f"--image={NEW_IMAGE}"),
+                *("--project=p", "--region=r", "--prefix=bridge", f"--image={NEW_IMAGE}", f"--api={url}"),
                 *("--service=gateway", "--service=webhooks", "--worker-pool=dispatcher", "--job=erase"),
-                *("--smoke=gateway", "--hold-seconds=0", f"--monitoring-url={url}"),
+                *("--judged=gateway", "--judged=webhooks", "--smoke=gateway", "--canary=canary-client"),
+                *(f"--time-scale={time_scale}", f"--monitoring-url={url}"),
             ],
             env={"PATH": f"{self.folder}:{os.environ['PATH']}"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=120,
         )
+
+    def run(self, url):
+        process = self.start(url)
+        out, errors = process.communicate(timeout=120)
         self.state = json.loads(self.file.read_text())
-        return done
+        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def traffic(self, service):
         return {
             each["revisionName"]: each["percent"]
             for each in self.state["services"][service]["status"]["traffic"]
+            if "percent" in each
         }
 
     def image_of_the_dispatcher(self):
@@ -109,26 +127,68 @@ class Project:
         return [
             next(word for word in call if word.startswith("--to-revisions")).partition("=")[2]
             for call in self.state["calls"]
-            if call[2:4] == ["update-traffic", service]
+            if call[2:4] == ["update-traffic", service] and any("--to-revisions" in word for word in call)
         ]
 
 
 class Answers(BaseHTTPRequestHandler):
-    """A new revision's /readyz, and the time series of Cloud Monitoring."""
+    """A new revision's /readyz, the API as the canary partner uses it, and Cloud Monitoring's time series."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.path == "/oauth2/token":
+            return self._answer(200, {"access_token": "t"})
+        assert self.headers["X-Serverless-Authorization"] == "Bearer a-token"
+        assert self.headers["Authorization"] == "Bearer t"
+        self.server.payments.append(self.headers["Idempotency-Key"])
+        return self._answer(202, {"id": f"pay_{len(self.server.payments)}"})
 
     def do_GET(self):
         asked = urlsplit(self.path)
+        deliveries = [{"id": "dlv_1"}] if self.server.undelivered else []
+        api = {
+            "/v1/webhook-endpoints": {"data": [{"id": "we_1"}]},
+            "/v1/webhook-endpoints/we_1/deliveries": {"data": deliveries},
+        }
         if asked.path == "/readyz":
-            return self._answer(200 if self.server.ready else 503, {})
-        counted = parse_qs(asked.query)["filter"][0]
+            self._answer(200 if self.server.ready else 503, {})
+        elif asked.path.startswith("/v1/payments/"):
+            self._answer(200, {"status": self.server.payment_status})
+        elif asked.path in api:
+            self._answer(200, api[asked.path])
+        elif self.server.away:
+            self.server.away -= 1
+            self._answer(self.server.away_status, {})
+        else:
+            self.server.looks += 1
+            self._answer(200, {"timeSeries": self._series(parse_qs(asked.query)["filter"][0])})
+
+    def _series(self, counted):
+        if "-new" not in counted:
+            return []
         if "request_latencies" in counted:
-            assert parse_qs(asked.query)["aggregation.crossSeriesReducer"] == ["REDUCE_PERCENTILE_99"]
-            points = [{"value": {"doubleValue": self.server.latency_ms}}]
-            return self._answer(200, {"timeSeries": [{"points": points}]})
-        count = self.server.errors if "5xx" in counted else self.server.requests
-        of_new = "-new" in counted
-        points = [{"value": {"int64Value": str(count if of_new else 0)}}]
-        return self._answer(200, {"timeSeries": [{"points": points}]})
+            # exponential buckets of 2: 256 to 512 ms, 512 to 1024 ms
+            counts = [0] * 9 + [self.server.requests - self.server.slow, self.server.slow]
+            distribution = {
+                "count": str(self.server.requests),
+                "bucketOptions": {
+                    "exponentialBuckets": {"numFiniteBuckets": 20, "scale": 1, "growthFactor": 2}
+                },
+                "bucketCounts": [str(count) for count in counts],
+            }
+            return [{"points": [{"value": {"distributionValue": distribution}}]}]
+        if self.server.nonsense:
+            return [{"no": "points"}]
+        return [
+            {
+                "metric": {"labels": {"response_code_class": kind}},
+                "points": [{"value": {"int64Value": str(count)}}],
+            }
+            for kind, count in (
+                ("2xx", self.server.requests - self.server.errors),
+                ("5xx", self.server.errors),
+            )
+        ]
 
     def _answer(self, status, document):
         body = json.dumps(document).encode()
@@ -144,9 +204,11 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def google():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    server.ready, server.errors, server.requests, server.latency_ms = True, 0, 1000, 20.0
+    server.ready, server.errors, server.requests, server.slow = True, 0, 1000, 0
+    server.payments, server.payment_status, server.undelivered = [], "paid", False
+    server.looks, server.away, server.away_status, server.nonsense = 0, 0, 503, False
     server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield server
     server.shutdown()
@@ -154,10 +216,16 @@ def google():
     server.server_close()
 
 
+def assert_taken_back(project):
+    assert project.traffic("bridge-gateway") == {"bridge-gateway-old": 100}
+    assert project.traffic("bridge-webhooks") == {"bridge-webhooks-old": 100}
+    assert project.image_of_the_dispatcher() == OLD_IMAGE
+
+
 def test_traffic_moves_in_three_steps_and_everything_runs_the_new_image(tmp_path, google):
     project = Project(tmp_path, google.url)
     done = project.run(google.url)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert project.shares_of("bridge-webhooks") == [
         "bridge-webhooks-new=10,bridge-webhooks-old=90",
         "bridge-webhooks-new=50,bridge-webhooks-old=50",
@@ -168,37 +236,99 @@ def test_traffic_moves_in_three_steps_and_everything_runs_the_new_image(tmp_path
         call for call in project.state["calls"] if call[1:4] == ["services", "update", "bridge-gateway"]
     ]
     assert {"--no-traffic", f"--image={NEW_IMAGE}"} <= set(first)
+    assert "10 %: good after 300 s" in done.stderr
+
+
+def test_the_canary_partner_pays_at_each_step_so_often_that_each_revision_meets_it(tmp_path, google):
+    assert Project(tmp_path, google.url).run(google.url).returncode == 0
+    steps = [key.split("-")[2] for key in google.payments]
+    assert [steps.count(percent) for percent in ("10", "50", "100")] == [29, 5, 1]
+    assert len(set(google.payments)) == len(google.payments)
+
+
+@pytest.mark.parametrize("status", ["rejected", "cancelled"])
+def test_a_payment_of_the_canary_that_does_not_go_through_takes_back(tmp_path, google, status):
+    google.payment_status = status
+    project = Project(tmp_path, google.url)
+    done = project.run(google.url)
+    assert f"taken back: the canary's payment pay_1 is {status}" in done.stderr
+    assert_taken_back(project)
+
+
+def test_without_a_canary_partner_it_says_so_and_goes_on(tmp_path, google):
+    project = Project(tmp_path, google.url)
+    project.state["canary"] = None
+    done = project.run(google.url)
+    assert done.returncode == 0
+    assert "there is no canary partner" in done.stderr
+    assert google.payments == []
 
 
 def test_too_many_errors_take_everything_back(tmp_path, google):
-    google.errors = 20
+    google.errors = 25
     project = Project(tmp_path, google.url)
     done = project.run(google.url)
     assert done.returncode == 1
-    assert "taken back: bridge-gateway-new answered 20 of 1000 requests with 5xx" in done.stderr
-    assert project.traffic("bridge-gateway") == {"bridge-gateway-old": 100}
-    assert project.traffic("bridge-webhooks") == {"bridge-webhooks-old": 100}
-    assert project.image_of_the_dispatcher() == OLD_IMAGE
-
-
-def test_a_few_errors_are_no_reason(tmp_path, google):
-    google.errors = 10
-    assert Project(tmp_path, google.url).run(google.url).returncode == 0
+    assert "taken back: bridge-gateway-new answered 25 of 1000 requests with 5xx" in done.stderr
+    assert_taken_back(project)
 
 
 def test_a_gateway_that_makes_partners_wait_is_taken_back(tmp_path, google):
-    google.latency_ms = 501.0
+    google.slow = 25
     project = Project(tmp_path, google.url)
     done = project.run(google.url)
     assert done.returncode == 1
-    assert "taken back: one of a hundred answers of bridge-gateway-new took 501 ms" in done.stderr
-    assert project.traffic("bridge-gateway") == {"bridge-gateway-old": 100}
-    assert project.image_of_the_dispatcher() == OLD_IMAGE
+    assert "taken back: 25 of 1000 answers of bridge-gateway-new took over 500 ms" in done.stderr
+    assert_taken_back(project)
 
 
-def test_what_a_few_requests_took_says_nothing(tmp_path, google):
-    google.latency_ms, google.requests = 5000.0, 49
+def test_one_error_of_twelve_waits_until_the_time_is_over(tmp_path, google):
+    google.requests, google.errors = 12, 1
+    done = Project(tmp_path, google.url).run(google.url)
+    assert done.returncode == 0
+    assert "too few requests in 1800 s to be sure of bridge-gateway, bridge-webhooks" in done.stderr
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_monitoring_that_fails_now_and_then_undoes_nothing(tmp_path, google, status):
+    google.away, google.away_status = 4, status
     assert Project(tmp_path, google.url).run(google.url).returncode == 0
+
+
+@pytest.mark.parametrize(("times", "status"), [(1000, 503), (1, 403)])
+def test_a_monitoring_that_says_nothing_takes_back(tmp_path, google, times, status):
+    google.away, google.away_status = times, status
+    project = Project(tmp_path, google.url)
+    done = project.run(google.url)
+    assert "taken back: Cloud Monitoring does not answer" in done.stderr
+    assert_taken_back(project)
+
+
+def test_an_answer_that_nobody_expected_takes_back_too(tmp_path, google):
+    google.nonsense = True
+    project = Project(tmp_path, google.url)
+    done = project.run(google.url)
+    assert done.returncode == 1
+    assert "KeyError" in done.stderr
+    assert_taken_back(project)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_build_that_is_ended_takes_back(tmp_path, google, number):
+    google.requests = 12
+    project = Project(tmp_path, google.url)
+    # a look each 0.6 s: thirty of them take longer than it is given
+    process = project.start(google.url, time_scale=0.01)
+    try:
+        wait_until(lambda: google.looks >= 2, timeout_seconds=60, what="the first share is watched")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    project.state = json.loads(project.file.read_text())
+    assert process.returncode != 0, errors
+    assert_taken_back(project)
 
 
 def test_a_revision_that_does_not_become_ready_gets_no_request(tmp_path, google):
@@ -220,13 +350,25 @@ def test_a_smoke_that_fails_takes_it_back(tmp_path, google):
     assert project.traffic("bridge-gateway") == {"bridge-gateway-old": 100}
 
 
-def test_nothing_is_touched_while_the_last_deployment_is_unfinished(tmp_path, google):
+def test_nothing_is_touched_while_nobody_knows_what_served_before(tmp_path, google):
     project = Project(tmp_path, google.url)
     halves = [{"revisionName": "a", "percent": 50}, {"revisionName": "b", "percent": 50}]
     project.state["services"]["bridge-webhooks"]["status"]["traffic"] = halves
     done = project.run(google.url)
-    assert "end the last deployment first" in done.stderr
+    assert "give it to one by hand" in done.stderr
     assert not any("update" in word for call in project.state["calls"] for word in call)
+
+
+def test_what_a_killed_rollout_has_left_is_known_by_its_tag(tmp_path, google):
+    project = Project(tmp_path, google.url)
+    project.state["services"]["bridge-webhooks"]["status"]["traffic"] = [
+        {"revisionName": "bridge-webhooks-killed", "percent": 10},
+        {"revisionName": "bridge-webhooks-old", "percent": 90},
+        {"revisionName": "bridge-webhooks-old", "tag": "before", "url": google.url},
+    ]
+    google.errors = 25
+    project.run(google.url)
+    assert project.traffic("bridge-webhooks") == {"bridge-webhooks-old": 100}
 
 
 def test_an_image_by_its_tag_is_refused():
@@ -234,6 +376,7 @@ def test_an_image_by_its_tag_is_refused():
         [
             *(sys.executable, REPOSITORY / "deploy/rollout.py"),
             *("--project=p", "--region=r", "--prefix=b", "--image=registry.invalid/services:latest"),
+            "--api=https://api.invalid",
         ],
         capture_output=True,
         text=True,

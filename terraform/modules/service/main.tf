@@ -18,6 +18,7 @@ resource "google_cloud_run_v2_service" "this" {
   # callers' tokens themselves (signature, audience, e-mail: bridge/gcp/identity.py) therefore do without it, and
   # are not reachable from outside.
   invoker_iam_disabled = length(var.callers) == 0
+  iap_enabled          = var.iap_enabled
 
   scaling {
     min_instance_count = var.scaling.min
@@ -76,10 +77,11 @@ resource "google_cloud_run_v2_service" "this" {
       }
 
       # a revision gets no traffic before it has reached all it needs
+      # Direct VPC egress may take a minute or more to connect: cloud.google.com/run/docs/configuring/vpc-direct-vpc
       startup_probe {
-        period_seconds    = 2
-        timeout_seconds   = 2
-        failure_threshold = 30
+        period_seconds    = 3
+        timeout_seconds   = 3
+        failure_threshold = 80
         http_get {
           path = var.ready_path
         }
@@ -123,7 +125,16 @@ resource "google_cloud_run_v2_service" "this" {
   }
 
   lifecycle {
-    ignore_changes = [client, client_version, template[0].containers[0].image, template[0].revision, traffic]
+    # Not template[0].revision: a name that gcloud once gave would be sent again with another template, which is 409.
+    # gcloud marks a deployment in labels and annotations.
+    ignore_changes = [
+      client,
+      client_version,
+      template[0].annotations,
+      template[0].containers[0].image,
+      template[0].labels,
+      traffic,
+    ]
 
     precondition {
       condition     = length(var.callers) > 0 || var.ingress == "INGRESS_TRAFFIC_INTERNAL_ONLY"

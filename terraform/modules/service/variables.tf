@@ -33,9 +33,20 @@ variable "environment" {
   }
 }
 
+variable "iap_enabled" {
+  description = "Whether Identity-Aware Proxy stands before it; its agent is then the caller."
+  type        = bool
+  default     = false
+}
+
 variable "image" {
   description = "The image by digest, when the service is created; a deployment replaces it."
   type        = string
+
+  validation {
+    condition     = var.image != null
+    error_message = "There is no image yet: give services_image, and sap_mock_image where the mock runs (README.md, step 3)."
+  }
 }
 
 variable "ingress" {
@@ -71,7 +82,7 @@ variable "name" {
 
 variable "network" {
   description = "Direct VPC egress: the subnetwork, what goes through it, and tags that firewall rules go by."
-  type        = object({ subnetwork = string, egress = string, tags = list(string) })
+  type        = object({ network = string, subnetwork = string, egress = string, tags = list(string) })
 }
 
 variable "ready_path" {
