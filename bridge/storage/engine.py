@@ -184,7 +184,7 @@ def wait_for_database(
     """Return once the database can be reached; raise its last error if it can't within `patience_seconds`.
 
     For jobs, which end with their first error: Direct VPC egress may need more than a minute to connect.
-    https://cloud.google.com/run/docs/configuring/vpc-direct-vpc. A refused login is raised at once.
+    https://cloud.google.com/run/docs/configuring/vpc-direct-vpc
     """
     give_up_at_seconds = time.monotonic() + patience_seconds
     while True:

@@ -1,12 +1,15 @@
 """The engine every service uses."""
 
+import socket
+
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError as NetworkError
 from waiting import wait_until
 
 from bridge.storage.accept import make_statement_engine
-from bridge.storage.engine import DatabaseSettings, _with_driver_errors, make_engine
+from bridge.storage.engine import DatabaseSettings, _with_driver_errors, make_engine, wait_for_database
 from bridge.storage.failures import is_passing, sqlstate
 from bridge.storage.prepared import Prepared
 
@@ -174,3 +177,40 @@ def test_a_prepared_statement_that_the_server_refuses_says_why_and_shows_no_para
     assert sqlstate(raised.value) == "22012"
     assert not raised.value.connection_invalidated
     assert "SELECT 1 / CAST($1 AS int)" in str(raised.value)
+
+
+def test_a_job_goes_on_trying_while_its_network_is_not_there_yet(postgres_server, tmp_path):
+    """Direct VPC egress may take a minute to connect; a job used to end with its first error."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        # bound and not listening: refused
+        url = make_url(postgres_server.url("postgres")).set(host="127.0.0.1", port=port)
+        settings = DatabaseSettings(url.render_as_string(hide_password=False), None, None, None)
+        engine = make_engine(settings, pool_size=1, application_name="job")
+        waits = []
+        with pytest.raises(NetworkError):
+            wait_for_database(engine, patience_seconds=0.5, wait=waits.append)
+        assert waits == []
+
+        def arrive(seconds):
+            waits.append(seconds)
+            if len(waits) == 3:
+                raise _ArrivedError
+
+        there = make_engine(
+            DatabaseSettings(postgres_server.url("postgres"), None, None, None),
+            pool_size=1,
+            application_name="job",
+        )
+        with pytest.raises(_ArrivedError):
+            wait_for_database(engine, patience_seconds=60, wait=arrive)
+        assert len(waits) == 3
+        wait_for_database(there, patience_seconds=0.5, wait=waits.append)
+        assert len(waits) == 3
+        engine.dispose()
+        there.dispose()
+
+
+class _ArrivedError(Exception):
+    """The third try is the last that this test needs."""

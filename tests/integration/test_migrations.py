@@ -3,7 +3,7 @@ from sqlalchemy import create_engine, text
 
 from bridge.errors import SettingsError
 from bridge.storage.engine import DatabaseSettings
-from bridge.storage.migrate import Settings, run, upgrade
+from bridge.storage.migrate import Settings, add_extension_if_available, run, upgrade
 from devstack.logins import ROLES, create_database, drop_database, url_as
 
 pytestmark = pytest.mark.integration
@@ -77,3 +77,19 @@ def test_whoever_migrates_everything_belongs_to_the_owner_and_each_login_gets_it
 def test_logins_that_are_none_are_refused(logins):
     with pytest.raises(SettingsError, match="DATABASE_LOGINS"):
         Settings.from_environment({"DATABASE_URL": "postgresql+pg8000://u@h/d", "DATABASE_LOGINS": logins})
+
+
+def test_an_extension_is_added_where_the_server_has_it_and_missed_by_nobody_where_it_has_not(database):
+    """Cloud SQL has pgaudit, which logs nothing until it is created; other servers do not know it."""
+    with database.engine.begin() as connection:
+        [available] = connection.execute(
+            text("SELECT name FROM pg_available_extensions WHERE installed_version IS NULL LIMIT 1")
+        ).one()
+        assert add_extension_if_available(connection, available)
+        assert add_extension_if_available(connection, available)
+        assert not add_extension_if_available(connection, "no_such_extension")
+        found = connection.execute(
+            text("SELECT count(*) FROM pg_extension WHERE extname = :name"), {"name": available}
+        )
+        assert found.scalar_one() == 1
+        connection.rollback()

@@ -20,7 +20,8 @@ DIGEST = "sha256:" + "b2" * 32
 OLD_IMAGE, NEW_IMAGE = f"registry.invalid/services@sha256:{'a1' * 32}", f"registry.invalid/services@{DIGEST}"
 
 # keeps the state of one project in a file; fails where it is told to
-GCLOUD = f"""#!{sys.executable}
+# -S and -E: a rollout starts it sixty times
+GCLOUD = f"""#!{sys.executable} -SE
 import json, pathlib, sys
 file = pathlib.Path(__file__).with_name("state.json")
 state = json.loads(file.read_text())
