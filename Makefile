@@ -6,7 +6,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help install machine machine-of-tests lock check format quick quick-tests test test-parts test-stacks up down status top reset demo openapi fuzz \
 	chaos-smoke exactly-once wrong-clocks chaos-webhooks drill-restore bench-latency bench-accept bench-sap bench-webhooks \
-	bench-consumption terraform-fetch terraform-check terraform-resources
+	bench-consumption terraform-fetch terraform-check terraform-resources cloud-rehearsal
 
 # A line that begins with ##@ begins a group of `make help`, ## behind a target says what it is for.
 help: ## list the targets
@@ -104,6 +104,9 @@ terraform-fetch: install .terraform-offline/.fetched ## get the providers' schem
 
 terraform-check: ## check the Terraform configuration: format, schemas, plans, rules, checkov; without a network
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/terraform
+
+cloud-rehearsal: ## print every command of a first apply, a payment, a rollout and a restore; REHEARSAL_PROJECT=… runs them
+	@$(PYTHON) deploy/rehearsal.py $(if $(REHEARSAL_PROJECT),--project=$(REHEARSAL_PROJECT))
 
 terraform-resources: terraform-fetch ## write docs/terraform-resources.md from what Terraform makes
 	$(BIN)/python tests/terraform/write_resources.py

@@ -61,7 +61,7 @@ def test_every_line_and_every_sum_is_right(tables):
 def test_the_price_of_a_million_follows(tables):
     (_, fixed), (_, by_use) = tables
     volumes = [tuple(map(number, row)) for row in VOLUME.findall(COST)]
-    assert [payments for payments, *_ in volumes] == [1e6, 1e7, 1e8]
+    assert [payments for payments, *_ in volumes] == [1e6, 1e7, 1e8, 1e9]
     for payments, *rest in volumes:
         millions = payments / 1e6
         used = by_use * millions
@@ -117,3 +117,11 @@ def test_what_was_counted_is_what_is_charged(tables):
         "backups and seven days of WAL, each month": (stored + wal * 7 / 30) / gib,
     }
     assert {what: rows[what][1] for what in expected} == pytest.approx(expected, rel=0.001)
+
+
+def test_a_copy_in_another_region_costs_what_the_database_costs_in_one_zone(tables):
+    (rows, _), _ = tables
+    parts = ("Cloud SQL: processors", "Cloud SQL: memory", "Cloud SQL: disk")
+    one_zone = sum(rows[what][3] for what in parts) / 2
+    stated = re.search(r"are ([\d.]+)\s+dollars a month, and what leaves", COST)[1]
+    assert number(stated) == pytest.approx(one_zone, abs=0.02)

@@ -19,7 +19,10 @@ REPOSITORY = Path(__file__).parents[2]
 RUNBOOKS = sorted(set((REPOSITORY / "docs/runbooks").glob("*.md")) - {REPOSITORY / "docs/runbooks/README.md"})
 WITH_COMMANDS = [
     *RUNBOOKS,
-    *(REPOSITORY / name for name in ("docs/operators.md", "docs/key-rings.md", "terraform/README.md")),
+    *(
+        REPOSITORY / name
+        for name in ("docs/operators.md", "docs/key-rings.md", "docs/rehearsal.md", "terraform/README.md")
+    ),
 ]
 BUILDS = sorted(REPOSITORY.glob("*cloudbuild.yaml"))
 ASKED_FOR = {
