@@ -9,9 +9,8 @@ import os
 from functools import cache
 
 import click
-from google.auth import exceptions
-from google.auth.transport.requests import Request
-from google.oauth2.credentials import Credentials
+
+from bridge.errors import SettingsError
 
 CREDENTIALS_VARIABLE = "BRIDGE_OPERATOR_CREDENTIALS"
 
@@ -27,14 +26,11 @@ def operator_token() -> str | None:
 
 @cache
 def _id_token(path: str) -> str:
-    """Have a token issued, once for each run of a command: it is good for an hour."""
+    """Have a token issued, once for each run of a command."""
+    # a command on the same machine needs none, and should not wait for the library
+    from bridge.gcp.sign_in import id_token_of  # noqa: PLC0415
+
     try:
-        credentials = Credentials.from_authorized_user_file(path)  # type: ignore[no-untyped-call]
-        credentials.refresh(Request())
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"{CREDENTIALS_VARIABLE} {path}: not a file of credentials") from error
-    except exceptions.GoogleAuthError as error:
-        raise click.UsageError(f"{CREDENTIALS_VARIABLE} {path}: sign in again ({error})") from error
-    if not credentials.id_token:
-        raise click.UsageError(f"{CREDENTIALS_VARIABLE} {path}: sign in again with the scope `openid`")
-    return str(credentials.id_token)
+        return id_token_of(path)
+    except SettingsError as error:
+        raise click.UsageError(f"{CREDENTIALS_VARIABLE} {error}") from error

@@ -5,8 +5,8 @@ import shlex
 
 import yaml
 
-# a fence may have no language; only those of `sh` are commands
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# in a list too; a fence may have no language, and only those of `sh` are commands
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
 # innermost first
 SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")

@@ -311,3 +311,19 @@ def test_a_replica_in_another_region_is_a_variable(initialized):
         .replace("│", " ")
         .split()
     )
+
+
+def test_the_other_region_can_be_planned_from_productions_settings(initialized):
+    """docs/runbooks/region-loss.md: another project, prod's recovery_region as its region."""
+    variables = (REPOSITORY / "terraform/variables.tf").read_text(encoding="utf-8")
+    [recovery] = re.findall(r'variable "recovery_region" \{.*?default += "([\w-]+)"', variables, re.DOTALL)
+    said = initialized.plan(
+        "prod",
+        project_id="example-bridge-recovery",
+        region=recovery,
+        recovery_region="europe-west1",
+        monthly_budget="null",
+    )
+    assert re.search(r"Plan: \d+ to add, 0 to change, 0 to destroy", said)
+    assert f'region = "{recovery}"' in " ".join(said.split())
+    assert "google_billing_budget" not in said

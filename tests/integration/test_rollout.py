@@ -10,10 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import deployer_permissions
 import pytest
 from waiting import wait_until
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 REPOSITORY = Path(__file__).parents[2]
 DIGEST = "sha256:" + "b2" * 32
@@ -238,6 +239,13 @@ def test_traffic_moves_in_three_steps_and_everything_runs_the_new_image(tmp_path
     ]
     assert {"--no-traffic", f"--image={NEW_IMAGE}"} <= set(first)
     assert "10 %: good after 300 s" in done.stderr
+
+
+def test_the_deployer_may_run_every_command_of_a_rollout(tmp_path, google):
+    project = Project(tmp_path, google.url)
+    assert project.run(google.url).returncode == 0
+    commands = [[word for word in call if not word.startswith("-")] for call in project.state["calls"]]
+    assert deployer_permissions.missing(commands) == {}
 
 
 def test_the_canary_partner_pays_at_each_step_so_often_that_each_revision_meets_it(tmp_path, google):
