@@ -7,8 +7,11 @@ docs/decisions/0016-the-law-of-the-window.md
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+
+from bridge.environment import seconds, whole
 
 # The way through the broker and back: what SAP can begin meanwhile may be on its way beyond the calls allowed
 # at once, as many again at most. More would only find no permit and come back.
@@ -29,15 +32,32 @@ RATE_MEMORY_SECONDS = 10.0
 # Latency is smoothed: so much of the new mean enters at each fold.
 LATENCY_WEIGHT = 0.3
 MAX_BACKOFF_DOUBLINGS = 16
+MAX_PROBE_INTERVAL_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
     """When a lane's circuit opens, and how often it is probed while it is open."""
 
-    failing_operations_to_open: int
-    probe_interval_seconds: float
-    max_probe_interval_seconds: float
+    failing_operations_to_open: int = 3
+    probe_interval_seconds: float = 1.0
+    max_probe_interval_seconds: float = 1.5
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "GuardSettings":
+        """Read the environment; SettingsError names the first variable that is wrong."""
+        plain = cls()
+        return cls(
+            whole(environ, "SAP_FAILING_OPERATIONS_TO_OPEN", plain.failing_operations_to_open, at_most=100),
+            seconds(
+                environ, "SAP_PROBE_INTERVAL_SECONDS", plain.probe_interval_seconds,
+                at_most=MAX_PROBE_INTERVAL_SECONDS,
+            ),
+            seconds(
+                environ, "SAP_MAX_PROBE_INTERVAL_SECONDS", plain.max_probe_interval_seconds,
+                at_most=MAX_PROBE_INTERVAL_SECONDS,
+            ),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bridge.environment import emulator, number, required
 from bridge.gcp.pubsub import MAX_BATCH_MESSAGES
+from bridge.lane import GuardSettings
 from bridge.metrics import MetricsSettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.tracing import TracingSettings
@@ -62,5 +63,6 @@ class Settings:
                     environ, "SAP_SETTLING_SECONDS", 600.0 + read_lag_seconds, 0.001, 86_400
                 ),
                 delayed_after_seconds=number(environ, "DELAYED_AFTER_SECONDS", 900.0, 0.05, 86_400),
+                guard=GuardSettings.from_environment(environ),
             ),
         )

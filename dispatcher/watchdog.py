@@ -4,18 +4,19 @@ The broker may lose everything: what was dispatched and is not claimed goes out 
 minutes. An operation with a live lease is never touched.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import structlog
 from sqlalchemy import Connection, Engine
 
 from bridge.clock import Clock, certain_moment
+from bridge.lane import FailedCall, GuardSettings
 from bridge.payment import OperationStatus, ParkReason
 from bridge.storage.delays import tell_delay
 from bridge.storage.events import put_back
-from bridge.storage.guard import keep_settling_slot
+from bridge.storage.guard import keep_settling_slot, note_failure
 from bridge.storage.outbox import DISPATCHABLE
 from bridge.storage.outcomes import record_parked
 from bridge.storage.watchdog import (
@@ -51,6 +52,7 @@ class WatchdogSettings:
     first_redispatch_seconds: float
     settling_seconds: float
     delayed_after_seconds: float
+    guard: GuardSettings = field(default_factory=GuardSettings)
 
 
 class Watchdog:
@@ -88,8 +90,19 @@ class Watchdog:
             for claim in claims:
                 self._end_claim(connection, claim, now)
         if claims:
+            self._blame_lanes(claims, now)
             self._put_back_some()
         return len(claims)
+
+    def _blame_lanes(self, claims: Sequence[ExpiredClaim], now: datetime) -> None:
+        """Tell each lane's guard that its calls did not come back: else it would look healthy.
+
+        After the claims have ended, lane by lane: nobody may hold two lanes at once.
+        """
+        for claim in claims:
+            failure = FailedCall(claim.operation_id, claim.lease_until, is_overload=False)
+            with self._engine.begin() as connection:
+                note_failure(connection, claim.sap_system, failure, self._settings.guard, now=now)
 
     def _end_claim(self, connection: Connection, claim: ExpiredClaim, now: datetime) -> None:
         """The call's outcome is unknown, and its permit free; one is kept until SAP must have settled."""

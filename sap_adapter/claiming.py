@@ -37,7 +37,7 @@ from bridge.storage.operations import (
 )
 from bridge.storage.outcomes import record_parked
 from sap_adapter.connector import Connector, Sending
-from sap_adapter.ending import Claim, tell_delay
+from sap_adapter.ending import MAX_UNFINISHED_CLAIMS, Claim, tell_delay
 from sap_adapter.frozen_document import frozen_document
 from sap_adapter.permits import PAUSE_SECONDS, PermitQueue
 
@@ -45,7 +45,6 @@ log = structlog.get_logger()
 
 # A dispatch that found no configuration comes back after this pause.
 NO_CONFIGURATION_PAUSE_SECONDS = 30.0
-MAX_UNFINISHED_CLAIMS = 3
 # A claim may come that much before the payment's day begins: its posting date is that day all the same.
 MAX_EARLY_SECONDS = 120.0
 
@@ -212,7 +211,7 @@ class Claiming:
         except PermanentError as error:
             log.error("not-mappable", operation_id=operation_id, reason=str(error))  # noqa: TRY400 - no names
             give_back_slot(
-                connection, row.sap_system, slot, operation_id,
+                connection, row.sap_system, slot, operation_id, lease_until=lease_until,
                 outcome="not-called", success=False, latency_ms=0, now=now,
             )  # fmt: skip
             self._park(connection, payment, row, ParkReason.MAPPING, now)

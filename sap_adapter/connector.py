@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
 
-from bridge.errors import TransientError
+from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.mapping_values import JournalValues
 from bridge.money import Money
 from bridge.payment import OperationKind, SapDocument
@@ -15,6 +15,10 @@ from bridge.payment import OperationKind, SapDocument
 
 class NotCalledError(TransientError):
     """The target was not called: this process has no descriptor or thread left. Not the target's fault."""
+
+
+class AnswerForgottenError(UnknownOutcomeError):
+    """The target has processed this very message before and no longer knows with what result."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from bridge.payment import (
     EventType,
     Failure,
     InvalidTransitionError,
+    OperationStatus,
     ParkReason,
     Payment,
     SapDocument,
@@ -38,12 +39,20 @@ from bridge.storage.guard import (
     others_succeeded,
 )
 from bridge.storage.operate import let_next_go
-from bridge.storage.operations import LockedOperation, LockedPayment, operations_of_payment
+from bridge.storage.operations import (
+    LockedOperation,
+    LockedPayment,
+    note_returned_claim,
+    operations_of_payment,
+    resume_unknown,
+)
 from sap_adapter.connector import LogItem
 
 log = structlog.get_logger()
 
 MAX_ATTEMPTS = 8
+# Claims that were started and did not come back before the operation counts as poison.
+MAX_UNFINISHED_CLAIMS = 3
 RETRY_PAUSE_SECONDS = 1.0
 MAX_RETRY_PAUSE_SECONDS = 300.0
 # Enough to reach the longest pause; keeps 2**n a small number.
@@ -85,13 +94,39 @@ class HeldClaim:
     def now(self) -> datetime:
         return self.moment.now
 
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing has happened to the operation since the claim, but perhaps the end of its lease.
+
+        The watchdog ends a claim by making the operation unknown. Until it is dispatched again, the number is
+        still this claim's, and what its call came to may be recorded as if it had come in time.
+        """
+        if self.row.dispatch_number != self.claim.number:
+            return False
+        if self.row.lease_until is None:
+            return self.row.operation.status == OperationStatus.UNKNOWN and self.row.claims_unfinished > 0
+        return self.row.lease_until == self.claim.lease_until
+
+    def come_back_too_late(self) -> None:
+        """Give the permit back, if it is still this claim's, and let the claim not count as unfinished.
+
+        What made the operation look like poison may have been calls that took long: it is asked about then.
+        """
+        self.end_call("too-late", success=False)
+        note_returned_claim(self.connection, self.claim.operation_id)
+        is_poison = self.row.parked_reason == ParkReason.POISON
+        if is_poison and self.row.claims_unfinished <= MAX_UNFINISHED_CLAIMS and self.row.sent_unresolved:
+            resume_unknown(self.connection, self.claim.operation_id, now=self.now)
+            self.return_to_lane(0.0)
+
     def end_call(self, outcome: str, *, success: bool) -> None:
         """Give the permit back with what became of the call."""
         latency_ms = round((self.monotonic - self.claim.started_monotonic) * 1000)
         log.info("call-ended", operation_id=self.claim.operation_id, outcome=outcome, latency_ms=latency_ms)
         give_back_slot(
             self.connection, self.claim.sap_system, self.claim.slot_number, self.claim.operation_id,
-            outcome=outcome, success=success, latency_ms=latency_ms, now=self.now,
+            lease_until=self.claim.lease_until, outcome=outcome, success=success, latency_ms=latency_ms,
+            now=self.now,
         )  # fmt: skip
 
     def blame_sap(self, guard: GuardSettings, error: TransientError | UnknownOutcomeError) -> None:
@@ -203,6 +238,14 @@ class HeldClaim:
             self.connection, self.claim.operation_id, reason,
             definitely_not_posted=True, refused=True, claimed=True, now=self.now,
             failure=failure, encrypted_sap_log=self._sealed(sap_log, key_ring),
+        )  # fmt: skip
+        tell_delay(self.connection, self.payment.payment, self.row, self.now)
+
+    def park_not_posted(self, reason: ParkReason) -> None:
+        """Park what SAP has not got; if it had processed the message, it has refused it, and would again."""
+        outcomes.record_parked(
+            self.connection, self.claim.operation_id, reason,
+            definitely_not_posted=True, refused=self.row.sap_answer_forgotten, claimed=True, now=self.now,
         )  # fmt: skip
         tell_delay(self.connection, self.payment.payment, self.row, self.now)
 

@@ -1,7 +1,7 @@
 """The second half of every claim: one transaction that records what SAP's answer made of the operation.
 
-A claim whose number is no longer the operation's has been taken over (its lease had ended): nothing is
-recorded then, and the one who took over asks SAP.
+A claim whose number is no longer the operation's has been taken over (its lease had ended): what its call
+came to is not recorded then, because whoever took it over asks SAP.
 """
 
 import time
@@ -23,7 +23,7 @@ from bridge.storage import decisions, outcomes
 from bridge.storage.guard import give_back_answered_slot, keep_settling_slot
 from bridge.storage.operations import lock_operation, lock_payment
 from sap_adapter.classifier import PERIOD_CLOSED, Classifier, Whose
-from sap_adapter.connector import FoundDocument, Posted, Refused
+from sap_adapter.connector import AnswerForgottenError, FoundDocument, Posted, Refused
 from sap_adapter.ending import MAX_ATTEMPTS, Claim, HeldClaim, pause_seconds
 
 log = structlog.get_logger()
@@ -94,6 +94,7 @@ class Recorder:
             if sap_to_blame:
                 held.blame_sap(self._settings.guard, error)
             held.end_call("not-posted", success=False)
+            held.release_settling()
             outcomes.record_not_posted(
                 held.connection, claim.operation_id, refused=False, counted=False, now=held.now
             )
@@ -107,15 +108,20 @@ class Recorder:
 
         def write(held: HeldClaim) -> None:
             settled_at = held.moment.latest + timedelta(seconds=self._settings.settling_seconds)
-            counted = held.lost_answer_counts()
-            held.blame_sap(self._settings.guard, error)
+            # "forgotten" is an answer: neither SAP nor the operation is to blame for it
+            forgotten = isinstance(error, AnswerForgottenError)
+            counted = not forgotten and held.lost_answer_counts()
+            if not forgotten:
+                held.blame_sap(self._settings.guard, error)
             held.end_call("unknown", success=False)
+            held.release_settling()
             keep_settling_slot(
                 held.connection, claim.sap_system, claim.operation_id, settled_at=settled_at, now=held.now
             )
             outcomes.record_unknown(
-                held.connection, claim.operation_id, settled_at=settled_at, counted=counted, now=held.now
-            )
+                held.connection, claim.operation_id,
+                settled_at=settled_at, forgotten=forgotten, counted=counted, now=held.now,
+            )  # fmt: skip
             held.return_to_lane(self._settings.first_question_seconds)
 
         log.warning("outcome-unknown", operation_id=claim.operation_id, reason=str(error))
@@ -162,15 +168,15 @@ class Recorder:
             at, monotonic = moment(self._clock), self._clock.monotonic()
             payment = lock_payment(connection, claim.payment_id)
             row = lock_operation(connection, claim.operation_id)
-            if (
-                payment is None
-                or row is None
-                or row.dispatch_number != claim.number
-                or row.lease_until is None
-            ):
-                log.warning("claim-lost", operation_id=claim.operation_id)
+            if payment is None or row is None:
+                log.error("operation-gone", operation_id=claim.operation_id)
                 return
-            write(HeldClaim(connection, payment, row, claim, at, monotonic))
+            held = HeldClaim(connection, payment, row, claim, at, monotonic)
+            if not held.is_current:
+                log.warning("claim-lost", operation_id=claim.operation_id)
+                held.come_back_too_late()
+                return
+            write(held)
             if row.operator_decision is not None:
                 done = decisions.carry_out(connection, payment, claim.operation_id, now=at.now)
                 log.info("operator-decision", operation_id=claim.operation_id, done=done and str(done))
@@ -241,11 +247,13 @@ class Recorder:
             held.park(ParkReason.REFERENCE_CONFLICT, definitely_not_posted=is_rejected)
         elif row.attempts >= MAX_ATTEMPTS:
             held.release_settling()
-            held.park(ParkReason.NO_PROGRESS, definitely_not_posted=True)
+            held.park_not_posted(ParkReason.NO_PROGRESS)
         else:
-            log.info("resolved-not-posted", operation_id=operation_id)
+            log.info("resolved-not-posted", operation_id=operation_id, refused=row.sap_answer_forgotten)
             held.release_settling()
-            outcomes.record_not_posted(held.connection, operation_id, refused=False, counted=False, now=now)
+            outcomes.record_not_posted(
+                held.connection, operation_id, refused=row.sap_answer_forgotten, counted=False, now=now
+            )
             held.return_to_lane(0.0)
 
     def _next_question_seconds(self, settled_at: datetime, now: datetime) -> float:

@@ -63,17 +63,7 @@ class Settings:
                 first_question_seconds=seconds(
                     environ, "SAP_FIRST_QUESTION_SECONDS", 1.0, at_most=MAX_SECONDS
                 ),
-                guard=GuardSettings(
-                    failing_operations_to_open=whole(
-                        environ, "SAP_FAILING_OPERATIONS_TO_OPEN", 3, at_most=100
-                    ),
-                    probe_interval_seconds=seconds(
-                        environ, "SAP_PROBE_INTERVAL_SECONDS", 1.0, at_most=MAX_SECONDS
-                    ),
-                    max_probe_interval_seconds=seconds(
-                        environ, "SAP_MAX_PROBE_INTERVAL_SECONDS", 1.5, at_most=MAX_SECONDS
-                    ),
-                ),
+                guard=GuardSettings.from_environment(environ),
             ),
             party_key_ring=KeyRingSettings.from_environment(environ, "PARTY_KEY_RING", "party-data"),
             callers=CallerSettings.from_environment(environ),

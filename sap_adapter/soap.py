@@ -11,7 +11,7 @@ from bridge.clock import rfc3339
 from bridge.errors import UnknownOutcomeError
 from bridge.payment import SapDocument
 from sap_adapter.classifier import SEVERITY_ERROR
-from sap_adapter.connector import LogItem, Posted, Refused, Sending
+from sap_adapter.connector import AnswerForgottenError, LogItem, Posted, Refused, Sending
 
 SOAP_NAMESPACE = "http://schemas.xmlsoap.org/soap/envelope/"
 SAP_NAMESPACE = "http://sap.com/xi/SAPSCORE/SFIN"
@@ -62,7 +62,7 @@ def read_confirmation(content: bytes, sending: Sending) -> Posted | Refused:
     number = _text(key, "AccountingDocument")
     if _NO_DOCUMENT.fullmatch(number):
         if any(item.type_id in ALREADY_PROCESSED for item in log):
-            raise UnknownOutcomeError("SAP has processed this message before and forgotten with what result")
+            raise AnswerForgottenError("SAP has processed this message before and forgotten with what result")
         if severity >= SEVERITY_ERROR:
             return Refused(log)
         raise UnknownOutcomeError("SAP names neither a document nor an error")

@@ -72,13 +72,16 @@ locals {
     connections = 10
   }
   dispatcher_environment = merge(local.project_environment, local.telemetry_environment, local.settling_environment, {
-    DATABASE_CONNECTIONS       = "10"
-    DELAYED_AFTER_SECONDS      = "900"
-    MAX_BATCH_MESSAGES         = "1000"
-    POLL_SECONDS               = "1"
-    PUBLISH_TIMEOUT_SECONDS    = "5"
-    SAP_LATENCY_TARGET_SECONDS = "5"
-    WATCHDOG_FIRST_SECONDS     = "60"
-    WATCHDOG_INTERVAL_SECONDS  = "5"
+    DATABASE_CONNECTIONS           = "10"
+    DELAYED_AFTER_SECONDS          = "900"
+    MAX_BATCH_MESSAGES             = "1000"
+    POLL_SECONDS                   = "1"
+    PUBLISH_TIMEOUT_SECONDS        = "5"
+    SAP_FAILING_OPERATIONS_TO_OPEN = "3"
+    SAP_LATENCY_TARGET_SECONDS     = "5"
+    SAP_MAX_PROBE_INTERVAL_SECONDS = "1.5"
+    SAP_PROBE_INTERVAL_SECONDS     = "1"
+    WATCHDOG_FIRST_SECONDS         = "60"
+    WATCHDOG_INTERVAL_SECONDS      = "5"
   })
 }

@@ -33,7 +33,7 @@ TAKE_SLOT = text("""
 """)
 
 GIVE_BACK_SLOT = text("""
-    /* the call is over; a permit that has passed to somebody else meanwhile is left alone */
+    /* the call is over; a permit with another lease belongs to another claim by now */
     UPDATE sap_slots
     SET operation_id = NULL, lease_until = NULL, last_outcome = :outcome, last_latency_ms = :latency_ms,
         last_finished_at = :now,
@@ -41,6 +41,7 @@ GIVE_BACK_SLOT = text("""
         answers = answers + CAST(:answers AS bigint),
         latency_ms_sum = latency_ms_sum + CAST(:answered_ms AS bigint)
     WHERE sap_system = :sap_system AND slot_number = :slot_number AND operation_id = :operation_id
+      AND lease_until = :lease_until
 """)
 
 GIVE_BACK_AT_ONCE = text("""
@@ -128,6 +129,7 @@ def give_back_slot(
     slot_number: int,
     operation_id: str,
     *,
+    lease_until: datetime,
     outcome: str,
     success: bool,
     latency_ms: int,
@@ -139,6 +141,7 @@ def give_back_slot(
             "sap_system": sap_system,
             "slot_number": slot_number,
             "operation_id": operation_id,
+            "lease_until": lease_until,
             "outcome": outcome,
             "success": success,
             "answers": int(outcome in ANSWERS),

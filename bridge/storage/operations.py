@@ -63,6 +63,18 @@ START_POST = text("""
     WHERE operation_id = :operation_id
 """)
 
+NOTE_RETURNED_CLAIM = text("""
+    /* the call of a claim that was taken over did come back: it was slow, and killed nobody */
+    UPDATE operations SET claims_finished = least(claims_started, claims_finished + 1)
+    WHERE operation_id = :operation_id
+""")
+
+RESUME_UNKNOWN = text("""
+    /* parked as poison although its calls come back: SAP is asked about it after all */
+    UPDATE operations SET status = 'unknown', parked_reason = NULL, updated_at = :now
+    WHERE operation_id = :operation_id AND status = 'parked' AND parked_reason = 'poison' AND sent_unresolved
+""")
+
 START_QUESTION = text("""
     /* the claim before asking SAP for our reference; after a restore the status may still be another */
     UPDATE operations
@@ -109,6 +121,7 @@ class LockedOperation:
     posting_date: date | None
     next_open_day: bool
     settled_at: datetime | None
+    sap_answer_forgotten: bool
     none_seen_at: datetime | None
     delayed_at: datetime | None
     traceparent: str | None
@@ -151,6 +164,7 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
         posting_date=row.posting_date,
         next_open_day=row.next_open_day,
         settled_at=row.settled_at,
+        sap_answer_forgotten=row.sap_answer_forgotten,
         none_seen_at=row.none_seen_at,
         delayed_at=row.delayed_at,
         traceparent=row.traceparent,
@@ -204,6 +218,16 @@ def start_question(
     connection: Connection, operation_id: str, *, lease_until: datetime, now: datetime
 ) -> None:
     connection.execute(START_QUESTION, {"operation_id": operation_id, "lease_until": lease_until, "now": now})
+
+
+def note_returned_claim(connection: Connection, operation_id: str) -> None:
+    """Count one claim less as unfinished."""
+    connection.execute(NOTE_RETURNED_CLAIM, {"operation_id": operation_id})
+
+
+def resume_unknown(connection: Connection, operation_id: str, *, now: datetime) -> None:
+    """Let an operation that was parked as poison be unknown again; the caller puts it back into its lane."""
+    connection.execute(RESUME_UNKNOWN, {"operation_id": operation_id, "now": now})
 
 
 def payment_of(row: Row[tuple[object, ...]]) -> Payment:

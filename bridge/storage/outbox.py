@@ -24,7 +24,8 @@ DISPATCHABLE = frozenset({OperationStatus.ACCEPTED, OperationStatus.SCHEDULED, O
 
 LOCK_ROWS = text("""
     /* these rows with their operations, as far as nobody else is at them */
-    SELECT outbox.identity, operations.operation_id, operations.status
+    SELECT outbox.identity, operations.operation_id, operations.status,
+           coalesce(operations.lease_until > :now, false) AS is_claimed
     FROM outbox JOIN operations USING (operation_id)
     WHERE outbox.identity = ANY(CAST(:identities AS bigint[])) AND outbox.not_before <= :now
       AND (outbox.claim_id IS NULL OR outbox.lease_until < :now)
@@ -66,7 +67,7 @@ CLAIM_EVENTS = text(f"""
 """)  # noqa: S608 - made of constants
 
 DELETE_ROWS = text("""
-    /* what has nothing to say any more: the operation is with somebody or at its end */
+    /* what has nothing to say any more: the operation is with somebody, who puts it back, or at its end */
     DELETE FROM outbox WHERE identity = ANY(CAST(:identities AS bigint[]))
 """)
 
@@ -155,7 +156,9 @@ def claim_operations(
     parameters = {"identities": identities, "now": now}
     rows = connection.execute(LOCK_ROWS, parameters).all() if identities else []
     locked = {row.identity: row for row in rows}
-    outdated = {identity for identity, row in locked.items() if row.status not in DISPATCHABLE}
+    outdated = {
+        identity for identity, row in locked.items() if row.status not in DISPATCHABLE or row.is_claimed
+    }
     if outdated:
         connection.execute(DELETE_ROWS, {"identities": list(outdated)})
     taken = [(identity, partner) for identity, partner in candidates if identity in locked.keys() - outdated]

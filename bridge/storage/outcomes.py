@@ -36,6 +36,7 @@ PARK = text("""
         generation = generation + :generations, failure_code = :code, failure_message = :message,
         encrypted_sap_log = coalesce(:encrypted_sap_log, encrypted_sap_log),
         found_documents = CAST(:found_documents AS text),
+        sap_answer_forgotten = sap_answer_forgotten AND CAST(:generations AS integer) = 0,
         delayed_at = coalesce(delayed_at, :now),
         claims_finished = CASE WHEN :claimed THEN claims_started ELSE claims_finished END,
         lease_until = NULL, updated_at = :now
@@ -46,7 +47,8 @@ NOT_POSTED = text("""
     /* definitely not in SAP: it waits for its next dispatch (a refusal starts a new generation) */
     UPDATE operations
     SET status = 'accepted', sent_unresolved = false, settled_at = NULL, none_seen_at = NULL,
-        generation = generation + :generations, attempts = attempts + :attempts, last_attempt_at = :now,
+        generation = generation + :generations, sap_answer_forgotten = false,
+        attempts = attempts + :attempts, last_attempt_at = :now,
         lease_until = NULL, claims_finished = claims_started, updated_at = :now
     WHERE operation_id = :operation_id
 """)
@@ -61,6 +63,7 @@ UNKNOWN = text("""
     /* it may be in SAP: nothing is posted again before SAP has been asked */
     UPDATE operations
     SET status = 'unknown', settled_at = :settled_at, none_seen_at = NULL,
+        sap_answer_forgotten = sap_answer_forgotten OR :forgotten,
         attempts = attempts + :attempts, last_attempt_at = :now,
         lease_until = NULL, claims_finished = claims_started, updated_at = :now
     WHERE operation_id = :operation_id
@@ -157,7 +160,7 @@ def record_parked(
 def record_not_posted(
     connection: Connection, operation_id: str, *, refused: bool, counted: bool, now: datetime
 ) -> None:
-    """SAP has not got it. `refused`: it said so itself; `counted`: it counts against the operation."""
+    """SAP has not got it. `refused`: it has refused this generation; `counted`: against the operation."""
     connection.execute(
         NOT_POSTED,
         {
@@ -179,14 +182,24 @@ def move_posting_date(
 
 
 def record_unknown(
-    connection: Connection, operation_id: str, *, settled_at: datetime, counted: bool, now: datetime
+    connection: Connection,
+    operation_id: str,
+    *,
+    settled_at: datetime,
+    forgotten: bool,
+    counted: bool,
+    now: datetime,
 ) -> None:
-    """SAP may have it. No "none" counts before `settled_at`."""
+    """SAP may have it. No "none" counts before `settled_at`.
+
+    `forgotten`: SAP has processed this generation's message and no longer knows with what result.
+    """
     connection.execute(
         UNKNOWN,
         {
             "operation_id": operation_id,
             "settled_at": settled_at,
+            "forgotten": forgotten,
             "attempts": int(counted),
             "now": now,
         },

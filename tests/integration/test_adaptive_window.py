@@ -64,8 +64,9 @@ def answer(adapter, clock, count, *, latency_ms=100):
             name, now = f"op_{number}", clock.now()
             slot = take_slot(connection, LANE, name, lease_until=now + MINUTE, now=now)
             give_back_slot(
-                connection, LANE, slot, name, outcome="posted", success=True, latency_ms=latency_ms, now=now
-            )
+                connection, LANE, slot, name, lease_until=now + MINUTE,
+                outcome="posted", success=True, latency_ms=latency_ms, now=now,
+            )  # fmt: skip
 
 
 def refuse(adapter, clock, name="op_refused", retry_after=0.0):
@@ -183,10 +184,14 @@ def test_no_permit_is_handed_out_beyond_a_window_that_has_shrunk(owner, adapter,
     refuse(adapter, clock)
     with adapter.begin() as connection:
         give_back_slot(
-            connection, LANE, 8, "op_7", outcome="not-posted", success=False, latency_ms=1, now=NOW
-        )
+            connection, LANE, 8, "op_7", lease_until=NOW + MINUTE,
+            outcome="not-posted", success=False, latency_ms=1, now=NOW,
+        )  # fmt: skip
         assert take_slot(connection, LANE, "op_8", lease_until=NOW + MINUTE, now=NOW) is None
-        give_back_slot(connection, LANE, 4, "op_3", outcome="posted", success=True, latency_ms=1, now=NOW)
+        give_back_slot(
+            connection, LANE, 4, "op_3", lease_until=NOW + MINUTE,
+            outcome="posted", success=True, latency_ms=1, now=NOW,
+        )  # fmt: skip
         assert take_slot(connection, LANE, "op_8", lease_until=NOW + MINUTE, now=NOW) == 4
 
 

@@ -104,7 +104,7 @@ class Adapter:
             else:
                 note_success(connection, LANE)
             give_back_slot(
-                connection, LANE, slot, message.operation_id,
+                connection, LANE, slot, message.operation_id, lease_until=row.lease_until,
                 outcome="refused" if failed else "posted", success=not failed, latency_ms=1, now=moment,
             )  # fmt: skip
             if failed:

@@ -61,7 +61,10 @@ def test_calls_and_permits_kept_for_lost_calls_are_told_apart(owner, figures):
     with owner.begin() as connection:
         for operation_id in ("op_a", "op_b"):
             take_slot(connection, LANE, operation_id, lease_until=NOW + timedelta(minutes=1), now=NOW)
-        give_back_slot(connection, LANE, 2, "op_b", outcome="unknown", success=False, latency_ms=900, now=NOW)
+        give_back_slot(
+            connection, LANE, 2, "op_b", lease_until=NOW + timedelta(minutes=1),
+            outcome="unknown", success=False, latency_ms=900, now=NOW,
+        )  # fmt: skip
         keep_settling_slot(connection, LANE, "op_b", settled_at=NOW + timedelta(minutes=11), now=NOW)
     found = figures()
     assert (found.calls, found.settling) == (1, 1)
@@ -90,8 +93,9 @@ def test_only_clear_answers_to_postings_are_counted_for_rate_and_latency(owner):
         ):
             slot = take_slot(connection, LANE, "op_a", lease_until=NOW + timedelta(minutes=1), now=NOW)
             give_back_slot(
-                connection, LANE, slot, "op_a", outcome=outcome, success=False, latency_ms=100, now=NOW
-            )
+                connection, LANE, slot, "op_a", lease_until=NOW + timedelta(minutes=1),
+                outcome=outcome, success=False, latency_ms=100, now=NOW,
+            )  # fmt: skip
         counted = connection.execute(text("SELECT sum(answers), sum(latency_ms_sum) FROM sap_slots")).one()
     assert counted == (2, 200)
 

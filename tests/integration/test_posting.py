@@ -174,10 +174,11 @@ def test_a_claim_that_was_taken_over_records_nothing(bridge):
             text("UPDATE operations SET status = 'unknown', lease_until = NULL, settled_at = :settled"),
             {"settled": bridge.clock.now() + timedelta(seconds=SETTLING_SECONDS)},
         )
+    taken_over = bridge.dispatch(operation_id)
     bridge.sap.gate.set()
     slow.join(DEADLINE_SECONDS)
     assert bridge.row(operation_id).status == "unknown"
-    bridge.step(operation_id)
+    bridge.posting.handle(taken_over)
     assert bridge.row(operation_id).status == "succeeded"
     assert len(bridge.sap.booked) == 1
 

@@ -124,6 +124,9 @@ def test_a_dead_claims_permit_could_be_taken_before_the_watchdog_had_come_by(own
     assert takes_one(others[3]) is None
     drain(watchdog)
     assert scalar(owner, "SELECT count(*) FROM sap_slots WHERE lease_until > :now", now=clock.now()) == 4
+    assert scalar(owner, "SELECT call_window FROM sap_systems WHERE sap_system = :lane", lane=LANE) == 0
+    with owner.begin() as connection:  # a probe opens it again
+        connection.execute(text("UPDATE sap_systems SET call_window = hard_cap, failed_probes = 0"))
     assert takes_one(others[3]) is None
     clock.advance(SETTINGS.settling_seconds)
     assert takes_one(others[3]) is not None

@@ -79,7 +79,7 @@ GRANT UPDATE (sap_company_code, sap_fiscal_year, sap_document_number, found_docu
 GRANT INSERT ON payments, operations TO backoffice;
 GRANT UPDATE (settled_at) ON unplaced_documents TO backoffice;
 GRANT UPDATE (status, parked_reason, operator_decision, dispatched_at, dispatches_without_claim,
-              encrypted_document, document_type, posting_date, next_open_day, settled_at, none_seen_at, attempts, claims_finished,
+              encrypted_document, document_type, posting_date, next_open_day, settled_at, none_seen_at, sap_answer_forgotten, attempts, claims_finished,
               failure_code, failure_message, failure_pointer, encrypted_sap_log, sent_unresolved,
               lease_until, delayed_at, completed_at, updated_at) ON operations TO backoffice;
 GRANT UPDATE, DELETE ON outbox TO backoffice;

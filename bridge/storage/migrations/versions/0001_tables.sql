@@ -131,6 +131,8 @@ CREATE TABLE operations (
     -- unknown outcome: no answer counts before settled_at; when SAP first answered "none" after that
     settled_at          timestamptz,
     none_seen_at        timestamptz,
+    -- SAP has processed this generation and no longer knows with what result: none means that it refused
+    sap_answer_forgotten boolean NOT NULL DEFAULT false,
     sap_company_code    text,
     sap_fiscal_year     text,
     sap_document_number text,
