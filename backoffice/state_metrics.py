@@ -33,6 +33,7 @@ NAMES = (
     "bridge.lane.state",
     "bridge.lane.window",
     "bridge.lane.closed.time",
+    "bridge.lane.read_lag.excess",
     "bridge.operation.unknown",
     "bridge.operation.unknown.age",
     "bridge.operation.parked",
@@ -106,6 +107,7 @@ def _of_lane(lane: LaneFigures, now: datetime) -> Iterator[_Figure]:
     yield "bridge.outbox.age", age.total_seconds() if age else 0.0, on
     yield "bridge.lane.window", lane.call_window, on
     yield "bridge.lane.closed.time", lane.closed_seconds(now), on
+    yield "bridge.lane.read_lag.excess", lane.read_lag_excess_seconds, on
     for state in LaneState:
         yield "bridge.lane.state", int(lane.state is state), {**on, "bridge.state": str(state)}
 

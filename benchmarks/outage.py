@@ -163,7 +163,9 @@ class watched:  # noqa: N801 - used as a context manager
 
 def direct_calls_per_second(stage: SapStage, *, seconds: float) -> float:
     """What SAP takes: as many callers as its capacity, each with the next call as soon as one is answered."""
-    connection = SapConnection(stage.sap_url(), SAP_USER, stage.stage.keys.sap_password)
+    connection = SapConnection(
+        stage.sap_url(), SAP_USER, stage.stage.keys.sap_password, unposted_statuses=(429, 503)
+    )
     connector = S4HanaConnector(connection, Timeouts(2.0, 8.0), max_calls=CAPACITY_CALLS, clock=SystemClock())
     ends_at = time.monotonic() + seconds
 

@@ -46,10 +46,14 @@ class UnknownOutcomeError(BridgeError):
     """The call may or may not have taken effect; ask before repeating it.
 
     `is_overload`: the other side said that it has too much to do (503), but not that it did nothing.
+    `retry_after_seconds` as for TransientError.
     """
 
-    def __init__(self, message: str, *, is_overload: bool = False) -> None:
+    def __init__(
+        self, message: str, *, retry_after_seconds: float | None = None, is_overload: bool = False
+    ) -> None:
         super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
         self.is_overload = is_overload
 
 

@@ -19,6 +19,7 @@ from bridge.journal_mapping import Expression, JournalEntryMapping
 from bridge.payment import Operation, OperationKind, Payment
 
 MAX_COMPILED = 1000
+LAST_OF_BASIC_PLANE = 0xFFFF
 # Only lists that an expression builds itself can multiply what it sees, each by its own length at most.
 MAX_FAN_OUT = 1000
 _LISTS = frozenset({"multi_select_list", "multi_select_dict"})
@@ -53,7 +54,7 @@ class JournalValues:
     header_reference: str | None
 
 
-# Codes have to be exactly what SAP knows; texts are cut at the length of SAP's field.
+# Codes have to be exactly what SAP knows; texts are cut at the length of SAP's field, in UTF-16 code units.
 CODES: Mapping[str, re.Pattern[str]] = {
     "document_type": _DOCUMENT_TYPE,
     "customer": _ACCOUNT,
@@ -126,7 +127,20 @@ def _value(member: str, wanted: str | Expression | None, seen: Mapping[str, Any]
         if not pattern.fullmatch(found):
             raise MappingError(member, f"gives none of {pattern.pattern}")
         return found
-    return _CONTROL_CHARACTERS.sub(" ", found)[: TEXTS[member]].strip() or None
+    return cut(_CONTROL_CHARACTERS.sub(" ", found), TEXTS[member]).strip() or None
+
+
+def cut(text: str, units: int) -> str:
+    """Return as much of the text as fits into a CHAR field of SAP, which counts UTF-16 code units.
+
+    A character outside the Basic Multilingual Plane takes two; it is not halved.
+    """
+    used = 0
+    for position, character in enumerate(text):
+        used += 2 if ord(character) > LAST_OF_BASIC_PLANE else 1
+        if used > units:
+            return text[:position]
+    return text
 
 
 def _result(member: str, expression: Expression, seen: Mapping[str, Any]) -> Any:

@@ -10,6 +10,15 @@ from typing import Any
 
 CLOUDEVENTS_SPEC_VERSION = "1.0"
 EVENTS_LANE = "events"
+
+
+def require_lane_name(sap_system: str) -> str:
+    """Return the name of a SAP system, which is its lane's in the outbox; ValueError if that is taken."""
+    if sap_system == EVENTS_LANE:
+        raise ValueError(f"no SAP system can have the name {EVENTS_LANE}: the lane of events has it")
+    return sap_system
+
+
 EVENTS_TOPIC = "payment-events"
 WEBHOOK_QUEUE = "webhook-deliveries"
 

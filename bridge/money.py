@@ -1,6 +1,7 @@
 """Money: integers in minor units inside, decimal strings outside (ISO 4217)."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -27,6 +28,15 @@ def require_payable(currency: str) -> None:
     exponent(currency)
     if currency in WITHDRAWN:
         raise InvalidMoneyError("withdrawn from ISO 4217: no new payment is made in this currency")
+
+
+def written(amount: "Money", decimals: Mapping[str, int]) -> str:
+    """Return the amount with the decimals of its currency in a table, ISO 4217's for what is not in it.
+
+    InvalidMoneyError if the amount has more than that.
+    """
+    digits = decimals.get(amount.currency)
+    return amount.value if digits is None else amount.with_decimals(digits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,16 @@ class Money:
         """The decimal string with all the currency's digits: 125000 EUR minor units are "1250.00"."""
         digits = exponent(self.currency)
         return f"{Decimal(self.minor).scaleb(-digits):.{digits}f}"
+
+    def with_decimals(self, decimals: int) -> str:
+        """Return the decimal string with that many digits; InvalidMoneyError if the amount has more."""
+        places = decimals - exponent(self.currency)
+        value = Decimal(self.minor).scaleb(-exponent(self.currency))
+        if places < 0 and self.minor % 10**-places:
+            raise InvalidMoneyError(
+                f"more than {decimals} digits after the decimal point for {self.currency}"
+            )
+        return f"{value:.{decimals}f}"
 
     def as_json(self) -> dict[str, str]:
         """Return the API's shape: {"value": "1250.00", "currency": "EUR"}."""

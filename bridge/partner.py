@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -24,9 +25,10 @@ from pydantic import (
 )
 
 from bridge.journal_mapping import JournalEntryMapping
-from bridge.money import Money
+from bridge.messages import require_lane_name
+from bridge.money import Money, exponent, written
 from bridge.payment import OperationKind
-from bridge.routing import Name, Routing
+from bridge.routing import MAX_CURRENCIES, Name, Routing
 from bridge.webhook_endpoint import MAX_ENDPOINTS, WebhookEndpoint
 
 Scope = Literal["payments:read", "payments:write", "events:read", "webhooks:read", "webhooks:write"]
@@ -39,11 +41,14 @@ ALL_SCOPES: tuple[Scope, ...] = (
 )
 PARTNER_ID_PATTERN = re.compile(r"^par_[0-9a-z]{26}$")
 CLIENT_ID_PATTERN = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
-SapSystemId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+SapSystemId = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$"), AfterValidator(require_lane_name)
+]
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 4096
 MAX_CLIENT_KEYS = 5
 MAX_TARGETS = 50
+MAX_CURRENCY_DECIMALS = 6
 MAX_DATED_CHANGES = 10
 MAX_DELIVERIES_PER_SECOND = 500
 Base64Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,700}$")]
@@ -148,13 +153,28 @@ class PartnerLimits(_Document):
 class SapTarget(_Document):
     """A company code in a SAP system, and how the partner's operations become journal entries there.
 
-    Which target a payment goes to (bridge.routing) is fixed at its acceptance.
+    Which target a payment goes to (bridge.routing) is fixed at its acceptance. `currency_decimals`: of
+    the currencies that SAP's table TCURX keeps otherwise than ISO 4217 (HUF and COP have no decimals there).
     """
 
     sap_system: SapSystemId
     company_code: CompanyCode
     time_zone: str
     mappings: dict[OperationKind, JournalEntryMapping]
+    currency_decimals: Annotated[
+        dict[str, Annotated[int, Field(ge=0, le=MAX_CURRENCY_DECIMALS)]], Field(max_length=MAX_CURRENCIES)
+    ] = {}
+
+    @field_validator("currency_decimals")
+    @classmethod
+    def _known_currencies(cls, value: dict[str, int]) -> dict[str, int]:
+        for currency in value:
+            exponent(currency)
+        return value
+
+    def written(self, amount: Money) -> str:
+        """Return the amount as SAP keeps it; InvalidMoneyError if it has more decimals than that."""
+        return written(amount, self.currency_decimals)
 
     @field_validator("time_zone")
     @classmethod

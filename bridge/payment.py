@@ -193,7 +193,7 @@ class Payment:
 
 
 REJECTED_BY_OPERATOR = Failure("rejected-by-operator", "It was rejected by an operator and is not posted.")
-PREDECESSOR_REJECTED = Failure("predecessor-rejected", "The payment was rejected before this could be done.")
+PREDECESSOR_REJECTED = Failure("predecessor-rejected", "A step before this one was rejected.")
 
 OVERTAKEN = Failure("overtaken", "What was booked before it leaves nothing for this step.")
 

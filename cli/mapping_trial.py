@@ -76,7 +76,7 @@ def try_mapping(
             target.mappings[kind],
             sample,
             operation,
-            place=Place(target.sap_system, target.company_code, target.time_zone),
+            place=Place(target.sap_system, target.company_code, target.time_zone, target.currency_decimals),
             reference=sap_reference(operation.operation_id),
             parties=json.loads(request.parties.to_bytes()),
             metadata=request.metadata,

@@ -71,7 +71,13 @@ def load_or_create(folder: Path) -> Keys:
 def write_sap_connections(path: Path, base_urls: Mapping[str, str], password: str) -> None:
     """What the adapter needs to log in to each SAP system."""
     connections = {
-        system: {"base_url": base_url, "user": SAP_USER, "password": password}
+        # the mock answers 503 before it posts anything
+        system: {
+            "base_url": base_url,
+            "user": SAP_USER,
+            "password": password,
+            "unposted_statuses": [429, 503],
+        }
         for system, base_url in base_urls.items()
     }
     path.unlink(missing_ok=True)

@@ -30,6 +30,8 @@ from gateway.webhook_secrets import SecretMaker
 # an emulator that has just started is slow over its first question
 ANSWER_SECONDS = 30.0
 SAP_SYSTEM = "s4-main"
+# as SAP's table TCURX has them
+CURRENCY_DECIMALS = {"COP": 0, "HUF": 0, "IDR": 0, "TWD": 0}
 COMPANY_CODE = "1000"
 TIME_ZONE = "Europe/Berlin"
 # where noted items stand against: no part of the balance sheet
@@ -98,6 +100,7 @@ def demo_document(
                 sap_system=SAP_SYSTEM,
                 company_code=COMPANY_CODE,
                 time_zone=TIME_ZONE,
+                currency_decimals=CURRENCY_DECIMALS,
                 mappings={
                     kind: JournalEntryMapping(
                         document_type=document_type,

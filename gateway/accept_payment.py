@@ -26,7 +26,7 @@ from bridge.storage.accept import (
 )
 from bridge.storage.payments import StoredPayment, find_payment
 from gateway.idempotency import Fingerprints, in_progress, require_same
-from gateway.payment_request import PaymentRequest, invalid_request, read_payment
+from gateway.payment_request import PaymentRequest, invalid_request, read_payment, require_writable
 from gateway.receipts import Receipts
 
 MAX_DAYS_AHEAD = 365
@@ -82,6 +82,7 @@ class AcceptPayment:
         now = to_the_millisecond(self.clock.now())
         target = partner.target_of(request.amount)
         try:
+            require_writable(request.amount, target)
             not_before = _not_before(request.requested_execution_date, ZoneInfo(target.time_zone), now)
         except RejectedError:
             # what was fine when it was accepted may be past when it is repeated

@@ -12,6 +12,7 @@ from bridge.clock import Clock, to_the_millisecond
 from bridge.errors import RejectedError, TransientError
 from bridge.ids import new_id
 from bridge.money import Money
+from bridge.partner import PartnerConfiguration
 from bridge.payment import (
     Operation,
     OperationKind,
@@ -31,6 +32,7 @@ from bridge.storage.transactions import transaction
 from gateway.accept_payment import Accepted
 from gateway.idempotency import Fingerprints, in_progress, require_same
 from gateway.operation_request import require_currency
+from gateway.payment_request import require_writable
 from gateway.payment_view import not_found
 
 MAX_WAITING = 5
@@ -117,13 +119,20 @@ class OperatePayment:
     wake: Callable[[], None]
 
     def __call__(
-        self, partner_id: str, instruction: Instruction, kind: OperationKind, wanted: Money | None
+        self,
+        partner: PartnerConfiguration,
+        instruction: Instruction,
+        kind: OperationKind,
+        wanted: Money | None,
     ) -> Accepted:
         """Queue the step behind what is queued already; RejectedError says why not."""
         operation_id = new_id("op", self.once.clock.now())
 
         def act(connection: Connection, own: OwnPayment, now: datetime) -> StoredPayment:
             amount = self._judge(own, kind, wanted, now)
+            target = partner.target_at(own.sap_system, own.company_code)
+            if target is not None:
+                require_writable(amount, target)
             operation = Operation(operation_id, kind, OperationStatus.ACCEPTED, amount, now)
             not_before = now if has_its_turn(own.operations) else None
             queue_operation(
@@ -132,7 +141,7 @@ class OperatePayment:
             payment = replace(own.payment, updated_at=now)
             return replace(own.stored, payment=payment, operations=[*own.operations, operation])
 
-        accepted = self.once(partner_id, instruction, act, operation_id=operation_id)
+        accepted = self.once(partner.partner_id, instruction, act, operation_id=operation_id)
         if not accepted.replayed:
             self.wake()
         return accepted

@@ -62,7 +62,7 @@ class OperationRoutes:
     ) -> Response:
         instruction = _instruction(payment_id, idempotency.read_key(request.headers.get(idempotency.HEADER)))
         amount = read(instruction.document)
-        done = self.operate_payment(current_partner().partner_id, instruction, kind, amount)
+        done = self.operate_payment(current_partner(), instruction, kind, amount)
         return self.view.accepted(done.stored, replayed=done.replayed)
 
 

@@ -20,6 +20,7 @@ from pydantic import (
 from bridge.errors import FieldError, RejectedError
 from bridge.money import InvalidMoneyError, Money, exponent, require_payable
 from bridge.parties import Parties, Party
+from bridge.partner import SapTarget
 from gateway.iban import is_iban
 
 MAX_EXTERNAL_ID_CHARACTERS = 35
@@ -270,6 +271,16 @@ def validate(model: type[Model], document: dict[str, Any]) -> Model:
         raise invalid_request(
             FieldError(_pointer(item["loc"]), _detail(item))
             for item in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+        ) from error
+
+
+def require_writable(amount: Money, target: SapTarget) -> None:
+    """422 for an amount that has more decimals than the target keeps of its currency."""
+    try:
+        target.written(amount)
+    except InvalidMoneyError as error:
+        raise invalid_request(
+            [FieldError("/amount/value", f"{error}, where this payment is booked")]
         ) from error
 
 

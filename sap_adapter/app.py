@@ -24,6 +24,7 @@ from sap_adapter.connector import Connector
 from sap_adapter.measured import MeasuredConnector
 from sap_adapter.permits import PermitQueue
 from sap_adapter.posting import Posting
+from sap_adapter.read_lag import ReadLag, ReadLagSettings
 from sap_adapter.record import Recorder
 from sap_adapter.s4hana import S4HanaConnector
 from sap_adapter.settings import Settings
@@ -46,10 +47,12 @@ def create_app(
     """Wire the adapter: one pooled session per SAP system, one waker, one use case."""
     waker = Waker(engine)
     recorder = Recorder(engine, key_ring, Classifier.from_package(), clock, settings.record, waker.wake)
+    connectors = make_connectors(settings, clock, tracer, metrics)
+    lag_settings = ReadLagSettings(settings.record.read_lag_seconds, settings.posting.lease_seconds)
     posting = Posting(
         engine,
         directory,
-        make_connectors(settings, clock, tracer, metrics),
+        connectors,
         key_ring,
         recorder,
         clock,
@@ -57,6 +60,10 @@ def create_app(
         {
             sap_system: PermitQueue(max(1, settings.threads // WAITING_SHARE))
             for sap_system in settings.sap_connections
+        },
+        {
+            sap_system: ReadLag(engine, connector, clock, sap_system, lag_settings)
+            for sap_system, connector in connectors.items()
         },
     )
 

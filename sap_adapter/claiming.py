@@ -55,6 +55,7 @@ class PostClaim:
 
     claim: Claim
     sending: Sending
+    reference: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,8 @@ class Claiming:
             now=now,
         )
         uuid = str(sap_message_uuid(operation_id, row.generation))
-        return PostClaim(claim, Sending(operation_id, uuid, row.operation.created_at, document.content))
+        sending = Sending(operation_id, uuid, row.operation.created_at, document.content)
+        return PostClaim(claim, sending, row.sap_reference)
 
     def _no_permit_pause_seconds(self, sap_system: str) -> float:
         if sap_system not in self._permits:

@@ -64,11 +64,16 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class FoundDocument:
-    """A document that carries our reference, with what it must agree in."""
+    """A document that carries our reference, with what it must agree in.
+
+    `is_reversal`: it takes another one back; `is_reversed`: another one takes it back.
+    """
 
     document: SapDocument
     document_type: str
     amount: Money
+    is_reversal: bool = False
+    is_reversed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +102,16 @@ class DocumentPage:
 class JournalFacts:
     """What an entry is rendered from. Texts are personal data: they go to the target and nowhere else.
 
-    Dates are xsd:date. `values` is what the mapping comes to; `reverses` is what a reversal takes back.
+    Dates are xsd:date. `amount` is written with the decimals that the target keeps of the currency. `values`
+    is what the mapping comes to; `reverses` is what a reversal takes back.
     """
 
     kind: OperationKind
     reference: str
     partner_id: str
     external_id: str
-    amount: Money
+    amount: str
+    currency: str
     company_code: str
     document_date: str
     posting_date: str

@@ -131,9 +131,11 @@ class HeldClaim:
 
     def blame_sap(self, guard: GuardSettings, error: TransientError | UnknownOutcomeError) -> None:
         """Tell the lane's guard that SAP gave no definite answer."""
-        retry_after_seconds = error.retry_after_seconds if isinstance(error, TransientError) else None
         failure = FailedCall(
-            self.claim.operation_id, self.claim.claimed_at, error.is_overload, retry_after_seconds or 0.0
+            self.claim.operation_id,
+            self.claim.claimed_at,
+            error.is_overload,
+            error.retry_after_seconds or 0.0,
         )
         note_failure(self.connection, self.claim.sap_system, failure, guard, now=self.now)
 

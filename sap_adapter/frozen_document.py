@@ -7,10 +7,9 @@ from datetime import date, datetime
 from typing import Any
 
 from bridge.errors import PermanentError
-from bridge.journal_mapping import JournalEntryMapping
 from bridge.keyring import KeyRing
 from bridge.mapping_values import MappingError
-from bridge.partner import PartnerConfiguration
+from bridge.partner import PartnerConfiguration, SapTarget
 from bridge.payment import Operation, OperationKind, OperationStatus, SapDocument
 from bridge.storage.operations import LockedOperation, LockedPayment
 from sap_adapter.connector import Connector
@@ -63,13 +62,16 @@ def _rendered(
     place: Mapping[str, str],
     now: datetime,
 ) -> FrozenDocument:
-    mapping = _mapping(partner, payment, row)
+    target = _target(partner, payment, row)
+    mapping = target.mappings.get(row.operation.kind)
+    if mapping is None:
+        raise PermanentError(f"no mapping for {row.operation.kind}")
     try:
         facts = journal_facts(
             mapping,
             payment.payment,
             row.operation,
-            place=Place(row.sap_system, payment.company_code, payment.time_zone),
+            place=Place(row.sap_system, payment.company_code, payment.time_zone, target.currency_decimals),
             reference=row.sap_reference,
             parties=_parties(key_ring, payment),
             metadata=payment.metadata,
@@ -114,17 +116,12 @@ def _authorisation(earlier: Sequence[Operation]) -> SapDocument | None:
     )
 
 
-def _mapping(
-    partner: PartnerConfiguration | None, payment: LockedPayment, row: LockedOperation
-) -> JournalEntryMapping:
-    """Return the partner's mapping; PermanentError unless it is for where the payment was accepted to go.
+def _target(partner: PartnerConfiguration | None, payment: LockedPayment, row: LockedOperation) -> SapTarget:
+    """Return the partner's target; PermanentError unless it is where the payment was accepted to go.
 
     The accounts of one SAP system or company code are somebody else's in another.
     """
     target = partner.target_at(row.sap_system, payment.company_code) if partner else None
     if target is None:
         raise PermanentError("the partner has no target any more where the payment was accepted to go")
-    mapping = target.mappings.get(row.operation.kind)
-    if mapping is None:
-        raise PermanentError(f"no mapping for {row.operation.kind}")
-    return mapping
+    return target

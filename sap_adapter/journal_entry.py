@@ -6,12 +6,12 @@ from datetime import date
 
 from lxml import etree
 
-from bridge.mapping_values import JournalValues
+from bridge.mapping_values import JournalValues, cut
 from bridge.payment import OperationKind, SapDocument
 from sap_adapter.connector import Entry, JournalFacts
 from sap_adapter.document_mark import document_mark
 
-ITEM_TEXT_CHARACTERS = 50
+ITEM_TEXT_UNITS = 50
 LOGICAL_SYSTEM = "PPBRIDGE"
 CREATED_BY_USER = "PPBRIDGE"
 
@@ -101,13 +101,13 @@ def _add(entry: etree._Element, number: int, line: Line, facts: JournalFacts) ->
     element = etree.SubElement(entry, line.element)
     etree.SubElement(element, "ReferenceDocumentItem").text = str(number)
     etree.SubElement(element, ACCOUNT_ELEMENTS[line.element]).text = line.account
-    amount = etree.SubElement(element, "AmountInTransactionCurrency", currencyCode=facts.amount.currency)
-    amount.text = facts.amount.value if line.debit else f"-{facts.amount.value}"
+    amount = etree.SubElement(element, "AmountInTransactionCurrency", currencyCode=facts.currency)
+    amount.text = facts.amount if line.debit else f"-{facts.amount}"
     etree.SubElement(element, "DebitCreditCode").text = "S" if line.debit else "H"
     if line.special_gl_code:
         etree.SubElement(element, "SpecialGLCode").text = line.special_gl_code
     if line.text:
-        etree.SubElement(element, "DocumentItemText").text = line.text[:ITEM_TEXT_CHARACTERS]
+        etree.SubElement(element, "DocumentItemText").text = cut(line.text, ITEM_TEXT_UNITS)
     if line.assignment:
         etree.SubElement(element, "AssignmentReference").text = line.assignment
     mark = document_mark(facts.kind, facts.partner_id)

@@ -1,24 +1,29 @@
 """What a step's journal entry is rendered from: the payment, the step, what the mapping makes of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from bridge.journal_mapping import JournalEntryMapping
-from bridge.mapping_values import evaluate, view
+from bridge.mapping_values import MappingError, evaluate, view
+from bridge.money import InvalidMoneyError, Money, written
 from bridge.payment import Operation, OperationKind, Payment, SapDocument
 from sap_adapter.connector import JournalFacts
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the payment was routed to when it was accepted. `time_zone` is the company code's."""
+    """Where the payment was routed to when it was accepted. `time_zone` is the company code's.
+
+    `currency_decimals`: of the currencies that SAP counts otherwise than ISO 4217.
+    """
 
     sap_system: str
     company_code: str
     time_zone: str
+    currency_decimals: Mapping[str, int] = field(default_factory=dict)
 
 
 def journal_facts(
@@ -56,13 +61,21 @@ def journal_facts(
         reference=reference,
         partner_id=payment.partner_id,
         external_id=payment.external_id,
-        amount=operation.amount,
+        amount=_written(place, operation.amount),
+        currency=operation.amount.currency,
         company_code=place.company_code,
         document_date=accepted_on.isoformat(),
         posting_date=posting_date.isoformat(),
         values=evaluate(mapping, seen),
         reverses=authorisation if operation.kind == OperationKind.REVERSE else None,
     )
+
+
+def _written(place: Place, amount: Money) -> str:
+    try:
+        return written(amount, place.currency_decimals)
+    except InvalidMoneyError as error:
+        raise MappingError("currency_decimals", f"leaves no room for the amount: {error}") from error
 
 
 def _day(moment: datetime, zone: ZoneInfo) -> date:

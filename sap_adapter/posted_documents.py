@@ -10,6 +10,7 @@ from bridge.errors import TransientError
 from bridge.money import InvalidMoneyError, Money
 from bridge.payment import SapDocument
 from sap_adapter.connector import DocumentPage, FoundDocument, PostedDocument
+from sap_adapter.document_mark import read_mark
 
 FIELDS = (
     "CompanyCode",
@@ -19,16 +20,19 @@ FIELDS = (
     "AccountingDocumentType",
     "TransactionCurrency",
     "AmountInTransactionCurrency",
+    "Reference3IDByBusinessPartner",
+    "IsReversal",
+    "IsReversed",
 )
 # What a document tells of itself when nobody here knows it any more. The text is read of our own line only.
-WALK_FIELDS = (*FIELDS, "GLAccount", "DocumentItemText", "Reference3IDByBusinessPartner", "IsReversal")
+WALK_FIELDS = (*FIELDS, "GLAccount", "DocumentItemText")
 
 Item = dict[str, Any]
 _UNREADABLE = (ValueError, KeyError, TypeError, InvalidOperation, InvalidMoneyError)
 
 
 def read_documents(content: bytes) -> list[FoundDocument]:
-    """Return the documents of an answer; a document's amount is the sum of its debit side."""
+    """Return the documents of an answer; a document's amount is the debit side of the lines that are ours."""
     try:
         documents: dict[SapDocument, list[Item]] = {}
         for item in _items(content):
@@ -68,9 +72,17 @@ def _key(item: Item) -> SapDocument:
 
 
 def _found(key: SapDocument, items: Sequence[Item]) -> FoundDocument:
-    debit = sum((max(amount, Decimal(0)) for amount in _amounts(items)), start=Decimal(0))
+    # Lines that SAP adds by itself (withholding tax, document splitting) carry no mark of ours.
+    marked = [item for item in items if read_mark(item["Reference3IDByBusinessPartner"])]
+    debit = sum((max(amount, Decimal(0)) for amount in _amounts(marked or items)), start=Decimal(0))
     money = Money.parse(_plain(debit), items[-1]["TransactionCurrency"])
-    return FoundDocument(key, items[-1]["AccountingDocumentType"], money)
+    return FoundDocument(
+        key,
+        items[-1]["AccountingDocumentType"],
+        money,
+        is_reversal=bool(items[0]["IsReversal"]),
+        is_reversed=bool(items[0]["IsReversed"]),
+    )
 
 
 def _posted(key: SapDocument, items: Sequence[Item], reference_field: str) -> PostedDocument:

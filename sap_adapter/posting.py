@@ -13,11 +13,13 @@ from bridge.messages import OperationMessage
 from bridge.partner import PartnerConfiguration
 from bridge.ports import PartnerDirectory
 from sap_adapter.claiming import Claiming, NoPermitError, PostClaim, QuestionClaim
-from sap_adapter.connector import Connector, NotCalledError
+from sap_adapter.connector import Connector, NotCalledError, Posted
 from sap_adapter.ending import Claim
 from sap_adapter.permits import PermitQueue
+from sap_adapter.read_lag import ReadLag
 from sap_adapter.record import Recorder
 
+UNMEASURED_LAGS: Mapping[str, ReadLag] = MappingProxyType({})
 NOBODY_WAITS: Mapping[str, PermitQueue] = MappingProxyType({})
 OWN_DELAY = TransientError("too much of the lease had passed before the call")
 
@@ -35,7 +37,10 @@ class PostingSettings:
 
 
 class Posting:
-    """The adapter's use case. SAP systems without a queue in `permits` are not waited for."""
+    """The adapter's use case. SAP systems without a queue in `permits` are not waited for.
+
+    The read side of those in `read_lags` is measured.
+    """
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class Posting:
         clock: Clock,
         settings: PostingSettings,
         permits: Mapping[str, PermitQueue] = NOBODY_WAITS,
+        read_lags: Mapping[str, ReadLag] = UNMEASURED_LAGS,
     ) -> None:
         self._claiming = Claiming(engine, connectors, key_ring, clock, settings.lease_seconds, permits)
         self._directory = directory
@@ -55,6 +61,7 @@ class Posting:
         self._clock = clock
         self._settings = settings
         self._permits = permits
+        self._read_lags = read_lags
 
     def handle(self, message: OperationMessage) -> None:
         """Take the operation's next step. Returns once something is recorded; raises only if nothing was."""
@@ -109,6 +116,8 @@ class Posting:
             # the next may call while this answer is written down
             self._end(claim, lambda: self._recorder.give_back(claim, outcome))
             self._recorder.answered(claim, outcome)
+            if isinstance(outcome, Posted) and claim.sap_system in self._read_lags:
+                self._read_lags[claim.sap_system].confirmed(outcome.document, claimed.reference)
 
     def _ask(self, question: QuestionClaim) -> None:
         claim = question.claim

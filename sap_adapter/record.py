@@ -18,10 +18,11 @@ from bridge.clock import Clock, moment
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.keyring import KeyRing
 from bridge.lane import GuardSettings
-from bridge.payment import OperatorDecision, ParkReason
+from bridge.payment import OperationKind, OperatorDecision, ParkReason
 from bridge.storage import decisions, outcomes
 from bridge.storage.guard import give_back_answered_slot, keep_settling_slot
 from bridge.storage.operations import lock_operation, lock_payment
+from bridge.storage.read_lag import raise_read_lag, read_lag_excess_seconds
 from sap_adapter.classifier import PERIOD_CLOSED, Classifier, Whose
 from sap_adapter.connector import AnswerForgottenError, FoundDocument, Posted, Refused
 from sap_adapter.ending import MAX_ATTEMPTS, Claim, HeldClaim, pause_seconds
@@ -122,7 +123,7 @@ class Recorder:
                 held.connection, claim.operation_id,
                 settled_at=settled_at, forgotten=forgotten, counted=counted, now=held.now,
             )  # fmt: skip
-            held.return_to_lane(self._settings.first_question_seconds)
+            held.return_to_lane(max(self._settings.first_question_seconds, error.retry_after_seconds or 0.0))
 
         log.warning("outcome-unknown", operation_id=claim.operation_id, reason=str(error))
         self._record(claim, write)
@@ -213,6 +214,7 @@ class Recorder:
         # Not a success of the lane: one operation's questions must not make others' attempts count.
         held.end_call("asked", success=False)
         if len(documents) == 1 and _is_ours(held, documents[0]):
+            self._note_late_document(held)
             held.release_settling()
             held.succeed(documents[0].document)
         elif documents:
@@ -221,6 +223,15 @@ class Recorder:
             held.park(ParkReason.REFERENCE_CONFLICT, definitely_not_posted=False, found=found)
         else:
             self._none(held)
+
+    def _note_late_document(self, held: HeldClaim) -> None:
+        """A document that a settled "none" denied was shown too late: SAP is slower than the settings say."""
+        row = held.row
+        if row.none_seen_at is None or row.settled_at is None:
+            return
+        late_seconds = (held.now - row.settled_at).total_seconds()
+        log.error("found-after-none", operation_id=held.claim.operation_id, late_seconds=late_seconds)
+        raise_read_lag(held.connection, held.claim.sap_system, max(late_seconds, 0.0))
 
     def _none(self, held: HeldClaim) -> None:
         """Weigh a "none": it counts once settled, and decides when it comes again a read lag later.
@@ -231,7 +242,10 @@ class Recorder:
         row, now, operation_id = held.row, held.now, held.claim.operation_id
         asked_at = held.claim.claimed_at
         settled_at = row.settled_at or asked_at
-        lag = timedelta(seconds=self._settings.read_lag_seconds)
+        # where SAP's read side is later than configured, all of this takes as much longer
+        excess = timedelta(seconds=read_lag_excess_seconds(held.connection, held.claim.sap_system))
+        settled_at += excess
+        lag = timedelta(seconds=self._settings.read_lag_seconds) + excess
         if asked_at < settled_at:
             outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=None, now=now)
             held.return_to_lane(self._next_question_seconds(settled_at, now))
@@ -268,9 +282,16 @@ def _name(outcome: Posted | Refused) -> str:
 
 
 def _is_ours(held: HeldClaim, found: FoundDocument) -> bool:
+    """Whether the document is what the operation was sent as, and still stands.
+
+    Somebody's reversal carries our reference too. SAP chooses the type of a reversal (transaction OBA7).
+    """
+    is_reversal = held.row.operation.kind == OperationKind.REVERSE
     return (
         found.document.company_code == held.payment.company_code
         # a document that was lost with a backup, or never rendered here, leaves nothing to compare with
-        and held.row.document_type in (None, found.document_type)
+        and (is_reversal or held.row.document_type in (None, found.document_type))
         and found.amount == held.row.operation.amount
+        and found.is_reversal == is_reversal
+        and not found.is_reversed
     )

@@ -2,6 +2,7 @@
 
 import http.cookiejar
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from email.utils import parsedate_to_datetime
@@ -38,6 +39,7 @@ MAX_ANSWER_BYTES = 1024 * 1024
 REFERENCE_FIELDS = frozenset({"DocumentReferenceID", "OriginalReferenceDocument"})
 MAX_RETRY_AFTER_SECONDS = 3600.0
 CHUNK_BYTES = 64 * 1024
+OVERLOAD_STATUSES = frozenset({429, 503})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,9 @@ class SapConnection:
     """Where a SAP system is and who we are there.
 
     The fields are OData's: of our reference, of the logical system that a document came from, of the day it
-    was entered.
+    was entered. `client`: SAP's client (`sap-client`) where it is not the system's default.
+    `unposted_statuses`: which of 429 and 503 (with Retry-After) prove that nothing was posted. A proxy that
+    had forwarded the call may answer 503 too: unless it is listed, SAP is asked first.
     """
 
     base_url: str
@@ -54,9 +58,15 @@ class SapConnection:
     reference_field: str = "DocumentReferenceID"
     logical_system_field: str = "ReferenceDocumentLogicalSystem"
     created_on_field: str = "AccountingDocumentCreationDate"
+    client: str | None = None
+    unposted_statuses: Sequence[int] = (429,)
 
     def __post_init__(self) -> None:
         """SettingsError for a field that carries no reference of ours: nothing would ever be found."""
+        if self.client is not None and not re.fullmatch(r"[0-9]{3}", self.client):
+            raise SettingsError("client is not three digits")
+        if not OVERLOAD_STATUSES.issuperset(self.unposted_statuses):
+            raise SettingsError("unposted_statuses has more than 429 and 503")
         if self.reference_field not in REFERENCE_FIELDS:
             raise SettingsError(f"reference_field is none of {', '.join(sorted(REFERENCE_FIELDS))}")
 
@@ -111,14 +121,17 @@ class S4HanaConnector:
             data=envelope(sending),
             headers={"Content-Type": "text/xml; charset=utf-8", "SOAPAction": f'"{SOAP_ACTION}"'},
         )
-        if status == 429 or (status == 503 and "Retry-After" in headers):
+        wish = self._retry_after_seconds(headers)
+        if status in self._connection.unposted_statuses and (status == 429 or "Retry-After" in headers):
             raise TransientError(
-                f"SAP takes no more calls now (HTTP {status})",
-                retry_after_seconds=self._retry_after_seconds(headers),
-                is_overload=True,
+                f"SAP takes no more calls now (HTTP {status})", retry_after_seconds=wish, is_overload=True
             )
         if status != 200:
-            raise UnknownOutcomeError(f"SAP answered HTTP {status}", is_overload=status == 503)
+            raise UnknownOutcomeError(
+                f"SAP answered HTTP {status}",
+                retry_after_seconds=wish if status in OVERLOAD_STATUSES else None,
+                is_overload=status in OVERLOAD_STATUSES,
+            )
         return read_confirmation(content, sending)
 
     def find(self, company_code: str, reference: str) -> list[FoundDocument]:
@@ -160,7 +173,7 @@ class S4HanaConnector:
             raise TransientError(
                 f"SAP answered HTTP {status} to a question",
                 retry_after_seconds=self._retry_after_seconds(headers),
-                is_overload=status in (429, 503),
+                is_overload=status in OVERLOAD_STATUSES,
             )
         return content
 
@@ -219,6 +232,8 @@ class S4HanaConnector:
 def _session(connection: SapConnection, adapter: BoundedAdapter) -> requests.Session:
     session = requests.Session()
     session.auth = (connection.user, connection.password)
+    if connection.client is not None:
+        session.params = {"sap-client": connection.client}
     # No proxies, no .netrc: where SAP is and who we are is configured, not found in the environment.
     session.trust_env = False
     # No cookies: one call's SAP session would be shared by the others that run at the same time.

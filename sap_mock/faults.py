@@ -17,7 +17,16 @@ _WHOLE_NUMBER_LIMITS = {
     "idempotency_window_s": MAX_WINDOW_SECONDS,
     "idempotency_id_window_s": MAX_WINDOW_SECONDS,
 }
-_RATES = ("latency_jitter", "error_rate", "commit_then_drop_rate", "drop_before_commit_rate")
+_RATES = (
+    "latency_jitter",
+    "error_rate",
+    "commit_then_drop_rate",
+    "drop_before_commit_rate",
+    "informational_rate",
+    "dripping_rate",
+    "second_answer_rate",
+    "foreign_confirmation_rate",
+)
 
 
 class FaultsError(ValueError):
@@ -40,6 +49,10 @@ class Faults:
     error_rate: float = 0.0
     commit_then_drop_rate: float = 0.0
     drop_before_commit_rate: float = 0.0
+    informational_rate: float = 0.0
+    dripping_rate: float = 0.0
+    second_answer_rate: float = 0.0
+    foreign_confirmation_rate: float = 0.0
     late_commit_ms: int = 0
     read_lag_ms: int = 0
     idempotency_window_s: int = 86_400

@@ -5,6 +5,7 @@ import hmac
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,11 +14,20 @@ from functools import wraps
 from flask import Response, jsonify, request
 
 from sap_mock.faults import Faults
-from sap_mock.traffic import BrokenError, BusyError, DroppedConnectionError, ThrottledError, Traffic
+from sap_mock.traffic import (
+    BrokenError,
+    BusyError,
+    DrippingError,
+    DroppedConnectionError,
+    ThrottledError,
+    Traffic,
+)
 
 REALM = 'Basic realm="SAP NetWeaver Application Server [MOCKS4/100]"'
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
 HANG_UP_POLL_SECONDS = 0.1
+LONGEST_DRIP_SECONDS = 600.0
+PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 _PAGE = "<html><head><title>{title}</title></head><body><h1>{title}</h1><p>{text}</p></body></html>"
 
 
@@ -36,6 +46,8 @@ class Front:
         def call(**arguments: str) -> Response:
             try:
                 with self._traffic.call() as faults:
+                    if self._traffic.happens(faults.informational_rate):
+                        send_raw(PROCESSING)
                     return self._authenticated(view, faults, arguments)
             except DroppedConnectionError:
                 return dead_connection()
@@ -43,6 +55,9 @@ class Front:
                 return _busy(busy.retry_after_seconds)
             except ThrottledError as throttled:
                 return _throttled(throttled.retry_after_seconds)
+            except DrippingError:
+                drip_headers_until_hung_up()
+                return dead_connection()
             except BrokenError:
                 text = "The server encountered an unexpected condition."
                 return html_page(500, "500 Internal Server Error", text)
@@ -79,6 +94,41 @@ class _HangUp(Iterator[bytes]):
             with suppress(OSError):  # the client may have been faster
                 self._connection.shutdown(socket.SHUT_RDWR)
         raise ConnectionResetError(errno.ECONNRESET, "connection dropped on purpose")
+
+
+def send_raw(content: bytes) -> None:
+    """Write to the connection before the answer, or instead of it."""
+    connection = request.environ.get("gunicorn.socket")
+    if connection is not None:
+        with suppress(OSError):  # the client has hung up
+            connection.sendall(content)
+
+
+def send_later(content: bytes, seconds: float) -> None:
+    """Write to the connection after the answer: what nobody has asked for any more."""
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        return
+    # a handle of its own: gunicorn may have closed the connection by then
+    late = connection.dup()
+
+    def send() -> None:
+        with late, suppress(OSError):
+            late.sendall(content)
+
+    timer = threading.Timer(seconds, send)
+    timer.daemon = True
+    timer.start()
+
+
+def drip_headers_until_hung_up() -> None:
+    """Begin an answer whose headers do not end, a byte at a time."""
+    connection = request.environ.get("gunicorn.socket")
+    send_raw(b"HTTP/1.1 200 OK\r\nX-Long: ")
+    deadline = time.monotonic() + LONGEST_DRIP_SECONDS
+    while time.monotonic() < deadline and not _is_hung_up(connection):
+        send_raw(b"x")
+        time.sleep(HANG_UP_POLL_SECONDS)
 
 
 def hold_until_hung_up(at_most_seconds: float) -> None:

@@ -11,6 +11,8 @@ from sap_mock.journal_entry import CREDIT, DEBIT, Item, JournalEntry, LogItem, R
 from sap_mock.soap_request import ACCOUNT_ELEMENTS
 
 MAX_ITEMS = 999
+# Currencies that SAP keeps with other decimals than ISO 4217, or has kept longer.
+TCURX = {"COP": 0, "HUF": 0, "IDR": 0, "TWD": 0, "IQD": 3, "LYD": 3, "BGN": 2, "HRK": 2}
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})?", re.ASCII)
 
 
@@ -88,6 +90,9 @@ def _one_item_problems(position: int, item: Item) -> Iterator[LogItem]:
 
 
 def _decimals(currency: str) -> int | None:
+    """Return what SAP's tables TCURC and TCURX say; None for a currency that they do not have."""
+    if currency in TCURX:
+        return TCURX[currency]
     try:
         return Currency(currency).exponent
     except ValueError:

@@ -1,5 +1,6 @@
 """The WSDL beside this file, as the order and the types that requests are read by."""
 
+import re
 import threading
 from collections.abc import Mapping
 from importlib import resources
@@ -10,6 +11,7 @@ XSD = "http://www.w3.org/2001/XMLSchema"
 SFIN = "http://sap.com/xi/SAPSCORE/SFIN"
 SOAP_ADDRESS = "{http://schemas.xmlsoap.org/wsdl/soap/}address"
 REQUEST = "JournalEntryBulkCreateRequest"
+_TEXT_TYPE = re.compile(r"Text([0-9]+)")
 
 
 def safe_parser() -> etree.XMLParser:
@@ -64,6 +66,19 @@ class RequestSchema:
                 self._validator.assertValid(request)
         except etree.DocumentInvalid as error:
             raise InvalidRequestError(str(error)) from error
+        self._check_lengths(request, self._root_type)
+
+    def _check_lengths(self, element: etree._Element, type_name: str) -> None:
+        """ABAP's CHAR fields count UTF-16 code units; XML Schema counts characters."""
+        length = _TEXT_TYPE.fullmatch(type_name)
+        units = len((element.text or "").encode("utf-16-le")) // 2
+        if length is not None and units > int(length[1]):
+            raise InvalidRequestError(
+                f"Element '{element.tag}': {units} UTF-16 code units in CHAR{length[1]}"
+            )
+        sequence = self._sequences.get(type_name, {})
+        for child in element:
+            self._check_lengths(child, sequence[str(child.tag)])
 
     def _drop_misplaced(self, element: etree._Element, type_name: str) -> None:
         sequence = self._sequences.get(type_name)

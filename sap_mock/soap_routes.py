@@ -1,11 +1,12 @@
 """POST: the synchronous journal entry service. GET with ?wsdl: what it looks like."""
 
+import threading
 import time
 
 from flask import Blueprint, Response, request
 
 from sap_mock.faults import Faults
-from sap_mock.front import Front, hold_until_hung_up, html_page
+from sap_mock.front import Front, hold_until_hung_up, html_page, send_later
 from sap_mock.manners import Manner
 from sap_mock.posting_desk import Memory
 from sap_mock.schema import RequestSchema, wsdl
@@ -25,6 +26,7 @@ LONGEST_HOLD_SECONDS = 600.0
 SLOW_SECONDS = 3.0
 LATE_COMMIT_MS = 2000
 RETRY_AFTER_SECONDS = 1
+SECOND_ANSWER_SECONDS = 0.2
 _ENDINGS = {
     Manner.DROPPED: Ending.DROP_BEFORE_COMMIT,
     Manner.ANSWER_LOST: Ending.COMMIT_THEN_DROP,
@@ -38,6 +40,7 @@ def soap_routes(front: Front, system: System) -> Blueprint:
     desk = system.desk
     routes = Blueprint("soap", __name__)
     schema = RequestSchema()
+    earlier = _EarlierAnswer()
 
     @routes.post(PATH)
     @front.guarded
@@ -62,7 +65,7 @@ def soap_routes(front: Front, system: System) -> Blueprint:
         confirmations = desk.post(asked, memory)
         if ending is Ending.COMMIT_THEN_DROP:
             raise DroppedConnectionError
-        return Response(bulk_confirmation(confirmations, desk.now()), content_type=CONTENT_TYPE)
+        return _answer(bulk_confirmation(confirmations, desk.now()), faults, system, earlier)
 
     @routes.get(PATH)
     def describe() -> Response:
@@ -71,6 +74,34 @@ def soap_routes(front: Front, system: System) -> Blueprint:
         return Response(wsdl(request.base_url), content_type=CONTENT_TYPE)
 
     return routes
+
+
+class _EarlierAnswer:
+    """Keeps one answer back, to be given to somebody else."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept = b""
+
+    def swap(self, answer: bytes) -> bytes:
+        """Keep this answer, and return the one that was kept before; the first time, this one."""
+        with self._lock:
+            given, self._kept = self._kept or answer, answer
+        return given
+
+
+def _answer(content: bytes, faults: Faults, system: System, earlier: _EarlierAnswer) -> Response:
+    """Return the answer, or what the faults make of it."""
+    if system.traffic.happens(faults.foreign_confirmation_rate):
+        content = earlier.swap(content)
+    if system.traffic.happens(faults.second_answer_rate):
+        send_later(_raw_answer(content), SECOND_ANSWER_SECONDS)
+    return Response(content, content_type=CONTENT_TYPE)
+
+
+def _raw_answer(body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def _ending(manner: Manner) -> Ending:

@@ -40,6 +40,10 @@ class BrokenError(Exception):
     """500 with an HTML page; nothing was committed."""
 
 
+class DrippingError(Exception):
+    """The headers of the answer come a byte at a time and never end; nothing was committed."""
+
+
 class Ending(Enum):
     """How a posting call ends."""
 
@@ -103,20 +107,22 @@ class Traffic:
                 self._drop_when_down()
                 self._turn_away_when_overloaded()
                 faults = self._faults
-                if self._happens(faults.error_rate):
+                if self.happens(faults.error_rate):
                     raise BrokenError
+                if self.happens(faults.dripping_rate):
+                    raise DrippingError
                 yield faults
 
     def ending(self, faults: Faults) -> Ending:
         """Throw the dice for one posting call."""
-        if self._happens(faults.drop_before_commit_rate):
+        if self.happens(faults.drop_before_commit_rate):
             return Ending.DROP_BEFORE_COMMIT
         # a late commit asked for alone is meant for every call; with a rate, for the share that drops
         if faults.late_commit_ms and (
-            not faults.commit_then_drop_rate or self._happens(faults.commit_then_drop_rate)
+            not faults.commit_then_drop_rate or self.happens(faults.commit_then_drop_rate)
         ):
             return Ending.DROP_THEN_COMMIT
-        if not faults.late_commit_ms and self._happens(faults.commit_then_drop_rate):
+        if not faults.late_commit_ms and self.happens(faults.commit_then_drop_rate):
             return Ending.COMMIT_THEN_DROP
         return Ending.ANSWER
 
@@ -185,6 +191,7 @@ class Traffic:
             self._refused += 1
         raise BusyError(OVERLOADED_RETRY_AFTER_SECONDS if turn % 4 == 0 else None)
 
-    def _happens(self, rate: float) -> bool:
+    def happens(self, rate: float) -> bool:
+        """Throw the dice once."""
         with self._lock:
             return self._random.random() < rate

@@ -14,7 +14,7 @@ SELECT_FIGURES = text("""
     /* every lane with its guard, its permits and what is due in it */
     SELECT lane.sap_system, lane.held, lane.hard_cap, lane.call_window, lane.failed_probes,
            lane.probe_not_before, lane.closed_at, lane.latency_ms, lane.answers_per_second,
-           permits.calling, permits.settling, dispatched.count AS dispatched,
+           lane.read_lag_excess_seconds, permits.calling, permits.settling, dispatched.count AS dispatched,
            waiting.count AS waiting, oldest.not_before AS oldest_due_at
     FROM sap_systems AS lane
     CROSS JOIN LATERAL (
@@ -84,7 +84,8 @@ class LaneFigures:
     `waiting` is what of it is still in the outbox. `closed_at`: since when nothing but probes goes out.
     `calls` are with SAP now, `settling` permits are kept for lost calls. `oldest_due_at` is since when the
     first of those that wait has been due. `latency_ms` is smoothed. `answers_per_second` was measured while
-    the lane was last behind; None: never.
+    the lane was last behind; None: never. `read_lag_excess_seconds`: by how much SAP's read side was last
+    seen to be later than SAP_READ_LAG_SECONDS.
     """
 
     sap_system: str
@@ -101,6 +102,7 @@ class LaneFigures:
     closed_at: datetime | None
     latency_ms: float | None
     answers_per_second: float | None
+    read_lag_excess_seconds: float
 
     @property
     def drain_seconds(self) -> float | None:
@@ -141,6 +143,7 @@ def lane_figures(connection: Connection, now: datetime) -> list[LaneFigures]:
             closed_at=row.closed_at,
             latency_ms=row.latency_ms,
             answers_per_second=row.answers_per_second,
+            read_lag_excess_seconds=row.read_lag_excess_seconds,
         )
         for row in rows
     ]

@@ -19,7 +19,7 @@ from bridge.storage.payments import StoredPayment, find_payment
 
 LOCK_OWN_PAYMENT = text("""
     /* the payment of the partner, so that its steps are judged one after the other */
-    SELECT sap_system FROM payments
+    SELECT sap_system, company_code FROM payments
     WHERE payment_id = :payment_id AND partner_id = :partner_id FOR NO KEY UPDATE
 """)
 
@@ -72,6 +72,7 @@ class OwnPayment:
 
     stored: StoredPayment
     sap_system: str
+    company_code: str
 
     @property
     def payment(self) -> Payment:
@@ -85,12 +86,12 @@ class OwnPayment:
 def lock_own_payment(connection: Connection, partner_id: str, payment_id: str) -> OwnPayment | None:
     """Lock the payment and return it as it then is; None as well when it is another partner's."""
     parameters = {"partner_id": partner_id, "payment_id": payment_id}
-    sap_system = connection.execute(LOCK_OWN_PAYMENT, parameters).scalar_one_or_none()
-    if sap_system is None:
+    place = connection.execute(LOCK_OWN_PAYMENT, parameters).one_or_none()
+    if place is None:
         return None
     # a statement of its own: its snapshot sees what the last holder of the lock has written
     stored = find_payment(connection, partner_id, payment_id)
-    return None if stored is None else OwnPayment(stored, sap_system)
+    return None if stored is None else OwnPayment(stored, *place)
 
 
 def take_key(

@@ -186,7 +186,7 @@ def record_unknown(
     operation_id: str,
     *,
     settled_at: datetime,
-    forgotten: bool,
+    forgotten: bool = False,
     counted: bool,
     now: datetime,
 ) -> None:

@@ -118,7 +118,7 @@ def target(request):
         return InMemoryTarget()
     url = request.getfixturevalue("sap_mock_url")
     requests.post(f"{url}/_control/reset", timeout=DEADLINE_SECONDS).raise_for_status()
-    connection = SapConnection(url, "sap", "sap-secret")
+    connection = SapConnection(url, "sap", "sap-secret", unposted_statuses=(429, 503))
     return MockTarget(S4HanaConnector(connection, TIMEOUTS, max_calls=4, clock=SystemClock()), url)
 
 
@@ -137,7 +137,8 @@ def rendered(
             reference=sap_reference(operation_id),
             partner_id=PARTNER_ID,
             external_id=getattr(target, "external_id", "INV-1"),
-            amount=Money(125000, "EUR"),
+            amount="1250.00",
+            currency="EUR",
             company_code="1000",
             document_date=TODAY.isoformat(),
             posting_date=posting_date.isoformat(),
@@ -357,7 +358,10 @@ def s4hana(sap_mock_url):
     """S/4HANA's connector on a mock that was reset."""
     requests.post(f"{sap_mock_url}/_control/reset", timeout=DEADLINE_SECONDS).raise_for_status()
     connector = S4HanaConnector(
-        SapConnection(sap_mock_url, "sap", "sap-secret"), TIMEOUTS, max_calls=4, clock=SystemClock()
+        SapConnection(sap_mock_url, "sap", "sap-secret", unposted_statuses=(429, 503)),
+        TIMEOUTS,
+        max_calls=4,
+        clock=SystemClock(),
     )
     return MockTarget(connector, sap_mock_url)
 
@@ -435,3 +439,50 @@ def test_wrong_credentials_post_nothing_that_could_be_missed(sap_mock_url):
     connector = S4HanaConnector(connection, TIMEOUTS, max_calls=1, clock=SystemClock())
     with pytest.raises(UnknownOutcomeError, match="401"):
         connector.post(sending(MockTarget(connector, "")))
+
+
+@pytest.mark.parametrize("fault", ["informational_rate", "second_answer_rate", "foreign_confirmation_rate"])
+def test_no_answer_is_recorded_for_another_operation(s4hana, fault):
+    s4hana.faults(**{fault: 1.0})
+    for _ in range(6):
+        sent = sending(s4hana)
+        try:
+            posted = s4hana.connector.post(sent)
+        except UnknownOutcomeError:
+            posted = None
+        documents = [document.document for document in found(s4hana, sent)]
+        assert len(documents) == 1
+        assert posted in (None, Posted(documents[0]))
+    if fault == "informational_rate":
+        assert posted is not None
+
+
+@pytest.mark.timeout(60)
+def test_headers_in_drops_end_with_the_call_and_post_nothing(sap_mock_url, s4hana):
+    s4hana.faults(dripping_rate=1.0)
+    connection = SapConnection(sap_mock_url, "sap", "sap-secret")
+    hurried = MockTarget(
+        S4HanaConnector(connection, Timeouts(0.5, 0.5), max_calls=1, clock=SystemClock()), sap_mock_url
+    )
+    sent = sending(hurried)
+    with pytest.raises(UnknownOutcomeError, match="takes too long"):
+        hurried.connector.post(sent)
+    s4hana.faults()
+    assert found(s4hana, sent) == []
+
+
+def test_sap_refuses_a_forint_with_decimals(s4hana):
+    sent = sending(s4hana)
+    forints = sent.content.replace(b'"EUR"', b'"HUF"').replace(b"1250.00", b"1250.50")
+    refused = s4hana.connector.post(replace(sent, content=forints))
+    assert [item.type_id for item in refused.log][:2] == ["609(RW)", "704(F5)"]
+
+
+def test_sap_counts_a_text_of_emoji_in_utf16_units(s4hana):
+    def with_emoji(count):
+        sent = sending(s4hana)
+        return replace(sent, content=sent.content.replace(b"Invoice 4711", "\U0001f600".encode() * count))
+
+    with pytest.raises(UnknownOutcomeError, match="HTTP 500"):
+        s4hana.connector.post(with_emoji(26))
+    assert isinstance(s4hana.connector.post(with_emoji(25)), Posted)

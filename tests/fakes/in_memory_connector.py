@@ -91,7 +91,9 @@ class InMemoryConnector:
         with self._lock:
             number = f"{1400000001 + len(self.booked)}"
             document = SapDocument(entry.findtext("CompanyCode"), "2026", number)
-            found = FoundDocument(document, entry.findtext("AccountingDocumentType"), money)
+            is_reversal = entry.findtext("ReversalReason") is not None
+            document_type = entry.findtext("AccountingDocumentType")
+            found = FoundDocument(document, document_type, money, is_reversal=is_reversal)
             self.booked.append((entry.findtext("DocumentReferenceID"), found))
             self.posted.append(self._listed(entry, found))
         return document

@@ -60,3 +60,41 @@ def test_a_replay_answers_for_the_payment_as_it_was_routed_then(stage):
     stage.route(changed(stage.partner, routing={"default": "main"}))
     assert stage.pay(payment, key="once").json["id"] == first["id"]
     assert [row["sap_system"] for row in stage.rows("payments")] == ["s4-second"]
+
+
+@pytest.fixture
+def forints(stage):
+    main = stage.partner.targets["main"].model_copy(update={"currency_decimals": {"HUF": 0}})
+    stage.route(changed(stage.partner, targets={"main": main}, routing={"default": "main"}))
+    return stage
+
+
+def test_an_amount_with_more_decimals_than_its_target_has_could_only_be_parked(forints):
+    answer = forints.pay(new_payment(amount={"value": "1250.50", "currency": "HUF"}))
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json["errors"]
+    assert error["pointer"] == "/amount/value"
+    assert "more than 0 digits after the decimal point for HUF" in error["detail"]
+    for value, currency in (("1250.00", "HUF"), ("1250", "HUF"), ("1250.50", "EUR")):
+        assert forints.pay(new_payment(amount={"value": value, "currency": currency})).status_code == 202
+
+
+def test_a_later_steps_amount_has_its_targets_decimals_too(forints):
+    payment = new_payment(amount={"value": "1250.00", "currency": "HUF"}, capture="manual")
+    payment_id = forints.pay(payment).json["id"]
+    refused = forints.operate(payment_id, "captures", {"amount": {"value": "250.50", "currency": "HUF"}})
+    assert refused.status_code == 422, refused.text
+    assert [error["pointer"] for error in refused.json["errors"]] == ["/amount/value"]
+    captured = forints.operate(payment_id, "captures", {"amount": {"value": "250", "currency": "HUF"}})
+    assert captured.status_code == 202, captured.text
+
+
+def test_a_payment_accepted_before_its_target_lost_decimals_is_replayed(stage):
+    payment = new_payment(amount={"value": "1250.50", "currency": "HUF"})
+    first = stage.pay(payment, key="once")
+    assert first.status_code == 202, first.text
+    main = stage.partner.targets["main"].model_copy(update={"currency_decimals": {"HUF": 0}})
+    stage.route(changed(stage.partner, targets={"main": main}, routing={"default": "main"}))
+    again = stage.pay(payment, key="once")
+    assert again.status_code == 202, again.text
+    assert again.json["id"] == first.json["id"]

@@ -1,5 +1,7 @@
 """What once went wrong where the adapter decides: each test is named after it."""
 
+from dataclasses import replace
+
 import pytest
 from fakes.accepted import MAPPING, TARGET
 from posting_stage import READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
@@ -244,3 +246,72 @@ def test_a_mapping_changed_while_an_outcome_was_unknown_does_not_make_a_second_d
     assert len(bridge.sap.booked) == 2
     first, again = (one for one in bridge.sap.sendings if one.operation_id == lost)
     assert first == again
+
+
+def without_cents(bridge):
+    """Let the partner's target keep EUR without decimals."""
+    target = TARGET.model_copy(update={"currency_decimals": {"EUR": 0}})
+    configuration = bridge.directory.configuration
+    bridge.directory.configuration = configuration.model_copy(update={"targets": {"main": target}})
+
+
+def test_amounts_are_sent_with_the_decimals_of_the_targets_currency_table(bridge):
+    target = TARGET.model_copy(update={"currency_decimals": {"EUR": 0}})
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(
+        update={"targets": {"main": target}}
+    )
+    operation_id = bridge.accept()
+    bridge.step(operation_id)
+    assert b">1250<" in bridge.sap.sendings[0].content
+    assert bridge.row(operation_id).status == "succeeded"
+
+
+def test_an_amount_that_its_target_has_no_decimals_for_any_more_is_parked_and_not_sent(bridge):
+    target = TARGET.model_copy(update={"currency_decimals": {"EUR": 0}})
+    bridge.directory.configuration = bridge.directory.configuration.model_copy(
+        update={"targets": {"main": target}}
+    )
+    operation_id = bridge.accept()
+    with bridge.engine.begin() as connection:
+        connection.execute(text("UPDATE operations SET amount_minor = 125050"))
+        connection.execute(text("UPDATE payments SET amount_minor = 125050"))
+    bridge.step(operation_id)
+    row = bridge.row(operation_id)
+    assert (row.status, row.parked_reason) == ("parked", "mapping")
+    assert bridge.sap.sendings == []
+
+
+def found(bridge, **changes):
+    """Replace what SAP has of the only operation."""
+    (reference, document) = bridge.sap.booked[0]
+    bridge.sap.booked[0] = (reference, replace(document, **changes))
+
+
+def lost(bridge):
+    operation_id = bridge.accept()
+    bridge.sap.script.append("commit-then-drop")
+    bridge.step(operation_id)
+    return operation_id
+
+
+@pytest.mark.parametrize("changes", [{"is_reversed": True}, {"is_reversal": True}])
+def test_a_document_that_somebody_reversed_is_not_taken_for_a_standing_one(bridge, changes):
+    operation_id = lost(bridge)
+    found(bridge, **changes)
+    wait_for_turn(bridge, operation_id)
+    bridge.step(operation_id)
+    row = bridge.row(operation_id)
+    assert (row.status, row.parked_reason) == ("parked", "reference-conflict")
+
+
+def test_a_reversal_has_the_document_type_that_sap_gives_it(bridge):
+    first = bridge.accept("authorize")
+    bridge.step(first)
+    reversal = bridge.queue(first, "reverse")
+    bridge.sap.script.append("commit-then-drop")
+    bridge.step(reversal)
+    reference, document = bridge.sap.booked[1]
+    bridge.sap.booked[1] = (reference, replace(document, document_type="AB"))
+    wait_for_turn(bridge, reversal)
+    bridge.step(reversal)
+    assert bridge.row(reversal).status == "succeeded"

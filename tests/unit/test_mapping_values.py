@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from bridge.journal_mapping import JournalEntryMapping
 from bridge.mapping_check import first_mistake
-from bridge.mapping_values import MappingError, evaluate, view
+from bridge.mapping_values import MappingError, cut, evaluate, view
 from bridge.money import Money
 from bridge.payment import Operation, OperationKind, OperationStatus, Payment, PaymentStatus
 
@@ -187,3 +187,13 @@ def test_an_expression_that_doubles_what_it_sees_again_and_again_is_refused_and_
     assert "grow without bound" in found.why
     with pytest.raises(MappingError, match="grow without bound"):
         values(customer=by(expression))
+
+
+@pytest.mark.parametrize(
+    ("text", "units", "fits"),
+    [("Invoice", 7, "Invoice"), ("Invoice 4711", 7, "Invoice"), ("\U0001f600" * 60, 50, "\U0001f600" * 25),
+     ("x" + "\U0001f600" * 60, 50, "x" + "\U0001f600" * 24), ("", 50, "")],
+)  # fmt: skip
+def test_sixty_emoji_were_sent_to_a_field_of_fifty_utf16_units(text, units, fits):
+    assert cut(text, units) == fits
+    assert len(cut(text, units).encode("utf-16-le")) <= 2 * units

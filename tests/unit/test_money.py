@@ -42,3 +42,16 @@ def test_every_amount_survives_the_way_out_and_in(minor, currency):
     money = Money(minor, currency)
     assume(len(money.value.split(".")[0]) <= MAX_INTEGER_DIGITS)
     assert Money.parse(money.value, currency) == money
+
+
+@pytest.mark.parametrize(
+    ("minor", "currency", "decimals", "text"),
+    [(1200, "HUF", 0, "12"), (125000, "EUR", 2, "1250.00"), (7, "JPY", 2, "7.00"), (1230, "KWD", 2, "1.23")],
+)
+def test_an_amount_is_written_with_the_decimals_of_another_table(minor, currency, decimals, text):
+    assert Money(minor, currency).with_decimals(decimals) == text
+
+
+def test_an_amount_with_more_decimals_than_the_table_has_is_refused():
+    with pytest.raises(InvalidMoneyError, match="more than 0 digits after the decimal point for HUF"):
+        Money(1250, "HUF").with_decimals(0)

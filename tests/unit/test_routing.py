@@ -7,7 +7,7 @@ from partner_documents import new_partner
 from pydantic import ValidationError
 
 from bridge.money import Money
-from bridge.partner import PartnerConfiguration
+from bridge.partner import PartnerConfiguration, SapTarget
 from bridge.routing import Routing
 
 pytestmark = pytest.mark.unit
@@ -162,3 +162,16 @@ def test_a_configuration_says_where_an_amount_goes_and_where_an_earlier_payment_
     assert configuration.target_of(Money(100, "EUR")).company_code == "1000"
     assert configuration.target_at("s4-main", "2000") is configuration.targets["us"]
     assert configuration.target_at("s4-second", "2000") is None
+
+
+def test_a_sap_system_with_the_name_of_the_events_lane_is_refused():
+    """Its first acceptance would have violated the outbox's check."""
+    with pytest.raises(ValidationError, match="lane of events"):
+        SapTarget(sap_system="events", company_code="1000", time_zone="UTC", mappings={})
+
+
+def test_decimals_are_of_known_currencies():
+    with pytest.raises(ValidationError, match="ISO 4217"):
+        SapTarget(
+            sap_system="s4", company_code="1000", time_zone="UTC", mappings={}, currency_decimals={"ABC": 0}
+        )

@@ -21,6 +21,8 @@ CREATE TABLE sap_systems (
     growth_steps        integer NOT NULL DEFAULT 0,
     -- when the window last shrank: what a call that began before says of SAP is no news
     shrunk_at           timestamptz,
+    -- how much later than configured the read side was last seen to show a document; settling waits for that
+    read_lag_excess_seconds double precision NOT NULL DEFAULT 0 CHECK (read_lag_excess_seconds >= 0),
     -- the sums of sap_slots that the window has been judged by so far
     folded_answers      bigint NOT NULL DEFAULT 0,
     folded_latency_ms   bigint NOT NULL DEFAULT 0,
