@@ -451,8 +451,9 @@ def test_no_answer_is_recorded_for_another_operation(s4hana, fault):
         except UnknownOutcomeError:
             posted = None
         documents = [document.document for document in found(s4hana, sent)]
-        assert len(documents) == 1
-        assert posted in (None, Posted(documents[0]))
+        # a request on a connection that had something left over may not have reached SAP at all
+        assert posted is None or documents == [posted.document]
+        assert len(documents) <= 1
     if fault == "informational_rate":
         assert posted is not None
 

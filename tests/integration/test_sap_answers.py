@@ -53,7 +53,8 @@ def documents(number):
     item = (
         '{"CompanyCode": "1000", "FiscalYear": "2026", "AccountingDocument": "%s", '
         '"AccountingDocumentItem": "1", "AccountingDocumentType": "DZ", "TransactionCurrency": "EUR", '
-        '"AmountInTransactionCurrency": "12.50"}'
+        '"AmountInTransactionCurrency": "12.50", "Reference3IDByBusinessPartner": "", '
+        '"IsReversal": false, "IsReversed": false}'
     )
     return http_answer(b'{"d": {"results": [' + (item % number).encode() + b"]}}")
 
