@@ -118,6 +118,7 @@ def create_app(
     register_problems(app)
     after = use_cases.sweeper.sweep_if_due
     register_doorbell(app, use_cases.fan_out.fan_out, after, make_authenticator(callers, clock), tracer)
-    register_tasks(app, use_cases.deliver.attempt, after, make_authenticator(task_callers, clock))
+    deliver = use_cases.deliver
+    register_tasks(app, deliver.attempt, deliver.probe, after, make_authenticator(task_callers, clock))
     register_health(app, {"database": lambda: ping(engine), "clock": lambda: certain_moment(clock)})
     return app

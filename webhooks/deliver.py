@@ -14,7 +14,7 @@ from bridge.clock import Clock, certain_moment
 from bridge.errors import PermanentError
 from bridge.keyring import KeyRing
 from bridge.ports import PartnerDirectory
-from bridge.storage import webhook_attempts, webhook_claims, webhook_sweeps
+from bridge.storage import webhook_attempts, webhook_claims, webhook_probes, webhook_sweeps
 from bridge.storage.transactions import single_statements
 from bridge.storage.webhook_attempts import StandingDelivery
 from bridge.storage.webhook_claims import ClaimedEvent, Pace, PutOff
@@ -113,6 +113,8 @@ class Deliver:
         if told is None:
             return
         endpoint_id = standing.endpoint_id
+        if standing.probe_at is not None and self._waits_for_probe(standing, delivery_id, attempt_number):
+            return
         started = self._shares.begin(endpoint_id, is_failing=standing.failing_since is not None)
         if started is None:
             self._let_wait(delivery_id, attempt_number)
@@ -125,6 +127,16 @@ class Deliver:
         finally:
             room = self._shares.end(endpoint_id, started, is_success=ended.is_success)
         self._go_on(endpoint_id, min(room, ended.followers))
+
+    def probe(self, endpoint_id: str) -> None:
+        """Make the next attempt of the delivery that has waited longest for the endpoint, if one does.
+
+        Raises TransientError as `attempt` does.
+        """
+        with single_statements(self._engine) as connection:
+            waiting = webhook_sweeps.take_waiting(connection, endpoint_id, now=self._clock.now(), limit=1)
+        for delivery in waiting:
+            self.attempt(delivery.delivery_id, delivery.attempts + 1)
 
     def _told(self, standing: StandingDelivery, delivery_id: str, attempt_number: int) -> _Told | None:
         """Return the endpoint to send to; None if nothing is to be sent, which is noted then."""
@@ -152,6 +164,8 @@ class Deliver:
     ) -> _Ended:
         """Claim, send, record; or put the attempt off to its place in the endpoint's rate."""
         claim = self._claim(standing, told, delivery_id, attempt_number)
+        if claim is None and self._waits_for_probe(standing, delivery_id, attempt_number):
+            return _Ended(None, followers=0)
         if claim is None:
             # if it is still to be made, then all places are given out: whoever is sent at one calls the next
             is_waiting = self._let_wait(delivery_id, attempt_number)
@@ -168,21 +182,22 @@ class Deliver:
         try:
             answer = self._send(claim, started_at)
         except Exception:
-            self._release(claim)
+            self._release(standing.endpoint_id, claim)
             raise
         duration_ms = round((self._clock.monotonic() - started_monotonic) * 1000)
         attempted = Attempted(
             delivery_id=delivery_id,
             attempt_number=attempt_number,
             standing=standing,
-            event_id=claim.event.event_id,
+            event=claim.event,
             lease_until=claim.lease_until,
             started_at=started_at,
             duration_ms=duration_ms,
             answer=answer,
         )
-        self._record(attempted)
-        return _Ended(answer.is_success, 1 if claim.event.was_put_off else MAX_FOLLOWERS)
+        may_go_on = self._record(attempted)
+        followers = 1 if claim.event.was_put_off else MAX_FOLLOWERS
+        return _Ended(answer.is_success, followers if may_go_on else 0)
 
     def _claim(
         self, standing: StandingDelivery, told: _Told, delivery_id: str, attempt_number: int
@@ -233,10 +248,29 @@ class Deliver:
                 span.fail(answer.error_class)
             return answer
 
-    def _release(self, claim: _Claim) -> None:
+    def _release(self, endpoint_id: str, claim: _Claim) -> None:
         with self._engine.begin() as connection:
+            if claim.event.is_probe:
+                webhook_probes.return_probe(
+                    connection, endpoint_id, lease_until=claim.lease_until, now=self._clock.now()
+                )
             webhook_claims.release_claim(
                 connection, claim.delivery_id, claim.attempt_number, lease_until=claim.lease_until
+            )
+
+    def _waits_for_probe(self, standing: StandingDelivery, delivery_id: str, attempt_number: int) -> bool:
+        """Have the attempt wait if its endpoint fails and no probe is due yet; False if it is not so."""
+        if standing.is_test:
+            return False
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            return webhook_probes.wait_for_probe(
+                connection,
+                standing.endpoint_id,
+                delivery_id,
+                attempt_number,
+                now=now,
+                due_by=now + EARLY_TOLERANCE,
             )
 
     def _let_wait(self, delivery_id: str, attempt_number: int) -> bool:

@@ -6,6 +6,7 @@ stops before a number that is missing in the feed, and goes on when it is there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -15,13 +16,13 @@ from bridge.clock import Clock
 from bridge.ids import new_id
 from bridge.partner import PartnerConfiguration
 from bridge.ports import PartnerDirectory
-from bridge.storage import webhooks
+from bridge.storage import webhook_sweeps, webhooks
 from bridge.storage.failures import is_away
 from bridge.storage.feed import FedEvent, feed_head, feed_page, up_to_hole
 from bridge.storage.restores import is_recovery_due
-from bridge.storage.webhooks import Cursor, NewDelivery
+from bridge.storage.webhooks import Cursor, NewDelivery, Position
 from bridge.webhook_endpoint import WebhookEndpoint
-from webhooks.tasks import DeliveryTask, DeliveryTasks
+from webhooks.tasks import DeliveryTask, DeliveryTasks, tasks_for
 
 PAGE_EVENTS = 100
 # What is left after so many pages is done by the next doorbell or the sweeper.
@@ -32,10 +33,14 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """`tasks` are due now; `is_last` when the feed had no more at that moment."""
+    """`tasks` are due now; `is_last` when the feed had no more at that moment.
+
+    `is_probe_due`: the endpoint fails and may be probed by one of the deliveries, which wait.
+    """
 
     tasks: list[DeliveryTask]
     is_last: bool
+    is_probe_due: bool = False
 
 
 class FanOut:
@@ -61,7 +66,8 @@ class FanOut:
     def fan_out(self, partner_id: str, up_to_sequence: int | None = None) -> bool:
         """Bring all endpoints of the partner up to its feed; False if a task could not be created.
 
-        `up_to_sequence` spares endpoints that are there already. Raises TransientError when the partner's
+        `up_to_sequence` spares endpoints that are there already, and those that fail until they may be
+        probed: the sweeper brings them up, many events at a time. Raises TransientError when the partner's
         configuration can't be read now, and what one endpoint failed by after the others have had their turn.
         """
         with self._engine.begin() as connection:
@@ -74,20 +80,26 @@ class FanOut:
             return True
         queue_answers = True
         failure: Exception | None = None
-        for endpoint in partner.webhook_endpoints:
-            position = positions.get(endpoint.endpoint_id)
-            if up_to_sequence is None or position is None or position.sequence < up_to_sequence:
-                try:
-                    queue_answers = self._bring_up(partner, endpoint, queue_answers=queue_answers)
-                except SQLAlchemyError as error:
-                    if is_away(error):
-                        raise
-                    failure = error
-                    _log.warning(
-                        "endpoint not fanned out",
-                        endpoint_id=endpoint.endpoint_id,
-                        reason=type(error).__name__,
-                    )
+        now = self._clock.now()
+        new = Position(0, 0)
+        # endpoints that fail come after those that are well
+        for endpoint in sorted(
+            partner.webhook_endpoints, key=lambda each: positions.get(each.endpoint_id, new).is_failing
+        ):
+            position = positions.get(endpoint.endpoint_id, new)
+            if up_to_sequence is not None and not _is_due(position, up_to_sequence, now):
+                continue
+            try:
+                queue_answers = self._bring_up(partner, endpoint, queue_answers=queue_answers)
+            except SQLAlchemyError as error:
+                if is_away(error):
+                    raise
+                failure = error
+                _log.warning(
+                    "endpoint not fanned out",
+                    endpoint_id=endpoint.endpoint_id,
+                    reason=type(error).__name__,
+                )
         if failure is not None:
             # after the others have had their turn: the doorbell rings again, and the sweeper comes back
             raise failure
@@ -100,6 +112,8 @@ class FanOut:
             page = self._walk_page(partner, endpoint)
             # a queue that is away is waited for once, not once per page
             queue_answers = queue_answers and self._tasks.create(page.tasks)
+            if page.is_probe_due:
+                queue_answers = self._call_probe(endpoint.endpoint_id) and queue_answers
             if page.is_last:
                 break
         return queue_answers
@@ -129,6 +143,7 @@ class FanOut:
                     )
                     previous_sequence = entry.sequence
             is_held = cursor.status == "disabled"
+            waits = cursor.probe_at is not None and not is_held
             created = webhooks.insert_deliveries(
                 connection,
                 deliveries,
@@ -136,6 +151,7 @@ class FanOut:
                 partner_id=partner.partner_id,
                 held=is_held,
                 now=now,
+                task="waiting" if waits else "made",
             )
             webhooks.move_cursor(
                 connection,
@@ -143,9 +159,16 @@ class FanOut:
                 sequence=entries[-1].sequence,
                 previous_sequence=previous_sequence,
             )
-        due = [] if is_held else [delivery.delivery_id for delivery in deliveries]
+        due = [] if is_held or waits else [delivery.delivery_id for delivery in deliveries]
         tasks = [DeliveryTask(delivery_id, 1, 0, now) for delivery_id in due if delivery_id in created]
-        return _Page(tasks, is_last=len(entries) < self._page_events)
+        is_probe_due = waits and bool(created) and cursor.probe_at is not None and cursor.probe_at <= now
+        return _Page(tasks, is_last=len(entries) < self._page_events, is_probe_due=is_probe_due)
+
+    def _call_probe(self, endpoint_id: str) -> bool:
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            probe = webhook_sweeps.take_waiting(connection, endpoint_id, now=now, limit=1)
+        return self._tasks.create(tasks_for(probe, now))
 
     def _before_hole(
         self,
@@ -192,3 +215,8 @@ class FanOut:
         if cursor is None:
             _log.error("an endpoint's id is another partner's", endpoint_id=endpoint.endpoint_id)
         return cursor
+
+
+def _is_due(position: Position, up_to_sequence: int, now: datetime) -> bool:
+    may_be_sent = position.probe_at is None or position.probe_at <= now
+    return position.sequence < up_to_sequence and may_be_sent

@@ -12,15 +12,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from bridge.clock import Clock
 from bridge.metrics import UNMEASURED, Metrics
-from bridge.storage import audit, webhook_attempts, webhook_endpoints
+from bridge.storage import audit, webhook_attempts, webhook_endpoints, webhook_probes
 from bridge.storage.failures import is_passing
 from bridge.storage.transactions import single_statements
 from bridge.storage.webhook_attempts import AttemptRecord, StandingDelivery
+from bridge.storage.webhook_claims import ClaimedEvent
 from bridge.storage.webhook_endpoints import DisabledReason
+from bridge.storage.webhook_probes import Failure
 from webhooks.excerpt import excerpt_of
 from webhooks.retries import RetrySchedule
 from webhooks.sender import Answer
-from webhooks.tasks import DeliveryTask, DeliveryTasks
+from webhooks.tasks import DeliveryTask, DeliveryTasks, ProbeTask
 
 GONE = 410
 ACTOR = "webhooks"
@@ -34,12 +36,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Attempted:
-    """An attempt that is over, under a lease. `standing` is how it stood before it was claimed."""
+    """An attempt that is over, under a lease. `standing` is how it stood before it was claimed as `event`."""
 
     delivery_id: str
     attempt_number: int
     standing: StandingDelivery
-    event_id: str
+    event: ClaimedEvent
     lease_until: datetime
     started_at: datetime
     duration_ms: int
@@ -47,12 +49,23 @@ class Attempted:
 
 
 @dataclass(frozen=True, slots=True)
+class _Health:
+    """Why the attempt disabled the endpoint, if it did; `probe_at`: when it may be probed, if it fails."""
+
+    disabled: DisabledReason | None = None
+    probe_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What the delivery is now, and why its endpoint was disabled by this attempt, if it was."""
+    """What the delivery is now, and how its endpoint stands after this attempt."""
 
     status: str
     next_attempt_at: datetime | None
-    disabled: DisabledReason | None
+    endpoint: _Health
+
+
+_WELL = _Health()
 
 
 def _sleep(seconds: float) -> None:
@@ -85,8 +98,11 @@ class RecordAttempt:
             # a rate can only be told of what was there before
             self._attempts.add(0, outcome)
 
-    def __call__(self, attempted: Attempted) -> None:
-        """Record the attempt and have the next one made at its time; nothing if the claim was lost."""
+    def __call__(self, attempted: Attempted) -> bool:
+        """Record the attempt and have the next one made at its time; nothing if the claim was lost.
+
+        Return whether the endpoint may be sent what waits for it.
+        """
         ended_at = self._clock.now()
         outcome = self._persistently(attempted, ended_at)
         standing, answer = attempted.standing, attempted.answer
@@ -95,7 +111,7 @@ class RecordAttempt:
             "webhook attempt",
             delivery_id=attempted.delivery_id,
             endpoint_id=standing.endpoint_id,
-            event_id=attempted.event_id,
+            event_id=attempted.event.event_id,
             attempt=attempted.attempt_number,
             response_status=answer.status,
             error_class=answer.error_class,
@@ -103,20 +119,23 @@ class RecordAttempt:
             delivery_status=outcome.status if outcome else "taken over by another claim",
         )
         if outcome is None:
-            return
-        if outcome.disabled:
+            return True
+        if outcome.endpoint.disabled:
             # one line for all the attempts that failed: this is what operators are alerted by
             _log.error(
                 "webhook endpoint disabled",
                 partner_id=standing.partner_id,
                 endpoint_id=standing.endpoint_id,
-                reason=outcome.disabled,
+                reason=outcome.endpoint.disabled,
             )
+        tasks: list[DeliveryTask | ProbeTask] = []
         if outcome.next_attempt_at is not None:
-            task = DeliveryTask(
-                attempted.delivery_id, attempted.attempt_number + 1, 0, outcome.next_attempt_at
-            )
-            self._tasks.create([task])
+            number = attempted.attempt_number + 1
+            tasks.append(DeliveryTask(attempted.delivery_id, number, 0, outcome.next_attempt_at))
+        if outcome.endpoint.probe_at is not None:
+            tasks.append(ProbeTask(standing.endpoint_id, outcome.endpoint.probe_at))
+        self._tasks.create(tasks)
+        return outcome.endpoint == _WELL
 
     def _persistently(self, attempted: Attempted, ended_at: datetime) -> _Outcome | None:
         pause_seconds = FIRST_PAUSE_SECONDS
@@ -135,17 +154,18 @@ class RecordAttempt:
 
     def _once(self, attempted: Attempted, ended_at: datetime, *, is_repeated: bool) -> _Outcome | None:
         standing = attempted.standing
-        if attempted.answer.is_success and (standing.is_test or standing.failing_since is None):
+        is_well = standing.failing_since is None and not attempted.event.is_probe
+        if attempted.answer.is_success and (standing.is_test or is_well):
             # nothing to write but what one statement can: most attempts end so
-            outcome = _Outcome("delivered", None, None)
+            outcome = _Outcome("delivered", None, _WELL)
             record = _record(attempted, outcome, ended_at)
             with single_statements(self._engine) as connection:
                 if webhook_attempts.record_delivered(connection, record):
                     return outcome
             return outcome if is_repeated and self._is_recorded(record) else None
         with self._engine.begin() as connection:
-            disabled = self._note_health(connection, attempted, ended_at)
-            outcome = self._outcome(attempted, disabled, ended_at)
+            health = self._note_health(connection, attempted, ended_at)
+            outcome = self._outcome(attempted, health, ended_at)
             record = _record(attempted, outcome, ended_at)
             if webhook_attempts.record_attempt(connection, record):
                 return outcome
@@ -157,20 +177,23 @@ class RecordAttempt:
         with self._engine.begin() as connection:
             return webhook_attempts.is_recorded(connection, record)
 
-    def _note_health(
-        self, connection: Connection, attempted: Attempted, now: datetime
-    ) -> DisabledReason | None:
-        """Write how the endpoint stands after this attempt; return why it was disabled, if by this one."""
+    def _note_health(self, connection: Connection, attempted: Attempted, now: datetime) -> _Health:
+        """Write how the endpoint stands after this attempt, and return it."""
         standing, answer = attempted.standing, attempted.answer
         if standing.is_test:
-            return None
+            return _WELL
         endpoint_id = standing.endpoint_id
         if answer.is_success:
-            if standing.failing_since is not None:
-                webhook_endpoints.mark_well(connection, endpoint_id)
-            return None
-        if standing.failing_since is None:
-            webhook_endpoints.mark_failing(connection, endpoint_id, attempted.started_at)
+            webhook_probes.open_gate(connection, endpoint_id)
+            return _WELL
+        failure = Failure(
+            endpoint_id,
+            since=attempted.started_at,
+            is_probe=attempted.event.is_probe,
+            first_pause_seconds=self._schedule.first_delay_seconds,
+            retry_after_seconds=answer.retry_after_seconds,
+        )
+        probe_at = webhook_probes.note_failure(connection, failure, now=now)
         reason: DisabledReason | None = None
         if answer.status == GONE:
             reason = "gone" if webhook_endpoints.disable(connection, endpoint_id, "gone") else None
@@ -185,21 +208,22 @@ class RecordAttempt:
                 reason=reason,
                 now=now,
             )
-        return reason
+        return _Health(reason, probe_at if reason is None else None)
 
-    def _outcome(self, attempted: Attempted, disabled: DisabledReason | None, now: datetime) -> _Outcome:
+    def _outcome(self, attempted: Attempted, health: _Health, now: datetime) -> _Outcome:
         standing, answer = attempted.standing, attempted.answer
         if answer.is_success:
-            return _Outcome("delivered", None, None)
+            return _Outcome("delivered", None, health)
         if standing.is_test:
-            return _Outcome("exhausted", None, None)
-        if disabled is not None:
-            return _Outcome("held", None, disabled)
-        failed = attempted.attempt_number - standing.attempts_before
+            return _Outcome("exhausted", None, health)
+        if health.disabled is not None:
+            return _Outcome("held", None, health)
+        # as it was when the attempt was claimed: it may have been asked for again just before
+        failed = attempted.attempt_number - attempted.event.attempts_before
         delay_seconds = self._schedule.delay_seconds(failed, answer.retry_after_seconds)
         if delay_seconds is None:
-            return _Outcome("exhausted", None, None)
-        return _Outcome("pending", now + timedelta(seconds=delay_seconds), None)
+            return _Outcome("exhausted", None, health)
+        return _Outcome("pending", now + timedelta(seconds=delay_seconds), health)
 
 
 def _record(attempted: Attempted, outcome: _Outcome, ended_at: datetime) -> AttemptRecord:

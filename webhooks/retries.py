@@ -22,6 +22,11 @@ class RetrySchedule:
     delays_seconds: tuple[float, ...]
     spread: Callable[[], float]
 
+    @property
+    def first_delay_seconds(self) -> float:
+        """Return the first pause, without jitter."""
+        return self.delays_seconds[0]
+
     def delay_seconds(self, failed_attempts: int, retry_after_seconds: float | None = None) -> float | None:
         """Return the pause after that many failed attempts, or None when the schedule is over.
 

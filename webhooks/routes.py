@@ -9,7 +9,7 @@ from bridge.errors import RejectedError
 from bridge.messages import decode_event
 from bridge.tracing import Tracer
 from bridge.web.push import Authenticator, PushedMessage, register_push
-from webhooks.tasks import UnreadableTaskError, read_payload
+from webhooks.tasks import UnreadableTaskError, read_payload, read_probe
 
 PUSH_PATH = "/pubsub/events"
 TASK_PATH = "/tasks/deliveries"
@@ -34,9 +34,13 @@ def register_doorbell(
 
 
 def register_tasks(
-    app: Flask, attempt: Callable[[str, int], None], after: Callable[[], None], authenticator: Authenticator
+    app: Flask,
+    attempt: Callable[[str, int], None],
+    probe: Callable[[str], None],
+    after: Callable[[], None],
+    authenticator: Authenticator,
 ) -> None:
-    """`attempt(delivery_id, attempt_number)` for each task, then `after()`.
+    """`attempt(delivery_id, attempt_number)` or `probe(endpoint_id)` for each task, then `after()`.
 
     204 as soon as nothing is left to do for this task, whatever the partner has answered: Cloud Tasks must
     not repeat it (and slow the whole queue), the next attempt has a task of its own.
@@ -46,11 +50,16 @@ def register_tasks(
     def take_task() -> Response:
         authenticator(request.headers.get("Authorization"))
         request.max_content_length = MAX_TASK_BYTES
-        try:
-            delivery_id, attempt_number = read_payload(request.get_json(force=True))
-        except UnreadableTaskError as error:
-            raise RejectedError("malformed-request", 400, str(error)) from error
-        bind_contextvars(delivery_id=delivery_id, attempt=attempt_number)
-        attempt(delivery_id, attempt_number)
+        document = request.get_json(force=True)
+        endpoint_id = read_probe(document)
+        if endpoint_id is not None:
+            probe(endpoint_id)
+        else:
+            try:
+                delivery_id, attempt_number = read_payload(document)
+            except UnreadableTaskError as error:
+                raise RejectedError("malformed-request", 400, str(error)) from error
+            bind_contextvars(delivery_id=delivery_id, attempt=attempt_number)
+            attempt(delivery_id, attempt_number)
         after()
         return Response(status=204)

@@ -130,10 +130,10 @@ class Sweeper:
             now = self._clock.now()
             with self._engine.begin() as connection:
                 released = self._release_held(connection)
-                wanted = webhook_sweeps.take_wanted(connection, limit=MAX_WANTED)
-            if not self._tasks.create(tasks_for(wanted, now)):
+                wanted = webhook_sweeps.take_wanted(connection, now=now, limit=MAX_WANTED)
+            if not self._tasks.create(tasks_for(wanted.due, now)):
                 return
-            if len(wanted) < MAX_WANTED and len(released) < MAX_WANTED:
+            if wanted.is_all and len(released) < MAX_WANTED:
                 return
 
     def _release_held(self, connection: Connection) -> list[str]:

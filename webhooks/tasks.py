@@ -42,6 +42,28 @@ class DeliveryTask:
         return json.dumps({"delivery_id": self.delivery_id, "attempt": self.attempt_number}).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeTask:
+    """Asks for a probe of a failing endpoint at `at`, by the delivery that has waited longest then."""
+
+    endpoint_id: str
+    at: datetime
+
+    @property
+    def name(self) -> str:
+        return hashlib.sha256(f"{self.endpoint_id}/probe/{self.at.isoformat()}".encode()).hexdigest()
+
+    @property
+    def payload(self) -> bytes:
+        return json.dumps({"probe": self.endpoint_id}).encode()
+
+
+def read_probe(document: object) -> str | None:
+    """Return the id of the endpoint that a task's JSON body asks to probe; None if it asks for an attempt."""
+    endpoint_id = document.get("probe") if isinstance(document, dict) else None
+    return endpoint_id if isinstance(endpoint_id, str) else None
+
+
 def read_payload(document: object) -> tuple[str, int]:
     """Return delivery id and attempt number of a task's JSON body; UnreadableTaskError if it has none."""
     delivery_id = document.get("delivery_id") if isinstance(document, dict) else None
@@ -59,7 +81,7 @@ class DeliveryTasks:
         self._target_url = target_url
         self._pool = started_pool(calls_at_once, "tasks") if calls_at_once > 1 else None
 
-    def create(self, tasks: Sequence[DeliveryTask]) -> bool:
+    def create(self, tasks: Sequence[DeliveryTask | ProbeTask]) -> bool:
         """Create the tasks; False if the queue can't be reached: the sweeper makes the rest.
 
         The first goes alone: a queue that is away is found out by one call. A task that the queue refuses
@@ -73,21 +95,19 @@ class DeliveryTasks:
             return all(self._create(task) for task in tasks[1:])
         return all(list(self._pool.map(self._create, tasks[1:])))
 
-    def _create(self, task: DeliveryTask) -> bool:
+    def _create(self, task: DeliveryTask | ProbeTask) -> bool:
         try:
             self._queue.schedule(task.name, self._target_url, task.payload, task.at)
         except PermanentError as error:
             _log.error(
                 "the queue refuses a task",
-                delivery_id=task.delivery_id,
-                attempt=task.attempt_number,
+                task=task.payload.decode(),
                 reason=str(error),
             )
         except TransientError as error:
             _log.warning(
                 "no task for a delivery; the sweeper follows",
-                delivery_id=task.delivery_id,
-                attempt=task.attempt_number,
+                task=task.payload.decode(),
                 reason=str(error),
             )
             return False

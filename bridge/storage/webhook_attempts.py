@@ -16,7 +16,7 @@ TEST_EVENT_TYPE = "webhook.test"
 SELECT_DELIVERY = text("""
     /* what a task is about, and how its endpoint stands */
     SELECT delivery.endpoint_id, delivery.partner_id, delivery.event_id IS NULL AS is_test,
-           delivery.attempts_before, cursor.status AS endpoint_status, cursor.failing_since,
+           cursor.status AS endpoint_status, cursor.failing_since, cursor.probe_at,
            cursor.configuration_version
     FROM webhooks.deliveries AS delivery JOIN webhooks.cursors AS cursor USING (endpoint_id)
     WHERE delivery.delivery_id = :delivery_id
@@ -89,15 +89,15 @@ _RECORD_DELIVERED = Prepared(RECORD_DELIVERED)
 class StandingDelivery:
     """Which endpoint of which partner a delivery is for, and how that endpoint stands.
 
-    `attempts_before`: made before the schedule last began anew. `configuration_version`: see the table.
+    `probe_at`: while it fails, when it may be probed. `configuration_version`: see the table.
     """
 
     endpoint_id: str
     partner_id: str
     is_test: bool
-    attempts_before: int
     endpoint_status: str
     failing_since: datetime | None
+    probe_at: datetime | None
     configuration_version: int
 
 

@@ -14,13 +14,16 @@ from sqlalchemy import Connection, text
 from bridge.clock import MAX_CLOCK_DIFFERENCE_SECONDS
 from bridge.storage.prepared import Prepared
 from bridge.storage.webhook_attempts import TEST_EVENT_TYPE
+from bridge.storage.webhook_probes import MAX_PROBE_AHEAD
 
 CLAIM_ATTEMPT = text("""
     /* take the attempt, if it is the next one of the delivery, is due and nobody is at it, and if the rate of
        the endpoint has a place for it: at a later place it is only put off, and holds that place then. Beyond
        the places that are given out, nothing is returned but the endpoint. A last place that is further ahead
-       than any is given out stands for nothing: the clock was ahead when it was written. A test is sent to a
-       disabled endpoint too; it is no event, so its id and its time are those of the delivery */
+       than any is given out stands for nothing: the clock was ahead when it was written. A failing endpoint
+       gets one probe at a time, whatever its rate; the next is due when this claim or its attempt has ended.
+       A test is sent to a failing or disabled endpoint too; it is no event, so its id and its time
+       are those of the delivery */
     WITH due AS (
         SELECT event_id IS NULL AS is_test,
                COALESCE(slot_at = next_attempt_at AND slot_at >= :slot_since, false) AS has_place
@@ -29,15 +32,21 @@ CLAIM_ATTEMPT = text("""
           AND next_attempt_at <= :due_by AND (lease_until IS NULL OR lease_until <= :now)
     ), place AS (
         UPDATE webhooks.cursors AS cursor
-        SET paced_until = CASE WHEN due.has_place THEN paced_until
+        SET paced_until = CASE
+            WHEN due.has_place OR (probe_at IS NOT NULL AND NOT due.is_test) THEN paced_until
             ELSE GREATEST(CASE WHEN paced_until <= :paced_by THEN paced_until END, CAST(:now AS timestamptz))
-                 + make_interval(secs => CAST(:interval_seconds AS double precision)) END
+                 + make_interval(secs => CAST(:interval_seconds AS double precision)) END,
+            probe_at = CASE WHEN due.is_test OR probe_at IS NULL THEN probe_at
+                ELSE CAST(:lease_until AS timestamptz) END
         FROM due
         WHERE endpoint_id = :endpoint_id
           AND (status = 'enabled' OR (due.is_test AND status = 'disabled'))
-          AND (due.has_place OR paced_until IS NULL OR paced_until <= :paced_by OR paced_until > :possible_by)
-        RETURNING due.has_place,
-                  CASE WHEN due.has_place THEN CAST(:now AS timestamptz)
+          AND (due.is_test OR probe_at IS NULL OR probe_at <= :due_by OR probe_at > :probe_possible_by)
+          AND (due.has_place OR (probe_at IS NOT NULL AND NOT due.is_test)
+               OR paced_until IS NULL OR paced_until <= :paced_by OR paced_until > :possible_by)
+        RETURNING due.has_place, probe_at IS NOT NULL AND NOT due.is_test AS is_probe,
+                  CASE WHEN due.has_place OR (probe_at IS NOT NULL AND NOT due.is_test)
+                  THEN CAST(:now AS timestamptz)
                   ELSE GREATEST(CAST(:now AS timestamptz), paced_until - interval '1 second') END AS at
     ), claimed AS (
         UPDATE webhooks.deliveries AS delivery
@@ -49,14 +58,14 @@ CLAIM_ATTEMPT = text("""
         FROM place
         WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number
           AND next_attempt_at <= :due_by AND (lease_until IS NULL OR lease_until <= :now)
-        RETURNING delivery_id, event_id, sequence, previous_sequence, created_at, place.has_place, sweep,
-                  slot_at
+        RETURNING delivery_id, event_id, sequence, previous_sequence, created_at, attempts_before,
+                  place.has_place, place.is_probe, sweep, slot_at
     )
     SELECT COALESCE(claimed.event_id, 'evt_' || substr(claimed.delivery_id, 5)) AS event_id, claimed.sequence,
            claimed.previous_sequence, COALESCE(events.event_type, :test_event_type) AS event_type,
            COALESCE(events.data, CAST('{}' AS jsonb)) AS data,
            COALESCE(events.created_at, claimed.created_at) AS created_at, events.traceparent,
-           claimed.has_place, claimed.slot_at, claimed.sweep
+           claimed.attempts_before, claimed.has_place, claimed.is_probe, claimed.slot_at, claimed.sweep
     FROM claimed LEFT JOIN events USING (event_id)
 """)
 
@@ -82,7 +91,8 @@ _CLAIM_ATTEMPT = Prepared(CLAIM_ATTEMPT)
 class ClaimedEvent:
     """The event that a claimed attempt has to tell, as it stands in the feed.
 
-    `was_put_off`: it has waited for its place in the endpoint's rate.
+    `attempts_before`: made before the schedule last began again. `was_put_off`: it has waited for its place
+    in the endpoint's rate. `is_probe`: nothing else is sent to the endpoint, which fails, until it has ended.
     """
 
     event_id: str
@@ -92,7 +102,9 @@ class ClaimedEvent:
     data: dict[str, Any]
     created_at: datetime
     traceparent: str | None
+    attempts_before: int
     was_put_off: bool
+    is_probe: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +158,7 @@ def claim_attempt(
             "paced_by": now + timedelta(seconds=1.0 + pace.ahead_seconds),
             # the last place that is given out, at the lowest rate, and by another process
             "possible_by": now + timedelta(seconds=2.0 + pace.ahead_seconds + MAX_CLOCK_DIFFERENCE_SECONDS),
+            "probe_possible_by": now + MAX_PROBE_AHEAD,
             "test_event_type": TEST_EVENT_TYPE,
         },
     )

@@ -19,14 +19,15 @@ SELECT_STATES = text("""
 """)
 
 NEED_VERSION = text("""
-    /* the endpoint was changed: readers need that version of the document */
-    UPDATE webhooks.cursors SET configuration_version = :version
+    /* the endpoint was changed: readers need that version of the document, and it need not fail any more */
+    UPDATE webhooks.cursors SET configuration_version = :version, failed_attempts = 0, probe_at = NULL
     WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id AND configuration_version < :version
 """)
 
 ENABLE = text("""
     /* send again; the sweeper releases what was held */
-    UPDATE webhooks.cursors SET status = 'enabled', disabled_reason = NULL, failing_since = NULL
+    UPDATE webhooks.cursors
+    SET status = 'enabled', disabled_reason = NULL, failing_since = NULL, failed_attempts = 0, probe_at = NULL
     WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id AND status = 'disabled'
     RETURNING endpoint_id
 """)
@@ -50,18 +51,6 @@ END = text("""
     UPDATE webhooks.cursors SET status = 'deleted', disabled_reason = NULL, failing_since = NULL
     WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id AND status <> 'deleted'
     RETURNING endpoint_id
-""")
-
-MARK_FAILING = text("""
-    /* the first failure after the last success */
-    UPDATE webhooks.cursors SET failing_since = :since
-    WHERE endpoint_id = :endpoint_id AND status = 'enabled' AND failing_since IS NULL
-""")
-
-MARK_WELL = text("""
-    /* a success ends a row of failures */
-    UPDATE webhooks.cursors SET failing_since = NULL
-    WHERE endpoint_id = :endpoint_id AND failing_since IS NOT NULL
 """)
 
 
@@ -111,11 +100,3 @@ def end(connection: Connection, *, endpoint_id: str, partner_id: str) -> bool:
     """Mark the endpoint as deleted, for good; False if the partner has no such endpoint (any more)."""
     parameters = {"endpoint_id": endpoint_id, "partner_id": partner_id}
     return connection.execute(END, parameters).one_or_none() is not None
-
-
-def mark_failing(connection: Connection, endpoint_id: str, since: datetime) -> None:
-    connection.execute(MARK_FAILING, {"endpoint_id": endpoint_id, "since": since})
-
-
-def mark_well(connection: Connection, endpoint_id: str) -> None:
-    connection.execute(MARK_WELL, {"endpoint_id": endpoint_id})

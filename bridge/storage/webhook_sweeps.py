@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, text
 
 from bridge.storage.prepared import Prepared
+from bridge.storage.webhook_probes import MAX_PROBE_AHEAD
 
 SELECT_PARTNERS_BEHIND = text("""
     /* partners with events that an endpoint has not been walked past, or with an endpoint without a cursor */
@@ -70,15 +71,20 @@ TRY_SOON = text("""
 """)
 
 TAKE_WANTED = text("""
-    /* deliveries that somebody has asked for: their tasks are to be made at once */
-    UPDATE webhooks.deliveries AS delivery SET sweep = delivery.sweep + 1, task = 'made', swept_until = NULL
+    /* deliveries that somebody has asked for: their tasks are to be made at once. At a failing endpoint they
+       wait with its others */
+    UPDATE webhooks.deliveries AS delivery
+    SET sweep = delivery.sweep + 1, task = CASE WHEN wanted.waits THEN 'waiting' ELSE 'made' END,
+        swept_until = NULL
     FROM (
-        SELECT delivery_id FROM webhooks.deliveries WHERE task = 'wanted'
+        SELECT delivery_id, event_id IS NOT NULL AND COALESCE(cursor.probe_at > :now, false) AS waits
+        FROM webhooks.deliveries JOIN webhooks.cursors AS cursor USING (endpoint_id)
+        WHERE task = 'wanted'
         ORDER BY next_attempt_at LIMIT :limit
-        FOR UPDATE SKIP LOCKED
+        FOR UPDATE OF deliveries SKIP LOCKED
     ) AS wanted
     WHERE delivery.delivery_id = wanted.delivery_id
-    RETURNING delivery.delivery_id, delivery.attempts, delivery.sweep
+    RETURNING delivery.delivery_id, delivery.attempts, delivery.sweep, wanted.waits
 """)
 
 TAKE_WAITING = text("""
@@ -108,6 +114,7 @@ TAKE_FORGOTTEN = text("""
             FOR UPDATE SKIP LOCKED
         ) AS oldest
         WHERE cursor.endpoint_id > :after
+          AND (cursor.probe_at IS NULL OR cursor.probe_at <= :overdue_by OR cursor.probe_at > :possible_by)
         ORDER BY cursor.endpoint_id LIMIT :limit
     ) AS waiting
     WHERE delivery.delivery_id = waiting.delivery_id
@@ -174,6 +181,14 @@ class DueDelivery:
     sweep: int
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Deliveries that were asked for and need a task; `is_all` if no more were asked for."""
+
+    due: list[DueDelivery]
+    is_all: bool
+
+
 def partners_behind(connection: Connection, *, after: str, limit: int) -> list[str]:
     """Return partners above `after` with something to fan out, as far as the mirror and the cursors tell."""
     rows = connection.execute(SELECT_PARTNERS_BEHIND, {"after": after, "limit": limit})
@@ -212,10 +227,11 @@ def try_soon(connection: Connection, deliveries: Sequence[DueDelivery], *, until
     connection.execute(TRY_SOON, {"delivery_ids": ids, "until": until})
 
 
-def take_wanted(connection: Connection, *, limit: int) -> list[DueDelivery]:
-    """Raise `sweep` of deliveries that were asked for, and return them."""
-    rows = connection.execute(TAKE_WANTED, {"limit": limit})
-    return [DueDelivery(row.delivery_id, row.attempts, row.sweep) for row in rows]
+def take_wanted(connection: Connection, *, now: datetime, limit: int) -> Wanted:
+    """Raise `sweep` of deliveries that were asked for; return those that need a task."""
+    rows = connection.execute(TAKE_WANTED, {"now": now, "limit": limit}).all()
+    due = [DueDelivery(row.delivery_id, row.attempts, row.sweep) for row in rows if not row.waits]
+    return Wanted(due, is_all=len(rows) < limit)
 
 
 def take_waiting(connection: Connection, endpoint_id: str, *, now: datetime, limit: int) -> list[DueDelivery]:
@@ -231,8 +247,13 @@ def take_forgotten(
 
     A page of the endpoints above `after`; their ids come with it.
     """
-    overdue_by = now - timedelta(seconds=grace_seconds)
-    parameters = {"now": now, "overdue_by": overdue_by, "after": after, "limit": limit}
+    parameters = {
+        "now": now,
+        "overdue_by": now - timedelta(seconds=grace_seconds),
+        "possible_by": now + MAX_PROBE_AHEAD,
+        "after": after,
+        "limit": limit,
+    }
     rows = connection.execute(TAKE_FORGOTTEN, parameters).all()
     return [DueDelivery(row.delivery_id, row.attempts, row.sweep) for row in rows], [
         row.endpoint_id for row in rows

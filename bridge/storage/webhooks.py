@@ -16,7 +16,8 @@ LOCK_TIMEOUT_MILLISECONDS = 2000
 
 SELECT_POSITIONS = text("""
     /* how far each endpoint of the partner has come, and which version of its document that needs */
-    SELECT endpoint_id, sequence, configuration_version FROM webhooks.cursors
+    SELECT endpoint_id, sequence, configuration_version, failing_since IS NOT NULL AS is_failing, probe_at
+    FROM webhooks.cursors
     WHERE partner_id = :partner_id AND status <> 'deleted'
 """)
 
@@ -24,7 +25,7 @@ LOCK_CURSOR = text("""
     /* one fan-out at a time per endpoint; while it goes on, nobody enables or disables the endpoint. The
        transaction waits for no lock for long: other endpoints have their turn */
     WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', CAST(:lock_timeout AS text), true))
-    SELECT sequence, previous_sequence, status FROM webhooks.cursors AS cursor, impatient
+    SELECT sequence, previous_sequence, status, probe_at FROM webhooks.cursors AS cursor, impatient
     WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id FOR NO KEY UPDATE OF cursor
 """)
 
@@ -57,10 +58,12 @@ MOVE_CURSOR = text("""
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """`sequence`: the feed has been walked up to here; `configuration_version`: see the table."""
+    """`sequence`: the feed has been walked up to here; `configuration_version`, `probe_at`: see the table."""
 
     sequence: int
     configuration_version: int
+    is_failing: bool = False
+    probe_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,13 @@ class Cursor:
     """`sequence`: as in Position; `previous_sequence`: the last event that matched.
 
     `status` is enabled, disabled (its events are held) or deleted (they are none of its any more).
+    `probe_at`: while it fails, when it may be probed.
     """
 
     sequence: int
     previous_sequence: int
     status: str
+    probe_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ class NewDelivery:
 def cursor_positions(connection: Connection, partner_id: str) -> dict[str, Position]:
     """Return how far each known endpoint of the partner has come; deleted ones are not known."""
     rows = connection.execute(SELECT_POSITIONS, {"partner_id": partner_id})
-    return {row.endpoint_id: Position(row.sequence, row.configuration_version) for row in rows}
+    return {row.endpoint_id: Position(*row[1:]) for row in rows}
 
 
 def insert_cursor(
@@ -121,7 +126,7 @@ def lock_cursor(connection: Connection, *, endpoint_id: str, partner_id: str) ->
         "lock_timeout": LOCK_TIMEOUT_MILLISECONDS,
     }
     row = connection.execute(LOCK_CURSOR, parameters).one_or_none()
-    return None if row is None else Cursor(row.sequence, row.previous_sequence, row.status)
+    return None if row is None else Cursor(*row)
 
 
 def insert_deliveries(
@@ -136,7 +141,7 @@ def insert_deliveries(
 ) -> set[str]:
     """Write deliveries that are due now, or held; return the ids of those that were not there before.
 
-    `task`: made, by the caller once this is committed, or wanted.
+    `task`: made, by the caller once this is committed, wanted, or waiting.
     """
     if not deliveries:
         return set()

@@ -12,7 +12,7 @@ from pg8000 import InterfaceError
 from sqlalchemy import event, text
 from standardwebhooks import Webhook, WebhookVerificationError
 from waiting import DEADLINE_SECONDS, wait_until
-from webhook_stage import OLD_SECRET, SECRET, Stage, endpoint, environment
+from webhook_stage import OLD_SECRET, SECRET, Stage, endpoint, environment, is_probe
 
 from bridge.errors import TransientError
 from bridge.storage import webhook_claims, webhook_sweeps
@@ -130,7 +130,7 @@ def test_n_failures_are_n_plus_one_attempts_at_the_scheduled_times_and_then_it_i
             stage.clock.advance(3)
         assert stage.run_tasks() == 1
         moments.append(stage.now())
-    assert stage.queue.waiting == []
+    assert all(is_probe(task) for task in stage.queue.waiting)
     delivery = only(stage.deliveries())
     assert (delivery.status, delivery.attempts) == ("exhausted", len(delays) + 1)
     assert delivery.next_attempt_at is None

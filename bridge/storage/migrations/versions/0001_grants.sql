@@ -27,7 +27,8 @@ GRANT SELECT, INSERT, UPDATE ON partner_configs TO gateway;
 -- the partners' own webhook endpoints: made, disabled, ended; deliveries read, asked for again and tested
 GRANT USAGE ON SCHEMA webhooks TO gateway;
 GRANT SELECT, INSERT ON webhooks.cursors, webhooks.deliveries TO gateway;
-GRANT UPDATE (status, disabled_reason, failing_since, configuration_version) ON webhooks.cursors TO gateway;
+GRANT UPDATE (status, disabled_reason, failing_since, failed_attempts, probe_at, configuration_version)
+    ON webhooks.cursors TO gateway;
 GRANT UPDATE (status, attempts_before, sweep, task, next_attempt_at, delivered_at) ON webhooks.deliveries TO gateway;
 GRANT SELECT ON webhooks.attempts TO gateway;
 GRANT INSERT ON audit TO gateway;

@@ -385,6 +385,10 @@ CREATE TABLE webhooks.cursors (
     disabled_reason   text CHECK (disabled_reason IN ('partner', 'gone', 'failing')),
     -- the first failure after the last success
     failing_since     timestamptz,
+    -- failed attempts in a row
+    failed_attempts   integer NOT NULL DEFAULT 0,
+    -- while it fails, one delivery probes it: not before this moment. NULL: its deliveries are sent
+    probe_at          timestamptz,
     -- whoever works for the endpoint needs the document of the partner in this version, or a newer one
     configuration_version bigint NOT NULL,
     -- its rate of deliveries: when the bucket of a second is full again; before that by a second, it is empty
