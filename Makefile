@@ -78,8 +78,9 @@ wrong-clocks: install ## services whose clocks are wrong or jump, 80 payments ea
 chaos-webhooks: install ## 500 events to a failing receiver while webhooks and the task queue are killed and all tasks lost
 	$(BIN)/pytest tests/chaos/test_webhooks_killed.py --chaos-full -v --durations=0
 
-drill-restore: install ## lose the database in the middle of 300 payments, restore a backup, recover
+drill-restore: install ## lose the database in the middle of 300 payments, restore a backup, recover; then 20 seeds of it in one process
 	$(BIN)/pytest tests/e2e/test_drill_restore.py --drill-full -v -s
+	$(BIN)/pytest tests/integration/test_restore_drill.py --drill-seed $(shell date +%s) --drill-seeds 20 -v -s
 
 ##@ Measure it
 

@@ -1,0 +1,21 @@
+"""The restore with actors in the window, seed by seed; `make drill-restore` plays twenty that are new.
+
+A failing run names its seed: `pytest tests/integration/test_restore_drill.py --drill-seed 4711` repeats it
+first.
+"""
+
+import pytest
+from restore_drill import RestoreDrill
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+def test_no_document_without_its_operation_and_no_money_beyond_what_was_captured(restorable, drill_seed):
+    drill = RestoreDrill(restorable, drill_seed)
+    drill.play()
+    documents, unplaced = drill.judge()
+    assert not drill.is_noticed or drill.refused > 0
+    print(  # noqa: T201 - the drill tells what it found
+        f"\nseed {drill_seed}: {'noticed' if drill.is_noticed else 'begun by hand'}, {documents} documents, "
+        f"{unplaced} unplaced, {drill.refused} decisions refused, {len(drill.seen)} events read"
+    )
