@@ -34,7 +34,7 @@ from devstack.logins import login_of, url_as
 from devstack.preflight import StartError
 from devstack.seed import SAP_SYSTEM, demo_document
 
-READY_SECONDS = 40.0
+READY_SECONDS = 120.0
 POLL_SECONDS = 0.05
 ADAPTER_THREADS = 48
 WARM_UP_PAYMENTS = 10

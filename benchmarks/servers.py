@@ -15,8 +15,8 @@ import psutil
 from devstack.postgres import free_port
 from devstack.preflight import StartError
 
-READY_SECONDS = 30.0
-STOP_SECONDS = 15.0
+READY_SECONDS = 120.0
+STOP_SECONDS = 60.0
 POLL_SECONDS = 0.002
 MIB = 1024 * 1024
 

@@ -71,7 +71,7 @@ class StandIn:
         self.process.kill()
         self.process.wait(timeout=DEADLINE_SECONDS)
 
-    def stop(self, timeout_seconds=10):
+    def stop(self, timeout_seconds=DEADLINE_SECONDS):
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             return self.process.wait(timeout=timeout_seconds)

@@ -15,7 +15,7 @@ from devstack.running_stack import RunningStack
 pytestmark = pytest.mark.e2e
 
 SCENARIO = Scenario(
-    "small", "SAP is down", payments=10, per_second=20.0, trouble={"mode": "down"}, trouble_seconds=2.5
+    "small", "SAP is down", payments=10, per_second=20.0, trouble={"mode": "down"}, trouble_seconds=10.0
 )
 
 

@@ -84,12 +84,12 @@ class Process:
         wait_until(lambda: accepts_connections(self.port), what=self.log.read_text())
         return self
 
-    def stop(self, timeout_seconds=20):
+    def stop(self, timeout_seconds=DEADLINE_SECONDS):
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         return self._process.wait(timeout_seconds)
 
-    def wait(self, timeout_seconds=30):
+    def wait(self, timeout_seconds=DEADLINE_SECONDS):
         return self._process.wait(timeout_seconds)
 
     def call(self, method, path, body=None, **headers):
