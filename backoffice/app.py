@@ -25,6 +25,7 @@ from bridge.web.logs import register_request_log
 from bridge.web.metrics import register_request_metrics
 from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
+from bridge.web.strict import register_strict_requests
 
 
 def create_app(settings: Settings, engine: Engine, clock: Clock, metrics: Metrics = UNMEASURED) -> Flask:
@@ -35,6 +36,7 @@ def create_app(settings: Settings, engine: Engine, clock: Clock, metrics: Metric
     register_request_id(app)
     register_request_log(app)
     register_problems(app)
+    register_strict_requests(app)
     authenticate = make_operator_authenticator(settings.operators, clock)
     wake = Waker(engine).wake
     operations = Operations(engine, clock, wake, settling_seconds=settings.settling_seconds)

@@ -14,6 +14,7 @@ from backoffice.order import (
 from bridge.errors import RejectedError
 from bridge.gcp.operators import OperatorAuthenticator
 from bridge.storage.dead_letters import DeadLetterStatus
+from bridge.web.strict import takes_query
 
 MAX_NUMBER = 10**15 - 1
 
@@ -24,6 +25,7 @@ def register_dead_letters(
     """Add the routes; each change answers the letter as it then is."""
 
     @admin.get("/dead-letters")
+    @takes_query("limit", "before", "status")
     def list_dead_letters() -> Response:
         require_operator(authenticate)
         limit = whole_parameter("limit", default=DEFAULT_PAGE, at_most=MAX_PAGE)

@@ -1,6 +1,5 @@
 """What every change of an operator has: who wants it and why. And the parameters that routes share."""
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,13 +11,11 @@ from sqlalchemy import Connection
 from bridge.errors import FieldError, RejectedError
 from bridge.gcp.operators import OperatorAuthenticator
 from bridge.storage import audit
+from bridge.web.reasons import read_reason
 
-REASON_HEADER = "X-Reason"
 MAX_BODY_BYTES = 16 * 1024
 MAX_PAGE = 500
 DEFAULT_PAGE = 50
-
-_REASON = re.compile(r"[ -~]{1,500}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +34,7 @@ class Order:
 def order_of_request(authenticate: OperatorAuthenticator) -> Order:
     """Read who asks and why. RejectedError: 401, 403, or 400 for a change without a reason."""
     operator = authenticate(request.headers)  # type: ignore[arg-type]  # werkzeug's headers have get, in any case
-    reason = request.headers.get(REASON_HEADER, "").strip()
-    if not _REASON.fullmatch(reason):
-        detail = f"{REASON_HEADER} has to say why, in 1 to 500 visible ASCII characters and spaces."
-        raise RejectedError("reason-required", 400, detail)
-    return Order(operator, reason)
+    return Order(operator, read_reason())
 
 
 def require_operator(authenticate: OperatorAuthenticator) -> None:

@@ -31,6 +31,7 @@ from bridge.storage.operator_views import (
     waiting_operations,
 )
 from bridge.storage.transactions import snapshot
+from bridge.web.strict import malformed, takes_query
 
 WAITING = [str(status) for status in OperationStatus if status not in FINAL_OPERATION_STATUSES]
 MAX_AGE_SECONDS = 10 * 366 * 86_400
@@ -50,7 +51,7 @@ class _Reading:
             statuses=_statuses(),
             created_before=created_before if older_than else datetime.max.replace(tzinfo=UTC),
             after=_position(),
-            delayed=request.args.get("delayed") == "true",
+            delayed=_is_true("delayed"),
             partner_id=request.args.get("partner_id"),
             sap_system=request.args.get("sap_system"),
         )
@@ -85,6 +86,9 @@ def register_payments(
     _register_decisions_on_documents(admin, reading, operations, authenticate)
 
     @admin.get("/operations")
+    @takes_query(
+        "limit", "cursor", "older_than_seconds", "delayed", "partner_id", "sap_system", several=("status",)
+    )
     def list_operations() -> Response:
         require_operator(authenticate)
         return jsonify(reading.waiting())
@@ -95,6 +99,7 @@ def register_payments(
         return jsonify(reading.payment(target))
 
     @admin.get("/audit")
+    @takes_query("limit", "subject")
     def list_audit() -> Response:
         require_operator(authenticate)
         return jsonify(reading.audit())
@@ -146,6 +151,13 @@ def _changed(reading: _Reading, changed: Changed) -> Response:
     response = jsonify(outcome=str(changed.outcome), operation=operation)
     response.status_code = 202 if changed.outcome == Outcome.PENDING else 200
     return response
+
+
+def _is_true(name: str) -> bool:
+    value = request.args.get(name, "false")
+    if value not in ("true", "false"):
+        raise malformed(f"{name} is neither true nor false.")
+    return value == "true"
 
 
 def _statuses() -> list[str]:

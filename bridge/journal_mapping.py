@@ -6,16 +6,14 @@ evaluates. docs/mapping.md lists the members, and what an expression can name.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import StringConstraints, model_validator
+
+from bridge.document import DocumentPart
 
 MAX_EXPRESSION_CHARACTERS = 500
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Expression(_Part):
+class Expression(DocumentPart):
     """`{"jmespath": "metadata.customer || '10000001'"}`"""
 
     jmespath: Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXPRESSION_CHARACTERS)]
@@ -28,7 +26,7 @@ ReversalReason = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{2}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=50)]
 
 
-class JournalEntryMapping(_Part):
+class JournalEntryMapping(DocumentPart):
     """How one kind of operation becomes a journal entry (docs/sap.md).
 
     The clearing account stands against a customer or a vendor. An authorisation is only noted: with the

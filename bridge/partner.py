@@ -16,14 +16,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     field_validator,
     model_validator,
 )
 
+from bridge.document import DocumentPart
 from bridge.journal_mapping import JournalEntryMapping
 from bridge.messages import require_lane_name
 from bridge.money import Money, exponent, written
@@ -55,16 +54,12 @@ Base64Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,700}$")]
 CompanyCode = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{4}$")]
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class PartnerStatus(StrEnum):
     ACTIVE = "active"
     SUSPENDED = "suspended"
 
 
-class _ClientKey(_Document):
+class _ClientKey(DocumentPart):
     kid: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~:/+=-]{1,100}$")]
     use: Literal["sig"] | None = None
 
@@ -114,7 +109,7 @@ class EcClientKey(_ClientKey):
 ClientKey = RsaClientKey | EcClientKey
 
 
-class Client(_Document):
+class Client(DocumentPart):
     """An OAuth2 client of the partner: it shows a secret or signs with one of its keys (RFC 7523).
 
     `secret_hash` is an argon2id hash in PHC string format.
@@ -137,7 +132,7 @@ class Client(_Document):
         return self
 
 
-class PartnerLimits(_Document):
+class PartnerLimits(DocumentPart):
     """How much the partner may ask for. Requests are counted over ten seconds, so that short bursts pass.
 
     `payments_per_day`: payments accepted per day, in UTC. `deliveries_per_second`: webhooks sent to each of
@@ -150,7 +145,7 @@ class PartnerLimits(_Document):
     deliveries_per_second: Annotated[int, Field(ge=1, le=MAX_DELIVERIES_PER_SECOND)] = 100
 
 
-class SapTarget(_Document):
+class SapTarget(DocumentPart):
     """A company code in a SAP system, and how the partner's operations become journal entries there.
 
     Which target a payment goes to (bridge.routing) is fixed at its acceptance. `currency_decimals`: of
@@ -163,7 +158,7 @@ class SapTarget(_Document):
     mappings: dict[OperationKind, JournalEntryMapping]
     currency_decimals: Annotated[
         dict[str, Annotated[int, Field(ge=0, le=MAX_CURRENCY_DECIMALS)]], Field(max_length=MAX_CURRENCIES)
-    ] = {}
+    ] = Field(default_factory=dict)
 
     @field_validator("currency_decimals")
     @classmethod
@@ -186,7 +181,7 @@ class SapTarget(_Document):
         return value
 
 
-class DatedChange(_Document):
+class DatedChange(DocumentPart):
     """What holds from a moment on: each member that is given takes the place of the document's."""
 
     effective_from: AwareDatetime
@@ -218,7 +213,7 @@ def require_routable(routing: Routing, targets: Mapping[str, SapTarget]) -> None
         raise ValueError("two targets are the same company code of the same SAP system")
 
 
-class PartnerConfiguration(_Document):
+class PartnerConfiguration(DocumentPart):
     """All that the services need to know of a partner. `version` rises with every change by hand.
 
     `dated_changes` are in the order of their dates. Whoever reads the configuration reads it `at` a moment.
@@ -269,13 +264,6 @@ class PartnerConfiguration(_Document):
             return self
         changed = {name: value for change in due for name, value in change.changed.items()}
         return self.model_copy(update={**changed, "dated_changes": self.dated_changes[len(due) :]})
-
-    @classmethod
-    def read(cls, document: object) -> "PartnerConfiguration":
-        """Read a stored document. Members that a newer release has added are passed over, so that
-        services of two releases can read the same document; writing refuses what it does not know.
-        """
-        return cls.model_validate(document, extra="ignore")
 
     def client(self, client_id: str) -> Client | None:
         """Return the partner's active client of that id, if it has one."""

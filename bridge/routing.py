@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from bridge.document import DocumentPart
 from bridge.money import Money, exponent
 
 MAX_RULES = 50
@@ -21,11 +22,7 @@ LEAST = 1
 NO_BOUND = 10**18
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RouteRule(_Part):
+class RouteRule(DocumentPart):
     """Payments in one of `currencies`, from `amount_from` on and below `amount_below`, go to `target`.
 
     The bounds are decimal strings in the payment's currency, each optional.
@@ -80,7 +77,7 @@ class Explanation:
     considered: tuple[Considered, ...]
 
 
-class Routing(_Part):
+class Routing(DocumentPart):
     """Rules in order, and the target of what none of them matches. An unreachable rule is refused."""
 
     rules: Annotated[tuple[RouteRule, ...], Field(max_length=MAX_RULES)] = ()

@@ -7,7 +7,9 @@ endpoint's cursor (docs/decisions/0012-an-endpoints-state-is-on-its-cursor.md).
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, Field, StringConstraints
+
+from bridge.document import DocumentPart
 
 MAX_ENDPOINTS = 20
 MAX_URL_CHARACTERS = 2048
@@ -18,18 +20,14 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - how every secret begins
 PUBLIC_KEY_PREFIX = "whpk_"
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AskedBy(_Document):
+class AskedBy(DocumentPart):
     """The request that made something: HMACs (hex) of its idempotency key, and of what it asked for."""
 
     key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-class SigningSecret(_Document):
+class SigningSecret(DocumentPart):
     """A `whsec_…` secret under our key ring (bridge.keyring). It signs until `signs_until`, if it is set."""
 
     encrypted: str
@@ -40,7 +38,7 @@ class SigningSecret(_Document):
         return self.signs_until is None or now < self.signs_until
 
 
-class SigningKey(_Document):
+class SigningKey(DocumentPart):
     """An ed25519 key pair. `public`: `whpk_` and 32 bytes in base64; `encrypted`: its seed, sealed."""
 
     public: Annotated[str, StringConstraints(pattern=r"^whpk_[A-Za-z0-9+/]{43}=$")]
@@ -51,7 +49,7 @@ class SigningKey(_Document):
         return self.signs_until is None or now < self.signs_until
 
 
-class WebhookEndpoint(_Document):
+class WebhookEndpoint(DocumentPart):
     """Where a partner wants to be told. `event_types` are exact or end in `.*`.
 
     `starts_after_sequence` is the feed's sequence when the endpoint was made: what came before is not sent.

@@ -1,18 +1,25 @@
 """The operators' private APIs as the commands call them: who asks, and what went wrong in words."""
 
 import getpass
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import click
 import requests
 
+from cli.http import call, is_local, json_of
 from cli.sign_in import operator_token
 
 TIMEOUT_SECONDS = 30.0
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+# what X-Reason has in clear (bridge.web.reasons): visible ASCII but % and the comma
+_IN_CLEAR = " !\"#$&'()*+-./:;<=>?@[\\]^_`{|}~"
+_TOKEN = re.compile(r"[!-~]+")
+# what X-Operator may have
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._@+-]")
 
 
 class ApiError(click.ClickException):
@@ -55,7 +62,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Change something; `reason` goes to the audit trail. ApiError for anything but a 2xx."""
-        named = {"X-Reason": reason} if reason is not None else {}
+        named = {"X-Reason": quote(reason, safe=_IN_CLEAR)} if reason is not None else {}
         return self._call(method, path, body=body, headers={**named, **(headers or {})})
 
     def _call(
@@ -67,33 +74,40 @@ class Api:
         parameters: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        try:
-            answer = requests.request(
-                method,
-                self.base_url.rstrip("/") + path,
-                params=parameters,
-                json=body,
-                headers={**self._operator(), **(headers or {})},
-                timeout=TIMEOUT_SECONDS,
-                allow_redirects=False,
-            )
-        except requests.RequestException as error:
-            raise ApiError(f"{self.base_url} does not answer ({type(error).__name__})") from error
+        answer = call(
+            method,
+            self.base_url,
+            path,
+            params=parameters,
+            json=body,
+            headers={**self._operator(), **(headers or {})},
+            timeout=TIMEOUT_SECONDS,
+        )
         if not answer.ok or answer.is_redirect:
             raise ApiError(what_went_wrong(answer), answer.status_code)
         etag = answer.headers.get("ETag", "").strip('"')
-        return Answer(answer.json() if answer.content else None, int(etag) if etag.isdigit() else None)
+        return Answer(json_of(answer), int(etag) if etag.isdigit() else None)
 
     def _operator(self) -> dict[str, str]:
-        token = operator_token()
+        token = (operator_token() or "").strip()
         if token:
+            if not _TOKEN.fullmatch(token):
+                raise click.UsageError("BRIDGE_OPERATOR_TOKEN has characters that no token has")
             return {"Authorization": f"Bearer {token}"}
-        if urlsplit(self.base_url).hostname in LOOPBACK:
-            return {"X-Operator": getpass.getuser()}
+        if is_local(self.base_url):
+            return {"X-Operator": _NOT_IN_NAMES.sub("-", _user())[:100]}
         raise click.UsageError(
             "BRIDGE_OPERATOR_CREDENTIALS is missing: the file that `gcloud auth application-default login` "
             "has written (docs/operators.md), or BRIDGE_OPERATOR_TOKEN with an ID token"
         )
+
+
+def _user() -> str:
+    """Return the name of the user; a container's may have only a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
 
 
 def what_went_wrong(answer: requests.Response) -> str:

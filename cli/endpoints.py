@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
-import requests
 
 from cli.api import ApiError, what_went_wrong
+from cli.http import call, json_of
 from cli.local_stack import local_url
 from cli.screen import as_json, as_shell, print_json, print_shell, print_table
 
@@ -44,15 +44,10 @@ class PublicApi:
         return self._request(method, path, json=body, headers=headers)
 
     def _request(self, method: str, path: str, **options: Any) -> Any:
-        try:
-            answer = requests.request(
-                method, self._base_url + path, timeout=TIMEOUT_SECONDS, allow_redirects=False, **options
-            )
-        except requests.RequestException as error:
-            raise ApiError(f"{self._base_url} does not answer ({type(error).__name__})") from error
+        answer = call(method, self._base_url, path, timeout=TIMEOUT_SECONDS, **options)
         if not answer.ok or answer.is_redirect:
             raise ApiError(what_went_wrong(answer), answer.status_code)
-        return answer.json() if answer.content else None
+        return json_of(answer)
 
 
 @click.group()

@@ -1,6 +1,9 @@
 """`bridge`: what operators do from a terminal."""
 
+import io
+import sys
 from pkgutil import resolve_name
+from typing import Any
 
 import click
 
@@ -19,6 +22,13 @@ COMMANDS = {
 
 
 class _Commands(click.Group):
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command; characters that the terminal can't show are written as escapes."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*arguments, **options)
+
     def list_commands(self, _context: click.Context) -> list[str]:
         return sorted(COMMANDS)
 

@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 import requests
 from standardwebhooks import Webhook
 
+from cli.http import is_local
+
 TEST_EVENT_TYPE = "webhook.test"
 # what a delivery waits for an answer; slower is a failed attempt
 TIMEOUT_SECONDS = 15.0
@@ -109,12 +111,14 @@ def make_send(url: str) -> Send:
     def send(delivery: Delivery) -> Reply:
         started = time.monotonic()
         try:
-            with requests.post(
-                url, data=delivery.body, headers=delivery.headers,
-                timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True,
-            ) as answer:  # fmt: skip
-                return Reply(answer.status_code, None, time.monotonic() - started)
-        except requests.RequestException as error:
+            with requests.Session() as session:
+                session.trust_env = not is_local(url)
+                with session.post(
+                    url, data=delivery.body, headers=delivery.headers,
+                    timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True,
+                ) as answer:  # fmt: skip
+                    return Reply(answer.status_code, None, time.monotonic() - started)
+        except (requests.RequestException, UnicodeError) as error:
             return Reply(None, type(error).__name__, time.monotonic() - started)
 
     return send

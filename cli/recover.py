@@ -13,6 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cli.api import Api
 from cli.backoffice import LOCAL_URL
+from cli.options import checked_reason
 from cli.screen import as_json, print_json, print_table
 
 POLL_SECONDS = 1.0
@@ -24,7 +25,7 @@ FORMATS = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%S%z",
 @click.option(
     "--since", type=click.DateTime(FORMATS), help="The moment the backup is from. Begins a recovery."
 )
-@click.option("--reason", help="Why; it is kept in the audit trail. No names.")
+@click.option("--reason", callback=checked_reason, help="Why; it is kept in the audit trail. No names.")
 @click.option(
     "--job",
     envvar="BRIDGE_RECOVERY_JOB",

@@ -1,5 +1,6 @@
 """`bridge webhooks`: for partners who build a receiver."""
 
+import base64
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,6 +17,9 @@ from cli.receiver_listen import Gaps, Received, make_server
 from cli.screen import as_json, print_json
 
 Made = TypeVar("Made")
+PREFIX = "whsec_"
+# https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#signature-scheme
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 
 _secret = click.option(
     "--secret",
@@ -96,7 +100,16 @@ def _print(console: Console, finding: Finding) -> None:
 
 
 def _usable(make: Callable[[str], Made], secret: str) -> Made:
+    """Return what verifies with the secret. UsageError: what is wrong with it, never what it is."""
+    secret = secret.strip()
+    if not secret.startswith(PREFIX):
+        hint = " (without the v1, before it)" if f",{PREFIX}" in secret else ""
+        raise click.UsageError(f"the secret does not begin with {PREFIX}{hint}")
     try:
-        return make(secret)
-    except (ValueError, RuntimeError) as error:  # RuntimeError: an empty one
-        raise click.UsageError("the secret is not a whsec_… of base64") from error
+        size = len(base64.b64decode(secret.removeprefix(PREFIX), validate=True))
+    except ValueError as error:
+        raise click.UsageError(f"the secret is not {PREFIX} and then base64") from error
+    if not MIN_SECRET_BYTES <= size <= MAX_SECRET_BYTES:
+        detail = f"has {size} bytes, and one of ours {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES}: is it cut off?"
+        raise click.UsageError(f"the secret {detail}")
+    return make(secret)

@@ -77,23 +77,28 @@ class AcceptPayment:
 
     def prepare(self, partner: PartnerConfiguration, submission: Submission) -> NewPayment | Accepted:
         """Return what is to be written, or what an earlier request has made of it; RejectedError: neither."""
-        request = read_payment(submission.document)
-        fingerprint = self.fingerprints.of(submission.method, submission.path, submission.document)
         now = to_the_millisecond(self.clock.now())
-        target = partner.target_of(request.amount)
         try:
+            request = read_payment(submission.document)
+            target = partner.target_of(request.amount)
             require_writable(request.amount, target)
             not_before = _not_before(request.requested_execution_date, ZoneInfo(target.time_zone), now)
         except RejectedError:
-            # what was fine when it was accepted may be past when it is repeated
-            with self.engine.connect() as connection:
-                earlier = self._earlier(
-                    connection, partner.partner_id, submission.idempotency_key, fingerprint
-                )
+            # what was fine when it was accepted may not be any more: its day is past, a release is stricter
+            earlier = self._repeated(partner.partner_id, submission)
             if earlier is None:
                 raise
             return earlier
+        fingerprint = self.fingerprints.of(submission.method, submission.path, submission.document)
         return self._prepare(partner, target, submission, request, fingerprint, not_before, now)
+
+    def _repeated(self, partner_id: str, submission: Submission) -> Accepted | None:
+        """Return what an earlier request with this key has made, if this is the same one."""
+        fingerprint = self.fingerprints.of_any(submission.method, submission.path, submission.document)
+        if fingerprint is None:
+            return None
+        with self.engine.connect() as connection:
+            return self._earlier(connection, partner_id, submission.idempotency_key, fingerprint)
 
     def _write(self, connection: Connection, new: NewPayment) -> Accepted:
         partner_id = new.payment.partner_id

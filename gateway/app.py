@@ -22,6 +22,7 @@ from bridge.web.logs import register_request_log
 from bridge.web.metrics import register_request_metrics
 from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
+from bridge.web.strict import register_strict_requests
 from bridge.web.sync_flask import SyncFlask
 from bridge.web.tracing import register_tracing
 from gateway.accept_payment import AcceptPayment
@@ -128,6 +129,7 @@ def create_app(
     register_request_id(app)
     register_request_log(app)
     register_problems(app, issuer)
+    register_strict_requests(app)
     register_authorization(app, tokens, directory, clock)
     limits = Limits(make_counters(settings.counters_url, clock), clock)
     PartnerRequests(limits, _known_key(engine)).register(app)

@@ -41,7 +41,7 @@ class Described:
     errors: Mapping[int, type[BaseModel]] = field(default_factory=dict)
 
 
-KEY_SCHEMA: Schema = {"type": "string", "format": "idempotency-key", "pattern": "^[!-~]{1,255}$"}
+KEY_SCHEMA: Schema = {"type": "string", "format": "idempotency-key", "pattern": "^[!-+\\--~]{1,255}$"}
 
 KEY = Parameter(
     "Idempotency-Key",

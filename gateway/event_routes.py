@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from bridge.clock import rfc3339
 from bridge.errors import RejectedError
 from bridge.storage.feed import FeedHead, feed_head, feed_page, up_to_hole
+from bridge.web.strict import takes_query
 from gateway.authorization import current_partner, requires
 from gateway.parameters import limit_parameter, sequence_parameter
 
@@ -26,6 +27,7 @@ class EventRoutes:
         app.add_url_rule("/v1/events", endpoint="list_events", view_func=self.list)
 
     @requires("events:read")
+    @takes_query("after", "limit")
     def list(self) -> Response:
         after = sequence_parameter(request.args, "after")
         limit = limit_parameter(request.args, default=DEFAULT_PAGE_EVENTS, highest=MAX_PAGE_EVENTS)

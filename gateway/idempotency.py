@@ -14,7 +14,8 @@ from bridge.storage.accept import TakenKey
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
 IN_PROGRESS_RETRY_SECONDS = 1
-_KEY = re.compile(r"[!-~]{1,255}")
+# visible ASCII but the comma, by which two headers are joined (bridge.web.single_headers)
+_KEY = re.compile(r"[!-+\--~]{1,255}")
 # Where a number may begin in JSON; within a string it means nothing, and costs only the slower way.
 _MAY_BE_NUMBER = re.compile(r"[\[,:]-?[0-9]")
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
@@ -25,7 +26,9 @@ def read_key(value: str | None, *, name: str = f"the header {HEADER}") -> str:
     if value is None or not value:
         raise RejectedError("idempotency-key-missing", 400, f"Send {name}, new for each request.")
     if not _KEY.fullmatch(value):
-        raise RejectedError("malformed-request", 400, f"{name} is not 1 to 255 visible ASCII characters.")
+        raise RejectedError(
+            "malformed-request", 400, f"{name} is not 1 to 255 visible ASCII characters but the comma."
+        )
     return value
 
 
@@ -49,11 +52,18 @@ class Fingerprints:
         self._keyed = hmac.new(key, digestmod=hashlib.sha256)
 
     def of(self, method: str, path: str, document: dict[str, Any]) -> bytes:
-        """Return 32 bytes over method, path and the canonical JSON (RFC 8785) of a validated body."""
+        """Return 32 bytes over method, path and the canonical JSON (RFC 8785) of a valid body."""
         message = b"\n".join((method.encode(), path.encode(), canonical_json(document)))
         mac = self._keyed.copy()
         mac.update(message)
         return mac.digest()
+
+    def of_any(self, method: str, path: str, document: dict[str, Any]) -> bytes | None:
+        """As `of`, for a body that need not be valid; None for one that has no canonical form."""
+        try:
+            return self.of(method, path, document)
+        except (ValueError, RecursionError):
+            return None
 
 
 def require_same(taken: TakenKey, fingerprint: bytes) -> None:

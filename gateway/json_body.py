@@ -10,6 +10,7 @@ from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from bridge.errors import FieldError, RejectedError
+from bridge.web.strict import malformed
 
 JSON_MEDIA_TYPE = "application/json"
 _NOT_AN_OBJECT = "must be an object"
@@ -59,10 +60,6 @@ def parse_object(body: bytes) -> dict[str, Any]:
             "invalid-request", 422, "The body is not as it must be.", errors=(FieldError("", _NOT_AN_OBJECT),)
         )
     return document
-
-
-def malformed(detail: str) -> RejectedError:
-    return RejectedError("malformed-request", 400, detail)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

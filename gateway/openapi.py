@@ -56,7 +56,7 @@ _HEADERS: dict[str, tuple[bool, str, dict[str, Any]]] = {
     "X-Request-ID": (
         True,
         "Names this request in our logs.",
-        {"type": "string", "pattern": "^[!-~]{1,128}$"},
+        {"type": "string", "pattern": "^[!-+\\--~]{1,128}$"},
     ),
     "Location": (
         True,
@@ -207,11 +207,13 @@ def _error(
     """Return an error answer: a problem of `slugs`, or JSON in one of the other `forms`."""
     content: dict[str, Any] = {}
     if slugs:
+        # with types and without const: generators of clients merge the two, or drop the answer
         kind = {
+            "type": "object",
             "properties": {
-                "type": {"pattern": f"/problems/({'|'.join(slugs)})$"},
-                "status": {"const": status},
-            }
+                "type": {"type": "string", "format": "uri", "pattern": f"/problems/({'|'.join(slugs)})$"},
+                "status": {"type": "integer", "minimum": status, "maximum": status},
+            },
         }
         content[PROBLEM_TYPE] = {"schema": {"allOf": [_reference(ProblemAnswer), kind]}}
     if forms:

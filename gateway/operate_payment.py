@@ -85,6 +85,21 @@ class OncePerKey:
                     raise
         raise TransientError("the payment could not be locked against the others", retry_after_seconds=1)
 
+    def repeated(self, partner_id: str, instruction: Instruction) -> Accepted | None:
+        """Return the payment as it stands if an earlier request with the key was this very one, else None.
+
+        For a body that is refused now: a less strict release may have taken it. 422 if the key was used for
+        another request.
+        """
+        key = instruction.idempotency_key
+        fingerprint = self.fingerprints.of_any(instruction.method, instruction.path, instruction.document)
+        if key is None or fingerprint is None:
+            return None
+        with self.engine.connect() as connection:
+            if find_key(connection, partner_id, key) is None:
+                return None
+            return _earlier(connection, partner_id, key, fingerprint)
+
     def _locked(
         self,
         connection: Connection,

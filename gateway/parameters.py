@@ -11,7 +11,7 @@ from bridge.clock import read_moment
 from bridge.errors import RejectedError
 from bridge.payment import Payment, PaymentStatus
 from bridge.storage.payments import PaymentFilter, Position
-from gateway.json_body import malformed
+from bridge.web.strict import malformed
 
 MAX_CURSOR_CHARACTERS = 200
 _MAX_SEQUENCE = 2**63 - 1

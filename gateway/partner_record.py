@@ -37,9 +37,7 @@ class PartnerRecord:
             altered = alter(standing)
             if altered is None:
                 return standing
-            new = PartnerConfiguration.model_validate(
-                altered.model_dump() | {"version": self._next_version(standing)}
-            )
+            new = PartnerConfiguration.read(altered.model_dump() | {"version": self._next_version(standing)})
             try:
                 self.store.put(new, standing.version)
             except VersionConflictError:

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from bridge.clock import rfc3339
 from bridge.storage.payments import find_payment, list_payments, timeline
 from bridge.web.request_id import current_traceparent
+from bridge.web.strict import takes_query
 from gateway import idempotency
 from gateway.accept_payment import AcceptPayment, Submission
 from gateway.authorization import current_partner, requires
@@ -70,6 +71,7 @@ class PaymentRoutes:
         return jsonify(self.view.shown(stored))
 
     @requires("payments:read")
+    @takes_query("limit", "cursor", "status", "external_id", "created_from", "created_to")
     def list(self) -> Response:
         limit = limit_parameter(request.args, default=DEFAULT_PAGE_PAYMENTS, highest=MAX_PAGE_PAYMENTS)
         wanted = payment_filter(request.args)
@@ -84,6 +86,7 @@ class PaymentRoutes:
         return jsonify(data=[self.view.shown(stored) for stored in page], next_cursor=next_cursor)
 
     @requires("payments:read")
+    @takes_query("limit", "cursor")
     def get_timeline(self, payment_id: str) -> Response:
         require_an_id(payment_id)
         limit = limit_parameter(request.args, default=DEFAULT_PAGE_TIMELINE, highest=MAX_PAGE_TIMELINE)

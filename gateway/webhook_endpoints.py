@@ -100,6 +100,18 @@ class WebhookEndpoints:
             endpoint, state, self.secrets.shown(endpoint.endpoint_id, secret), replayed=replayed
         )
 
+    def repeated(self, partner: PartnerConfiguration, asked_by: AskedBy | None) -> StandingEndpoint | None:
+        """Return what an earlier request with the same key has registered, as it stands. 422 as `create`."""
+        standing = self.list(partner)
+        endpoints = tuple(each.endpoint for each in standing)
+        for endpoint, secret in _asked_for(
+            partner.model_copy(update={"webhook_endpoints": endpoints}), asked_by
+        ):
+            state = next(each.state for each in standing if each.endpoint is endpoint)
+            shown = self.secrets.shown(endpoint.endpoint_id, secret)
+            return StandingEndpoint(endpoint, state, shown, replayed=True)
+        return None
+
     def change(
         self, partner: PartnerConfiguration, endpoint_id: str, wanted: EndpointChangesModel
     ) -> StandingEndpoint:

@@ -11,6 +11,7 @@ from bridge.web.health import register_health
 from bridge.web.logs import register_request_log
 from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
+from bridge.web.strict import register_strict_requests
 from partners.change import Partners
 from partners.routes import register_routes
 from partners.settings import Settings
@@ -25,6 +26,7 @@ def create_app(settings: Settings, store: PartnerStore, engine: Engine, clock: C
     register_request_id(app)
     register_request_log(app)
     register_problems(app)
+    register_strict_requests(app)
     authenticate = make_operator_authenticator(settings.operators, clock)
     register_routes(app, Partners(store, engine, clock), authenticate)
     checks = {

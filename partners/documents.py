@@ -55,7 +55,7 @@ def read(
     if base is not None:
         _keep_secrets(document, base.model_dump(mode="json"))
     try:
-        configuration = PartnerConfiguration.model_validate(document)
+        configuration = _validated(document, base)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
         raise invalid(
@@ -76,6 +76,29 @@ def read(
     if unhashed or unusable or unmappable:
         raise invalid(*unhashed, *unusable, *unmappable)
     return configuration
+
+
+def _validated(document: dict[str, Any], base: PartnerConfiguration | None) -> PartnerConfiguration:
+    """Validate strictly, but keep what a newer release has put into the document that this one replaces."""
+    standing = base.model_dump(mode="json") if base is not None else {}
+    known = PartnerConfiguration.without_unknown(standing).model_dump(mode="json") if standing else {}
+    PartnerConfiguration.model_validate(_without_unknown(document, standing, known))
+    return PartnerConfiguration.read(document)
+
+
+def _without_unknown(sent: Any, standing: Any, known: Any) -> Any:
+    """Return what was sent without the members that stand there, are not `known` here, and were sent back."""
+    if isinstance(sent, dict) and isinstance(standing, dict) and isinstance(known, dict):
+        return {
+            name: _without_unknown(value, standing.get(name), known.get(name))
+            for name, value in sent.items()
+            if name in known or name not in standing or standing[name] != value
+        }
+    if isinstance(sent, list) and isinstance(standing, list) and isinstance(known, list):
+        padding = [None] * len(sent)
+        rows = zip(sent, [*standing, *padding], [*known, *padding], strict=False)
+        return [_without_unknown(*row) for row in rows]
+    return sent
 
 
 def _mapping_mistakes(configuration: PartnerConfiguration) -> Iterator[FieldError]:

@@ -1,7 +1,7 @@
 """The private admin API below `/admin`: partners' documents, and the changes made most often.
 
 A version is an ETag (RFC 9110 section 8.8.3): `PUT` takes `If-Match: "3"`, or `If-None-Match: *` for a
-partner that is not there yet. Every change says why in the header `X-Reason`.
+partner that is not there yet. Every change says why in the header `X-Reason` (bridge.web.reasons).
 """
 
 import re
@@ -13,18 +13,18 @@ from flask import Blueprint, Flask, Response, jsonify, request
 from bridge.errors import RejectedError
 from bridge.gcp.operators import OperatorAuthenticator
 from bridge.partner import PARTNER_ID_PATTERN, PartnerConfiguration
+from bridge.web.reasons import read_reason
+from bridge.web.strict import takes_query
 from partners import documents
 from partners.change import Change, Partners, Wish
 from partners.clients import add_client, revoke_client
 from partners.explain_route import explain_route
 from partners.status import change_posting_of, change_status_of
 
-REASON_HEADER = "X-Reason"
 MAX_BODY_BYTES = 256 * 1024
 MAX_PAGE_PARTNERS = 100
 
 _ETAG = re.compile(r'"([1-9][0-9]{0,17})"')
-_REASON = re.compile(r"[ -~]{1,500}")
 
 
 def register_routes(app: Flask, partners: Partners, authenticate: OperatorAuthenticator) -> None:
@@ -41,6 +41,7 @@ def register_routes(app: Flask, partners: Partners, authenticate: OperatorAuthen
 
 def _register_documents(admin: Blueprint, partners: Partners, operator: Callable[[], str]) -> None:
     @admin.get("/partners")
+    @takes_query("after")
     def page() -> Response:
         operator()
         found = partners.page(request.args.get("after", ""), MAX_PAGE_PARTNERS)
@@ -60,12 +61,13 @@ def _register_documents(admin: Blueprint, partners: Partners, operator: Callable
     def change(partner_id: str) -> Response:
         named = operator()
         expected_version = _expected_version()
-        wanted = Change(_known_form(partner_id), named, _reason(), _body(), expected_version)
+        wanted = Change(_known_form(partner_id), named, read_reason(), _body(), expected_version)
         response = _render(partners.change(wanted))
         response.status_code = 201 if expected_version is None else 200
         return response
 
     @admin.get("/partners/<partner_id>/route")
+    @takes_query("amount", "currency")
     def explain(partner_id: str) -> Response:
         operator()
         found = partners.show(_known_form(partner_id))
@@ -81,7 +83,7 @@ def _register_documents(admin: Blueprint, partners: Partners, operator: Callable
 
 def _register_amendments(admin: Blueprint, partners: Partners, operator: Callable[[], str]) -> None:
     def wish(partner_id: str) -> Wish:
-        return Wish(_known_form(partner_id), operator(), _reason())
+        return Wish(_known_form(partner_id), operator(), read_reason())
 
     @admin.put("/partners/<partner_id>/status")
     def change_status(partner_id: str) -> Response:
@@ -121,7 +123,8 @@ def _summary(partner_id: str, configuration: PartnerConfiguration | None) -> dic
     """Return what a list shows of a partner; one whose document is damaged has an id only."""
     if configuration is None:
         return {"partner_id": partner_id, "name": None, "status": "damaged", "version": None}
-    return configuration.model_dump(mode="json", include={"partner_id", "name", "status", "version"})
+    shown = configuration.model_dump(mode="json")
+    return {name: shown[name] for name in ("partner_id", "name", "status", "version")}
 
 
 def _known_form(partner_id: str) -> str:
@@ -141,14 +144,6 @@ def _expected_version() -> int | None:
     if etag is None:
         raise RejectedError("malformed-request", 400, 'If-Match is not one version in quotes, as in "3".')
     return int(etag[1])
-
-
-def _reason() -> str:
-    reason = request.headers.get(REASON_HEADER, "").strip()
-    if not _REASON.fullmatch(reason):
-        detail = f"{REASON_HEADER} has to say why, in 1 to 500 visible ASCII characters and spaces."
-        raise RejectedError("reason-required", 400, detail)
-    return reason
 
 
 def _body() -> Any:

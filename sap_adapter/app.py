@@ -18,7 +18,9 @@ from bridge.tracing import Tracer
 from bridge.web.health import register_health
 from bridge.web.logs import register_request_log
 from bridge.web.metrics import register_request_metrics
+from bridge.web.problems import register_problems
 from bridge.web.push import PushedMessage, register_push
+from bridge.web.strict import register_strict_requests
 from sap_adapter.classifier import Classifier
 from sap_adapter.connector import Connector
 from sap_adapter.measured import MeasuredConnector
@@ -80,6 +82,8 @@ def create_app(
     app = Flask("sap_adapter")
     register_request_metrics(app, metrics)
     register_request_log(app)
+    register_problems(app)
+    register_strict_requests(app)
     register_push(app, PUSH_PATH, handle, make_authenticator(settings.callers, clock), tracer)
     register_health(app, {"database": lambda: ping(engine), "clock": lambda: certain_moment(clock)})
     return app

@@ -21,6 +21,7 @@ from bridge.web.logs import register_request_log
 from bridge.web.metrics import register_request_metrics
 from bridge.web.problems import register_problems
 from bridge.web.request_id import register_request_id
+from bridge.web.strict import register_strict_requests
 from webhooks.deliver import Deliver
 from webhooks.fan_out import FanOut
 from webhooks.record import RecordAttempt
@@ -116,6 +117,7 @@ def create_app(
     register_request_id(app)
     register_request_log(app)
     register_problems(app)
+    register_strict_requests(app)
     after = use_cases.sweeper.sweep_if_due
     register_doorbell(app, use_cases.fan_out.fan_out, after, make_authenticator(callers, clock), tracer)
     deliver = use_cases.deliver

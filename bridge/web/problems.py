@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem documents (`application/problem+json`); one function maps them to HTTP."""
 
+import errno
 import json
 from http import HTTPStatus
 from typing import Any
@@ -45,7 +46,7 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     ),
     "idempotency-key-missing": (
         "Idempotency key missing",
-        "Send an Idempotency-Key header of 1 to 255 visible ASCII characters, a new one per payment.",
+        "Send an Idempotency-Key header of 1 to 255 visible ASCII characters but the comma, new per payment.",
     ),
     "idempotency-key-reused": (
         "Idempotency key reused",
@@ -87,6 +88,10 @@ PROBLEMS: dict[str, tuple[str, str]] = {
         "Feed expired",
         "Events that old are not in the feed any more; a payment's own are in its timeline.",
     ),
+    "request-timeout": (
+        "Request timeout",
+        "The request did not arrive in time: 10 seconds for the headers, 60 for all of it. Send it again.",
+    ),
     "too-many-requests": ("Too many requests", "Slow down; Retry-After says for how long."),
     "quota-exceeded": (
         "Quota exceeded",
@@ -107,6 +112,7 @@ _BY_STATUS = {
     401: "unauthenticated",
     404: "not-found",
     405: "method-not-allowed",
+    408: "request-timeout",
     413: "payload-too-large",
     415: "unsupported-media-type",
     429: "too-many-requests",
@@ -141,10 +147,18 @@ def problem_of(error: Exception) -> RejectedError:
             return _recovery_due() if is_due else unavailable(error.retry_after_seconds)
         case PoolTimeoutError():
             return unavailable()
-        case DBAPIError() if is_passing(error):
+        case _ if is_exhaustion(error) or (isinstance(error, DBAPIError) and is_passing(error)):
             return unavailable()
         case _:
             return _described("internal-error", 500)
+
+
+def is_exhaustion(error: Exception) -> bool:
+    """Tell whether the process has run out of memory, threads or descriptors, which passes."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    # what CPython says in threading.Thread.start
+    return isinstance(error, MemoryError) or str(error) == "can't start new thread"
 
 
 def unavailable(retry_after_seconds: float | None = None) -> RejectedError:

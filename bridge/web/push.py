@@ -21,6 +21,7 @@ from structlog.contextvars import bind_contextvars
 from bridge.errors import RejectedError, TransientError
 from bridge.messages import UnreadableMessageError
 from bridge.tracing import UNTRACED, Tracer
+from bridge.web.problems import is_exhaustion
 
 # A Pub/Sub message has 10 MB at most, in base64 a third more, and the attributes beside it.
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -98,6 +99,8 @@ def status_of(error: Exception) -> int:
         case RejectedError():
             return error.status
         case TransientError() | DBAPIError() | PoolTimeoutError():
+            return 503
+        case _ if is_exhaustion(error):
             return 503
         case _:
             return 500

@@ -7,13 +7,13 @@ import structlog
 from flask import Flask, Response, g, request
 
 HEADER = "X-Request-ID"
-_VISIBLE_ASCII = re.compile(r"[!-~]{1,128}")
+_VISIBLE_ASCII = re.compile(r"[!-+\--~]{1,128}")
 # https://www.w3.org/TR/trace-context/#traceparent-header: version 00; all-zero ids and version ff are invalid
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def register_request_id(app: Flask) -> None:
-    """Give each request an id (the caller's, if it is 1 to 128 visible ASCII characters) and echo it."""
+    """Give each request an id (the caller's, if it is 1 to 128 visible ASCII characters but the comma)."""
 
     @app.before_request
     def take() -> None:

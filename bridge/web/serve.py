@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import resource
 import socket
 import sys
 import time
@@ -12,13 +13,20 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
+from bridge.web.worker import Worker
+
 # Cloud Run kills 10 s after SIGTERM.
 GRACEFUL_TIMEOUT_SECONDS = 8
 # Rather the client closes an idle connection than we do: it could be sending on it just then.
 KEEPALIVE_SECONDS = 75
 BACKLOG = 2048
+# How many may be connected to one process, if it may have as many descriptors.
+MAX_CONNECTIONS = 2048
+# What a process opens besides: per thread a database connection and what it calls; files, pipes, channels.
+DESCRIPTORS_PER_THREAD = 2
+OTHER_DESCRIPTORS = 32
 MAX_REQUEST_LINE_BYTES = 8190
-# above what a header of ours may say: what is too long for its meaning gets a problem that says so
+# Larger than any header that we accept, so that validation answers an over-long one.
 MAX_HEADER_BYTES = 32_768
 # The worker of a killed master holds the port until it notices.
 ORPHAN_SECONDS = 5.0
@@ -64,14 +72,20 @@ def serve(app_factory: Callable[[], Flask], *, host: str, port: int, threads: in
     if problem is not None:
         sys.stderr.write(f"{name}: can't listen on {host}:{port}: {problem}\n")
         return 1
+    connections = connection_limit(threads)
+    if connections < threads:
+        sys.stderr.write(f"{name}: the limit of open files (ulimit -n) is too low for {threads} threads\n")
+        return 1
     _Application(
         app_factory,
         {
             "bind": f"{host}:{port}",
             "backlog": BACKLOG,
             "workers": 1,
-            "worker_class": "gthread",
+            "worker_class": Worker,
+            "worker_connections": connections,
             "threads": threads,
+            "sendfile": False,
             "timeout": 0,
             "graceful_timeout": GRACEFUL_TIMEOUT_SECONDS,
             "keepalive": KEEPALIVE_SECONDS,
@@ -84,6 +98,17 @@ def serve(app_factory: Callable[[], Flask], *, host: str, port: int, threads: in
         },
     ).run()
     return 0
+
+
+def connection_limit(threads: int) -> int:
+    """Raise the limit of descriptors as far as needed, and return how many connections it leaves room for."""
+    reserved = OTHER_DESCRIPTORS + DESCRIPTORS_PER_THREAD * threads
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + reserved
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(MAX_CONNECTIONS, soft - reserved)
 
 
 def _why_not(host: str, port: int) -> str | None:

@@ -89,7 +89,7 @@ def _readable(partner_id: str, document: str) -> PartnerConfiguration | None:
 
 def _configuration(partner_id: str, document: str) -> PartnerConfiguration:
     try:
-        return PartnerConfiguration.model_validate_json(document)
+        return PartnerConfiguration.read(json.loads(document))
     except ValidationError as error:
         wrong = sorted({".".join(map(str, problem["loc"])) for problem in error.errors()})
         raise InvalidDocumentError(f"{partner_id}: {', '.join(wrong)}") from None

@@ -153,14 +153,16 @@ def test_each_request_is_one_json_line_without_personal_data(process):
     token = process.token()
     process.call(
         "POST",
-        "/v1/payments?secret-query=1",
+        "/v1/payments",
         json.dumps(new_payment()).encode(),
         Authorization=token,
         Idempotency_Key="secret-key",
         Content_Type="application/json",
         X_Request_ID="request-7",
     )
-    wait_until(lambda: "request-7" in process.log.read_text())
+    listing = {"Authorization": token, "X_Request_ID": "request-8"}
+    assert process.call("GET", "/v1/payments?external_id=secret-query", **listing)[0] == 200
+    wait_until(lambda: "request-8" in process.log.read_text())
     lines = [json.loads(line) for line in process.log.read_text().splitlines()]
     (line,) = [line for line in lines if line.get("request_id") == "request-7"]
     assert line["severity"] == "INFO"

@@ -1,0 +1,71 @@
+"""When a request has arrived: at its last byte, however the bytes come."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.web.arrival import MAX_BODY_BYTES, MAX_HEAD_BYTES, Arrival
+
+pytestmark = pytest.mark.unit
+
+LENGTH = b"POST / HTTP/1.1\r\nHost: x\r\ncontent-LENGTH : 11\r\n\r\nhello world"
+CHUNKED = (
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;name=value\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
+)
+# the data look like the end of the body
+TRICKY = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nA\r\n123\r\n0\r\n\r\n\r\n0\r\n\r\n"
+TRAILERS = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: b\r\nC: d\r\n\r\n"
+REQUESTS = [
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET / HTTP/1.0\r\n\r\n",
+    LENGTH,
+    CHUNKED,
+    TRICKY,
+    TRAILERS,
+]
+
+
+@given(st.sampled_from(REQUESTS), st.lists(st.integers(0, 200)))
+def test_a_request_is_whole_at_its_last_byte_however_it_is_cut(request_bytes, cuts):
+    places = sorted({min(cut, len(request_bytes) - 1) for cut in cuts} | {0, len(request_bytes) - 1})
+    arrival = Arrival()
+    for begin, end in zip([0, *places], [*places, len(request_bytes)], strict=True):
+        assert not arrival.is_whole
+        arrival.add(request_bytes[begin:end])
+    assert (arrival.is_whole, arrival.is_cut) == (True, False)
+    assert arrival.received == request_bytes
+
+
+@pytest.mark.parametrize("request_bytes", REQUESTS)
+def test_what_follows_a_request_does_not_matter(request_bytes):
+    arrival = Arrival()
+    arrival.add(request_bytes + b"GET / HT")
+    assert (arrival.is_whole, arrival.is_cut) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1),
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % (MAX_BODY_BYTES + 1),
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 300,
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * MAX_HEAD_BYTES,
+    ],
+)
+def test_what_nobody_takes_is_not_waited_for(request_bytes):
+    arrival = Arrival()
+    arrival.add(request_bytes)
+    assert (arrival.is_whole, arrival.is_cut) == (True, True)
+
+
+def test_a_head_without_an_end_is_oversized():
+    arrival = Arrival()
+    arrival.add(b"GET / HTTP/1.1\r\nA: " + b"b" * MAX_HEAD_BYTES)
+    assert (arrival.is_whole, arrival.is_oversized) == (False, True)
+
+
+def test_it_tells_whether_the_sender_waits_for_100_continue():
+    arrival = Arrival()
+    arrival.add(b"POST / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\n")
+    assert (arrival.expects_continue, arrival.has_head, arrival.is_whole) == (True, True, False)
