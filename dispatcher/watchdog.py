@@ -19,6 +19,7 @@ from bridge.storage.events import put_back
 from bridge.storage.guard import keep_settling_slot, note_failure
 from bridge.storage.outbox import DISPATCHABLE
 from bridge.storage.outcomes import record_parked
+from bridge.storage.setbacks import Setbacks
 from bridge.storage.watchdog import (
     ExpiredClaim,
     WaitingOperation,
@@ -68,31 +69,45 @@ class Watchdog:
         # Two walks through what waits: one round and round, one that follows the delay's limit in time.
         self._round_walk = _START
         self._delay_walk = _START
+        # through ended leases and lost messages: what can't be helped now must not hide the rest
+        self._expired_walk = _START
+        self._dispatched_walk = _START
+        self._steps = Setbacks("watchdog", clock)
+        self._operations = Setbacks("watchdog, operations", clock)
 
     def go_round(self) -> Round:
-        """Look at everything once, in bounded batches."""
+        """Look at everything once, in bounded batches; what fails, a step or an operation, stops no other."""
         now = self._clock.now()
-        is_full = (
-            self._expired_claims(now) == MAX_EXPIRED,
-            self._lost_dispatches(now) == MAX_DISPATCHED,
-            self._delays(now) == MAX_PAGE,
-            self._released_partners(now) == MAX_PAGE,
-            self._days_begun(now) == MAX_PAGE,
-        )
-        self._stranded(now)
-        return Round(again=any(is_full), next_seconds=self._settings.interval_seconds)
+        is_more = False
+        for name, step in (
+            ("expired claims", self._expired_claims),
+            ("lost dispatches", self._lost_dispatches),
+            ("delays", self._delays),
+            ("released partners", self._released_partners),
+            ("days begun", self._days_begun),
+            ("stranded operations", self._stranded),
+        ):
+            if not self._steps.rests(name):
+                with self._steps.contained(name):
+                    is_more = step(now) or is_more
+        return Round(again=is_more, next_seconds=self._settings.interval_seconds)
 
-    def _expired_claims(self, now: datetime) -> int:
+    def _expired_claims(self, now: datetime) -> bool:
+        began_after = self._expired_walk
         with self._engine.begin() as connection:
             claims = lock_expired_claims(
-                connection, limit=MAX_EXPIRED, now=certain_moment(self._clock).earliest
+                connection, after=began_after, limit=MAX_EXPIRED, now=certain_moment(self._clock).earliest
             )
             for claim in claims:
-                self._end_claim(connection, claim, now)
+                with self._operations.contained(claim.operation_id), connection.begin_nested():
+                    self._end_claim(connection, claim, now)
         if claims:
             self._blame_lanes(claims, now)
             self._put_back_some()
-        return len(claims)
+        # one that could not be ended is passed by, and met again in the next walk
+        is_end = len(claims) < MAX_EXPIRED
+        self._expired_walk = _START if is_end else (claims[-1].lease_until, claims[-1].operation_id)
+        return not is_end
 
     def _blame_lanes(self, claims: Sequence[ExpiredClaim], now: datetime) -> None:
         """Tell each lane's guard that its calls did not come back: else it would look healthy.
@@ -127,59 +142,73 @@ class Watchdog:
         if claim.delayed_at is None:
             tell_delay(connection, claim.operation_id, now=now)
 
-    def _lost_dispatches(self, now: datetime) -> int:
+    def _lost_dispatches(self, now: datetime) -> bool:
         first_seconds = self._settings.first_redispatch_seconds
         lost = []
         with self._engine.begin() as connection:
-            found = lock_dispatched(connection, first_seconds=first_seconds, limit=MAX_DISPATCHED, now=now)
+            found = lock_dispatched(
+                connection,
+                first_seconds=first_seconds,
+                after=self._dispatched_walk,
+                limit=MAX_DISPATCHED,
+                now=now,
+            )
             for operation in found:
-                if operation.status not in DISPATCHABLE:
-                    recall(connection, operation.operation_id, is_lost=False)
-                elif operation.redispatch_at(first_seconds) <= now:
-                    recall(connection, operation.operation_id, is_lost=True)
-                    put_back(connection, operation.operation_id, not_before=now, now=now)
-                    lost.append(operation.operation_id)
+                is_lost = operation.redispatch_at(first_seconds) <= now
+                with self._operations.contained(operation.operation_id), connection.begin_nested():
+                    if operation.status not in DISPATCHABLE:
+                        recall(connection, operation.operation_id, is_lost=False)
+                    elif is_lost:
+                        recall(connection, operation.operation_id, is_lost=True)
+                        put_back(connection, operation.operation_id, not_before=now, now=now)
+                        lost.append(operation.operation_id)
         if lost:
             _log.warning("dispatched and not claimed", operations=len(lost), first=lost[0])
             self._put_back_some()
-        # What is not quite due stays; only a full batch of lost ones means that there may be more.
-        return len(lost)
+        # what is not quite due stays, and must not hide what is due behind it
+        is_end = len(found) < MAX_DISPATCHED
+        self._dispatched_walk = _START if is_end else (found[-1].dispatched_at, found[-1].operation_id)
+        return not is_end
 
-    def _released_partners(self, now: datetime) -> int:
+    def _released_partners(self, now: datetime) -> bool:
         """Let go on what waited for its partner; an adapter that has not heard of it yet parks it again."""
         with self._engine.begin() as connection:
             released = release_held(connection, limit=MAX_PAGE, now=now)
         if released:
             _log.info("postings of partners go on", operations=released)
             self._put_back_some()
-        return released
+        return released == MAX_PAGE
 
-    def _days_begun(self, now: datetime) -> int:
+    def _days_begun(self, now: datetime) -> bool:
         with self._engine.begin() as connection:
-            return begin_day(connection, limit=MAX_PAGE, now=now)
+            return begin_day(connection, limit=MAX_PAGE, now=now) == MAX_PAGE
 
-    def _delays(self, now: datetime) -> int:
+    def _delays(self, now: datetime) -> bool:
         """Follow the limit in time: everything that waits since before it is looked at once."""
         limit = now - timedelta(seconds=self._settings.delayed_after_seconds)
         with self._engine.begin() as connection:
             page = waiting_page(connection, after=self._delay_walk, limit=MAX_PAGE)
         page = [operation for operation in page if operation.waits_since < limit]
         for operation in page:
-            self._tell_if_delayed(operation, now)
+            with self._operations.contained(operation.operation_id):
+                self._tell_if_delayed(operation, now)
         if page:
+            # one that failed is met again by the walk that goes round
             self._delay_walk = (page[-1].waits_since, page[-1].operation_id)
-        return len(page)
+        return len(page) == MAX_PAGE
 
-    def _stranded(self, now: datetime) -> None:
-        """Walk one page further through all that waits; at the end begin anew."""
+    def _stranded(self, now: datetime) -> bool:
+        """Walk one page further through all that waits; at the end begin anew. Never in a hurry."""
         with self._engine.begin() as connection:
             page = waiting_page(connection, after=self._round_walk, limit=MAX_PAGE)
         for operation in page:
-            if operation.is_stranded:
-                self._rescue(operation, now)
-            self._tell_if_delayed(operation, now)
+            with self._operations.contained(operation.operation_id):
+                if operation.is_stranded:
+                    self._rescue(operation, now)
+                self._tell_if_delayed(operation, now)
         is_end = len(page) < MAX_PAGE
         self._round_walk = _START if is_end else (page[-1].waits_since, page[-1].operation_id)
+        return False
 
     def _rescue(self, operation: WaitingOperation, now: datetime) -> None:
         with self._engine.begin() as connection:

@@ -19,6 +19,7 @@ FORGET = text("""
     DELETE FROM client_assertions
     WHERE (client_id, jti) IN (
         SELECT client_id, jti FROM client_assertions WHERE expires_at < :now ORDER BY expires_at LIMIT :limit
+        FOR UPDATE SKIP LOCKED
     )
 """)
 

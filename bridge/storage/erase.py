@@ -8,8 +8,9 @@ killed, started again or run twice at once. Prints one JSON line with what was e
 import json
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Engine
@@ -20,7 +21,17 @@ from bridge.errors import SettingsError
 from bridge.storage.database_clock import DatabaseClock
 from bridge.storage.engine import DatabaseSettings, make_engine, wait_for_database
 from bridge.storage.feed_retention import delete_oldest, partners_with_feed
-from bridge.storage.retention import BEFORE_THE_FIRST, erase_page, forget_assertions
+from bridge.storage.retention import (
+    BEFORE_THE_FIRST,
+    ErasedPage,
+    erase_page,
+    erase_passed,
+    forget_assertions,
+    next_page,
+    pass_page,
+    passed_page,
+)
+from bridge.storage.setbacks import Setbacks
 
 PAYMENTS_PER_TRANSACTION = 500
 ASSERTIONS_PER_TRANSACTION = 1_000
@@ -57,12 +68,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """How many rows. `finished` is false when the job's limit came first: the next run goes on."""
+    """How many rows. `finished` is false when the job's limit came first: the next run goes on there.
+
+    `failures`: pages, payments and feeds that failed and were passed; the next run tries them again.
+    """
 
     payments: int = 0
     operations: int = 0
     client_assertions: int = 0
     feed_rows: int = 0
+    failures: int = 0
     finished: bool = True
 
 
@@ -75,61 +90,105 @@ def erase_all(
     per_transaction: int = PAYMENTS_PER_TRANSACTION,
     max_transactions: int = MAX_TRANSACTIONS,
 ) -> Erased:
-    """Erase everything that is due now, a page per transaction."""
+    """Erase everything that is due now, a page per transaction. One that fails stops only itself."""
     now = clock.now()
-    payments = operations = 0
-    after: str | None = BEFORE_THE_FIRST
-    for _ in range(max_transactions):
-        if after is None:
-            break
-        with engine.begin() as connection:
-            page = erase_page(
-                connection, accepted_until=now - keep_payments, after=after, limit=per_transaction
-            )
-        payments += page.payments
-        operations += page.operations
-        after = page.last_payment_id
-    assertions = 0
-    for _ in range(max_transactions):
-        with engine.begin() as connection:
-            forgotten = forget_assertions(connection, now=now, limit=ASSERTIONS_PER_TRANSACTION)
-        assertions += forgotten
-        if forgotten == 0:
-            break
-    feed_rows, feeds_finished = _shorten_feeds(engine, now - keep_feed, per_transaction, max_transactions)
-    return Erased(payments, operations, assertions, feed_rows, finished=after is None and feeds_finished)
+    run = _Run(engine, Setbacks("erase", clock), per_transaction, max_transactions)
+    run.retry_passed(now - keep_payments)
+    run.walk_payments(now - keep_payments)
+    run.forget_assertions(now)
+    run.shorten_feeds(now - keep_feed)
+    return run.erased
 
 
-def _shorten_feeds(
-    engine: Engine, written_until: datetime, per_transaction: int, max_transactions: int
-) -> tuple[int, bool]:
-    """Delete old rows of all feeds; return how many, and whether the limit left none."""
-    deleted, last_partner = 0, BEFORE_THE_FIRST
-    for _ in range(max_transactions):
-        with engine.begin() as connection:
-            partners = partners_with_feed(connection, after=last_partner, limit=PARTNERS_PER_PAGE)
-        for partner_id in partners:
-            rows = _shorten_feed(engine, partner_id, written_until, per_transaction, max_transactions)
-            deleted += rows
-            if rows == per_transaction * max_transactions:
-                return deleted, False
-        if len(partners) < PARTNERS_PER_PAGE:
-            return deleted, True
-        last_partner = partners[-1]
-    return deleted, False
+class _Run:
+    """One run of the job, and what it has come to."""
 
+    def __init__(
+        self, engine: Engine, setbacks: Setbacks, per_transaction: int, max_transactions: int
+    ) -> None:
+        self._engine = engine
+        self._setbacks = setbacks
+        self._per_transaction = per_transaction
+        self._max_transactions = max_transactions
+        self.erased = Erased()
 
-def _shorten_feed(
-    engine: Engine, partner_id: str, written_until: datetime, per_transaction: int, max_transactions: int
-) -> int:
-    deleted = 0
-    for _ in range(max_transactions):
-        with engine.begin() as connection:
-            rows = delete_oldest(connection, partner_id, written_until=written_until, limit=per_transaction)
-        deleted += rows
-        if rows < per_transaction:
-            break
-    return deleted
+    def retry_passed(self, accepted_until: datetime) -> None:
+        """Try again what earlier runs had to pass; each alone, as some may fail."""
+        after = BEFORE_THE_FIRST
+        for _ in range(self._max_transactions):
+            with self._engine.begin() as connection:
+                page = passed_page(connection, after=after, limit=self._per_transaction)
+            for payment_id in page:
+                with self._contained(payment_id), self._engine.begin() as connection:
+                    self._count(erase_passed(connection, [payment_id], accepted_until=accepted_until))
+            if len(page) < self._per_transaction:
+                return
+            after = page[-1]
+        self.erased = replace(self.erased, finished=False)
+
+    def walk_payments(self, accepted_until: datetime) -> None:
+        """Go on with the walk through the payments, from the oldest on."""
+        limit = self._per_transaction
+        for _ in range(self._max_transactions):
+            page = None
+            with self._contained("page of payments"), self._engine.begin() as connection:
+                page = erase_page(connection, accepted_until=accepted_until, limit=limit)
+            if page is None:
+                with self._engine.begin() as connection:
+                    passed = next_page(connection, accepted_until=accepted_until, limit=limit)
+                    pass_page(connection, passed)
+                page = ErasedPage(0, 0, is_last=len(passed) < limit)
+            self._count(page)
+            if page.is_last:
+                return
+        self.erased = replace(self.erased, finished=False)
+
+    def forget_assertions(self, now: datetime) -> None:
+        """Forget client assertions that have expired; those that are locked the next run forgets."""
+        for _ in range(self._max_transactions):
+            with self._engine.begin() as connection:
+                forgotten = forget_assertions(connection, now=now, limit=ASSERTIONS_PER_TRANSACTION)
+            self.erased = replace(self.erased, client_assertions=self.erased.client_assertions + forgotten)
+            if forgotten == 0:
+                return
+
+    def shorten_feeds(self, written_until: datetime) -> None:
+        """Delete old rows of all feeds. A partner with too many for one run stops nobody else."""
+        after = BEFORE_THE_FIRST
+        while True:
+            with self._engine.begin() as connection:
+                partners = partners_with_feed(connection, after=after, limit=PARTNERS_PER_PAGE)
+            for partner_id in partners:
+                with self._contained(partner_id):
+                    self._shorten_feed(partner_id, written_until)
+            if len(partners) < PARTNERS_PER_PAGE:
+                return
+            after = partners[-1]
+
+    def _shorten_feed(self, partner_id: str, written_until: datetime) -> None:
+        for _ in range(self._max_transactions):
+            with self._engine.begin() as connection:
+                rows = delete_oldest(
+                    connection, partner_id, written_until=written_until, limit=self._per_transaction
+                )
+            self.erased = replace(self.erased, feed_rows=self.erased.feed_rows + rows)
+            if rows < self._per_transaction:
+                return
+        self.erased = replace(self.erased, finished=False)
+
+    def _count(self, page: ErasedPage) -> None:
+        self.erased = replace(
+            self.erased,
+            payments=self.erased.payments + page.payments,
+            operations=self.erased.operations + page.operations,
+        )
+
+    @contextmanager
+    def _contained(self, item: str) -> Iterator[None]:
+        with self._setbacks.contained(item):
+            yield
+            return
+        self.erased = replace(self.erased, failures=self.erased.failures + 1)
 
 
 def main() -> int:
@@ -149,7 +208,7 @@ def main() -> int:
     finally:
         engine.dispose()
     sys.stdout.write(json.dumps(asdict(erased)) + "\n")
-    return 0
+    return 1 if erased.failures else 0
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, text
 
 MAX_REDISPATCH_SECONDS = 3600.0
-# where a day begins first
-MOST_AHEAD_OF_UTC = timedelta(hours=14)
 JITTER = 0.1
 # Enough to reach the maximum from any first interval; keeps 2**n a small number.
 _MAX_DOUBLINGS = 20
@@ -24,7 +22,8 @@ LOCK_EXPIRED = text("""
            claims_started - claims_finished AS claims_unfinished, delayed_at
     FROM operations
     WHERE lease_until < :now AND status IN ('processing', 'unknown')
-    ORDER BY lease_until LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+      AND (lease_until, operation_id) > (CAST(:after AS timestamptz), CAST(:after_id AS text))
+    ORDER BY lease_until, operation_id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 END_EXPIRED = text("""
@@ -44,7 +43,8 @@ LOCK_DISPATCHED = text("""
           - make_interval(secs => CAST(:shortest AS float8) * least(
               CAST(:first_seconds AS float8) * power(2, least(dispatches_without_claim, :max_doublings)),
               CAST(:max_seconds AS float8)))
-    ORDER BY dispatched_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+      AND (dispatched_at, operation_id) > (CAST(:after AS timestamptz), CAST(:after_id AS text))
+    ORDER BY dispatched_at, operation_id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 LOCK_UNCLAIMED = text("""
@@ -57,22 +57,37 @@ LOCK_UNCLAIMED = text("""
 
 RELEASE_HELD = text("""
     /* what was parked because its partner was held, and is not any more: it goes on as if it were new. After
-       a restore SAP may have it, and is asked first */
-    WITH operation AS (
+       a restore SAP may have it, and is asked first. It jumps from partner to partner by the index, so that
+       the rows of a partner that is held are not read */
+    WITH RECURSIVE partners AS (
+        (SELECT partner_id FROM operations WHERE status = 'parked' AND parked_reason = 'partner-held'
+         ORDER BY partner_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT operations.partner_id FROM operations
+                WHERE operations.status = 'parked' AND operations.parked_reason = 'partner-held'
+                  AND operations.partner_id > partners.partner_id
+                ORDER BY operations.partner_id LIMIT 1)
+        FROM partners WHERE partners.partner_id IS NOT NULL
+    ), operation AS (
         UPDATE operations
         SET status = CASE WHEN sent_unresolved THEN 'unknown' ELSE 'accepted' END, parked_reason = NULL,
             updated_at = :now
         WHERE operation_id IN (
-            SELECT parked.operation_id
-            FROM operations AS parked JOIN partner_configs AS partner USING (partner_id)
-            WHERE parked.status = 'parked' AND parked.parked_reason = 'partner-held'
-              AND NOT EXISTS (
-                  SELECT FROM operations AS earlier
-                  WHERE earlier.payment_id = parked.payment_id AND earlier.position < parked.position
-                    AND earlier.status NOT IN ('succeeded', 'rejected', 'cancelled'))
-              AND coalesce(partner.document ->> 'posting', 'active') <> 'held'
-            ORDER BY parked.updated_at LIMIT :limit
-            FOR NO KEY UPDATE OF parked SKIP LOCKED
+            SELECT released.operation_id
+            FROM partners JOIN partner_configs AS partner USING (partner_id)
+            CROSS JOIN LATERAL (
+                SELECT parked.operation_id FROM operations AS parked
+                WHERE parked.status = 'parked' AND parked.parked_reason = 'partner-held'
+                  AND parked.partner_id = partners.partner_id
+                  AND NOT EXISTS (
+                      SELECT FROM operations AS earlier
+                      WHERE earlier.payment_id = parked.payment_id AND earlier.position < parked.position
+                        AND earlier.status NOT IN ('succeeded', 'rejected', 'cancelled'))
+                ORDER BY parked.updated_at LIMIT :limit
+                FOR NO KEY UPDATE SKIP LOCKED
+            ) AS released
+            WHERE coalesce(partner.document ->> 'posting', 'active') <> 'held'
+            LIMIT :limit
         )
         RETURNING operation_id, sap_system, partner_id, traceparent
     )
@@ -84,13 +99,15 @@ RELEASE_HELD = text("""
 
 BEGIN_DAY = text("""
     /* scheduled payments whose day has come: they wait for SAP like any other from now on, or are with it
-       already. The date alone would be a day early or late, but it keeps the far ones from being read */
+       already. By the index of the moment at which the day begins where the payment is */
     WITH due AS MATERIALIZED (
         SELECT payment.payment_id
         FROM payments AS payment
         JOIN operations AS step ON step.payment_id = payment.payment_id AND step.position = 1
-        WHERE payment.status = 'scheduled' AND payment.requested_execution_date <= :latest_date
+        WHERE payment.status = 'scheduled'
+          AND CAST(payment.requested_execution_date AS timestamp) AT TIME ZONE payment.time_zone <= :now
           AND step.due_at <= :now
+        ORDER BY CAST(payment.requested_execution_date AS timestamp) AT TIME ZONE payment.time_zone
         LIMIT :limit
         FOR NO KEY UPDATE OF payment SKIP LOCKED
     ), step AS (
@@ -215,8 +232,12 @@ class WaitingOperation:
     is_stranded: bool
 
 
-def lock_expired_claims(connection: Connection, *, limit: int, now: datetime) -> list[ExpiredClaim]:
-    rows = connection.execute(LOCK_EXPIRED, {"limit": limit, "now": now})
+def lock_expired_claims(
+    connection: Connection, *, after: tuple[datetime, str], limit: int, now: datetime
+) -> list[ExpiredClaim]:
+    """Return claims above `after`, which is (lease_until, operation_id), whose lease has ended."""
+    parameters = {"after": after[0], "after_id": after[1], "limit": limit, "now": now}
+    rows = connection.execute(LOCK_EXPIRED, parameters)
     return [ExpiredClaim(*row) for row in rows]
 
 
@@ -229,9 +250,12 @@ def end_expired_claim(
 
 
 def lock_dispatched(
-    connection: Connection, *, first_seconds: float, limit: int, now: datetime
+    connection: Connection, *, first_seconds: float, after: tuple[datetime, str], limit: int, now: datetime
 ) -> list[DispatchedOperation]:
-    """Return dispatches that are or will soon be due again, by the shortest interval the jitter allows."""
+    """Return dispatches above `after`, which is (dispatched_at, operation_id), that are due again.
+
+    By the shortest interval that the jitter allows: some are due only soon.
+    """
     rows = connection.execute(
         LOCK_DISPATCHED,
         {
@@ -239,6 +263,8 @@ def lock_dispatched(
             "max_seconds": MAX_REDISPATCH_SECONDS,
             "max_doublings": _MAX_DOUBLINGS,
             "shortest": 1 - JITTER,
+            "after": after[0],
+            "after_id": after[1],
             "limit": limit,
             "now": now,
         },
@@ -269,8 +295,7 @@ def waiting_page(
 
 def begin_day(connection: Connection, *, limit: int, now: datetime) -> int:
     """Have up to `limit` scheduled payments accepted whose day has come; return how many those were."""
-    parameters = {"latest_date": (now + MOST_AHEAD_OF_UTC).date(), "limit": limit, "now": now}
-    return len(connection.execute(BEGIN_DAY, parameters).all())
+    return len(connection.execute(BEGIN_DAY, {"limit": limit, "now": now}).all())
 
 
 def release_held(connection: Connection, *, limit: int, now: datetime) -> int:

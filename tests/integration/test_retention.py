@@ -19,7 +19,7 @@ from bridge.ids import new_id
 from bridge.storage import erase
 from bridge.storage.erase import Erased, erase_all
 from bridge.storage.payments import find_payment
-from bridge.storage.retention import BEFORE_THE_FIRST, ERASE_PAYMENTS, erase_page
+from bridge.storage.retention import ERASE_PAYMENTS, erase_page
 
 pytestmark = pytest.mark.integration
 
@@ -162,7 +162,7 @@ def test_an_interrupted_job_keeps_its_pages_and_the_next_does_the_rest(owner, en
         add(owner, DUE)
     assert run(engine, per_transaction=3, max_transactions=1) == Erased(3, 3, finished=False)
     with engine.connect() as dying:  # killed before its commit
-        erase_page(dying, accepted_until=NOW - KEEP, after=BEFORE_THE_FIRST, limit=10)
+        erase_page(dying, accepted_until=NOW - KEEP, limit=10)
     assert scalar(owner, LEFT) == 8
     assert run(engine, per_transaction=3) == Erased(4, 4)
     assert scalar(owner, LEFT) == 0
@@ -224,6 +224,7 @@ def test_the_job_prints_one_line_with_what_it_erased(owner, database):
         "payments": 1,
         "operations": 1,
         "client_assertions": 0,
+        "failures": 0,
         "feed_rows": 0,
         "finished": True,
     }
@@ -234,3 +235,53 @@ def test_a_wrong_setting_is_one_line():
     assert done.returncode == 2
     assert done.stderr.startswith("erase: ERASE_AFTER_DAYS ")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_job_began_at_the_first_payment_each_time_and_never_came_to_the_end(owner, engine):
+    """With more payments than one run takes, names and accounts behind them stayed for ever."""
+    payments = [add(owner, DUE)[0] for _ in range(6)]
+    runs = [run(engine, per_transaction=2, max_transactions=1) for _ in range(4)]
+    assert [erased.payments for erased in runs] == [2, 2, 2, 0]
+    assert [erased.finished for erased in runs] == [False, False, False, True]
+    assert [contents(owner, payment) for payment in payments] == [EMPTY] * 6
+
+
+def test_a_payment_that_was_passed_is_erased_when_its_step_has_ended_and_none_is_read_twice(owner, engine):
+    open_payment, open_operation = add(owner, DUE, "parked")
+    add(owner, DUE)
+    assert run(engine) == Erased(payments=1, operations=1)
+    with owner.begin() as connection:
+        kept = connection.execute(text("SELECT payment_id FROM erasure_passed")).scalars().all()
+        assert kept == [open_payment]
+        connection.execute(
+            text(
+                "UPDATE operations SET status = 'rejected', parked_reason = NULL, completed_at = :now"
+                " WHERE operation_id = :id"
+            ),
+            {"now": NOW, "id": open_operation},
+        )
+    assert run(engine) == Erased(payments=1, operations=1)
+    assert contents(owner, open_payment) == EMPTY
+    with owner.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM erasure_passed")).scalar() == 0
+    assert run(engine) == Erased()
+
+
+def test_a_payment_that_fails_stops_only_itself_and_is_tried_again(owner, engine):
+    bad, _ = add(owner, DUE)
+    good = [add(owner, DUE)[0] for _ in range(3)]
+    function = """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                  $$ BEGIN RAISE EXCEPTION 'planted by a test'; END $$"""
+    trigger = f"""CREATE TRIGGER refuse BEFORE UPDATE ON payments FOR EACH ROW
+                  WHEN (NEW.payment_id = '{bad}') EXECUTE FUNCTION refuse()"""
+    with owner.begin() as connection:
+        connection.execute(text(function))
+        connection.execute(text(trigger))
+    first = run(engine, per_transaction=2)
+    second = run(engine, per_transaction=2)
+    assert (first.failures, second.failures) == (1, 1)
+    assert [contents(owner, payment) for payment in good] == [EMPTY] * 3
+    assert contents(owner, bad) == FULL
+    with owner.begin() as connection:
+        connection.execute(text("DROP TRIGGER refuse ON payments"))
+    assert run(engine) == Erased(payments=1, operations=1)

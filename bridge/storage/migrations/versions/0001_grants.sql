@@ -23,6 +23,8 @@ GRANT UPDATE (status, dispatched_at, parked_reason, operator_decision, sent_unre
 GRANT DELETE ON outbox TO gateway;
 GRANT SELECT ON feed, feed_counters, expired_feeds, sap_systems TO gateway;
 GRANT SELECT, INSERT, DELETE ON client_assertions TO gateway;
+-- taking a row with SKIP LOCKED asks for the right to change it
+GRANT UPDATE (expires_at) ON client_assertions TO gateway;
 GRANT SELECT, INSERT, UPDATE ON partner_configs TO gateway;
 -- the partners' own webhook endpoints: made, disabled, ended; deliveries read, asked for again and tested
 GRANT USAGE ON SCHEMA webhooks TO gateway;
@@ -94,6 +96,8 @@ GRANT SELECT (payment_id, created_at, encrypted_parties, receipt) ON payments TO
 GRANT UPDATE (encrypted_parties, receipt) ON payments TO retention;
 GRANT SELECT (payment_id, status, encrypted_document, encrypted_sap_log) ON operations TO retention;
 GRANT UPDATE (encrypted_document, encrypted_sap_log) ON operations TO retention;
+GRANT SELECT, UPDATE ON erasure_walk TO retention;
+GRANT SELECT, INSERT, DELETE ON erasure_passed TO retention;
 GRANT SELECT, DELETE ON client_assertions TO retention;
 -- taking a row with SKIP LOCKED asks for the right to change it
 GRANT UPDATE (expires_at) ON client_assertions TO retention;

@@ -87,7 +87,9 @@ CREATE UNIQUE INDEX payments_external_id ON payments (partner_id, external_id)
 -- those that have set their external id free, for whoever looks for it
 CREATE INDEX payments_external_id_ended ON payments (partner_id, external_id)
     WHERE status IN ('rejected', 'cancelled');
-CREATE INDEX payments_scheduled ON payments (requested_execution_date) WHERE status = 'scheduled';
+-- by the moment at which the day begins in the time zone of the payment
+CREATE INDEX payments_scheduled ON payments ((CAST(requested_execution_date AS timestamp) AT TIME ZONE time_zone))
+    WHERE status = 'scheduled';
 -- a list of one status must not read the paid ones, which are nearly all
 CREATE INDEX payments_by_status ON payments (partner_id, status, created_at DESC, payment_id DESC)
     WHERE status <> 'paid';
@@ -171,11 +173,14 @@ CREATE TABLE operations (
 CREATE UNIQUE INDEX operations_one_in_flight ON operations (payment_id)
     WHERE status IN ('processing', 'unknown');
 CREATE INDEX operations_dispatched ON operations (sap_system, dispatched_at) WHERE dispatched_at IS NOT NULL;
-CREATE INDEX operations_leased ON operations (lease_until) WHERE lease_until IS NOT NULL;
+CREATE INDEX operations_leased ON operations (lease_until, operation_id) WHERE lease_until IS NOT NULL;
 -- for a probe; a plan that looked for them among all that waits would read the backlog
 CREATE INDEX operations_unknown ON operations (sap_system) WHERE status = 'unknown';
 -- what operators have to look at: how many, and since when
 CREATE INDEX operations_parked ON operations (updated_at) WHERE status = 'parked';
+-- what goes on by itself when its partner does
+CREATE INDEX operations_partner_held ON operations (partner_id, updated_at)
+    WHERE status = 'parked' AND parked_reason = 'partner-held';
 
 -- everything without an end by since when it waits, for the watchdog to walk through page by page
 CREATE INDEX operations_waiting ON operations (greatest(created_at, due_at), operation_id)
@@ -277,6 +282,17 @@ CREATE TABLE dead_letters (
     UNIQUE (subscription, message_id)
 );
 CREATE INDEX dead_letters_open ON dead_letters (received_at) WHERE status = 'open';
+
+-- How far the job that erases has come in its walk through the payments, oldest first: the next run goes on there.
+-- Payments that could not be erased when they were passed are kept by id until they can.
+CREATE TABLE erasure_walk (
+    is_only    boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    walked_to  text NOT NULL DEFAULT ''
+);
+INSERT INTO erasure_walk DEFAULT VALUES;
+CREATE TABLE erasure_passed (
+    payment_id text PRIMARY KEY
+);
 
 -- Who did what, when and why, by hand.
 CREATE TABLE audit (
