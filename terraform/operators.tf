@@ -1,4 +1,4 @@
-# How operators reach `partners` and `backoffice`: Identity-Aware Proxy on the services' own addresses (decision 0020).
+# How operators reach `partners` and `backoffice`: Identity-Aware Proxy on the services' own addresses (decision 27).
 # It lets in the people of `var.operators` and says who they are in an assertion, which the services verify.
 
 resource "google_project_service_identity" "iap" {

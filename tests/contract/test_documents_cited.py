@@ -52,3 +52,11 @@ def _exists(name, cited, documents):
     return from_root in documents or (
         relative.is_relative_to(REPOSITORY) and str(relative.relative_to(REPOSITORY)) in documents
     )
+
+
+def test_each_decision_has_a_number_of_its_own_and_says_it():
+    decisions = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
+    numbers = [int(path.name[:4]) for path in decisions]
+    assert numbers == list(range(1, len(decisions) + 1))
+    for path, number in zip(decisions, numbers, strict=True):
+        assert path.read_text(encoding="utf-8").startswith(f"# {number}. "), path.name
