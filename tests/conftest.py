@@ -4,6 +4,7 @@ Tests commit as they like; nothing is rolled back behind them.
 """
 
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ hypothesis.settings.register_profile(
     "bridge", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("bridge")
+
+# A test that calls make gets the same answer whether or not make runs the tests, with whatever flags.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+    os.environ.pop(name, None)
 
 TEMPLATE = "migrated_template"
 WITH_PREPARED_STATEMENTS = ("dispatcher", "sap_adapter", "webhooks")

@@ -7,7 +7,8 @@ pytestmark = pytest.mark.unit
 
 SPEED = 60.0
 MAX = {"metric": "bridge.outbox.age", "judge": "max", "above": 300, "for_seconds": 60}
-INCREASE = {"metric": "bridge_dead_letter", "log": {}, "judge": "increase", "above": 0, "for_seconds": 0}
+INCREASE = {"metric": "bridge.webhook.attempts", "judge": "increase", "above": 0, "for_seconds": 0}
+LINE = {"log": {"message": "dead letter", "severity": "ERROR"}}
 ABSENT = {
     "metric": "bridge.lane.window",
     "query": 'absent_over_time({"bridge.lane.window"}[5m])',
@@ -65,13 +66,19 @@ def test_what_was_told_too_long_ago_counts_no_more():
     [((0, 0, 0), False), ((3, 3, 3), False), ((0, 1, 1), True), ((5, 0, 0), False), ((5, 0, 1), True)],
 )
 def test_a_counter_fires_by_what_it_has_grown_since(counts, fires):
-    assert is_firing(INCREASE, told("logging_googleapis_com:user_bridge_dead_letter", *counts)) == fires
+    assert is_firing(INCREASE, told("bridge_webhook_attempts_total", *counts)) == fires
 
 
 def test_growth_is_forgotten_after_five_minutes():
-    tellings = told("logging_googleapis_com:user_bridge_dead_letter", 0, *[1] * 12)
+    tellings = told("bridge_webhook_attempts_total", 0, *[1] * 12)
     assert is_firing(INCREASE, tellings[:5])
     assert not is_firing(INCREASE, tellings)
+
+
+def test_one_line_fires():
+    lines = told("logging_googleapis_com:user_dead_letter", 0, 0, 1)
+    assert not is_firing(LINE, lines[:2])
+    assert is_firing(LINE, lines)
 
 
 def test_silence_fires_when_it_has_lasted():
