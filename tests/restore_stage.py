@@ -152,7 +152,8 @@ class Restorable:
         """Ask for a later step as the partner does."""
         instruction = Instruction(payment_id, "POST", f"/{payment_id}/{kind}", None, {}, None)
         use_case = OperatePayment(self.once, timedelta(days=400), lambda: None)
-        return use_case(partner_id, instruction, OperationKind(kind), amount)
+        partner = self.bridge.directory.configuration.model_copy(update={"partner_id": partner_id})
+        return use_case(partner, instruction, OperationKind(kind), amount)
 
 
 @contextmanager

@@ -26,7 +26,8 @@ NOT_THROUGH_THE_EDGE = {
     ("GET", "/docs"): "not public (docs/api.md)",
 }
 # a method that is no operation; what must not happen
-NO_ANSWER_OF_AN_OPERATION = {"method-not-allowed", "internal-error"}
+# "request-timeout" is answered before the request has come in whole
+NO_ANSWER_OF_AN_OPERATION = {"method-not-allowed", "internal-error", "request-timeout"}
 METHODS = {"get", "put", "post", "patch", "delete", "head", "options", "trace"}
 
 

@@ -10,7 +10,7 @@ from webhook_stage import Stage, endpoint
 from bridge.clock import ManualClock
 from bridge.storage.erase import erase_all
 from bridge.storage.feed import feed_head
-from bridge.storage.recovered import resume_feeds
+from bridge.storage.recovered import FeedStart, resume_feeds
 from bridge.storage.state_figures import feeds_with_holes
 
 pytestmark = pytest.mark.integration
@@ -55,7 +55,7 @@ def holes(stage):
 def jump(stage):
     """What a recovery does to the feeds."""
     with stage.owner.begin() as connection:
-        resume_feeds(connection)
+        resume_feeds(connection, FeedStart.at(stage.clock.now()))
 
 
 def test_the_sweeper_passed_a_number_that_was_lent_for_a_moment(stage):

@@ -212,6 +212,7 @@ def test_a_partner_that_the_backup_did_not_know_began_at_one_again(restorable, b
     bridge.step(bridge.accept())
     with restorable.dispatcher.begin() as connection:
         sequence_events(connection, PARTNER_ID, limit=100)
+    with bridge.engine.begin() as connection:
         head = feed_head(connection, PARTNER_ID)
     assert head.epoch > 1
     assert head.last_sequence > head.jumped_to > FEED_JUMP

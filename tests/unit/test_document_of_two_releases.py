@@ -22,16 +22,18 @@ class NoMirror:
         return None
 
 
-def with_new_members(value, depth=0):
+# mappings by names that partners choose, or by currencies
+BY_NAME = frozenset({"targets", "mappings", "currency_decimals"})
+
+
+def with_new_members(value, depth=0, name=None):
     """Add a member to every object that has members of its own."""
     if isinstance(value, list):
         return [with_new_members(each, depth + 1) for each in value]
     if not isinstance(value, dict):
         return value
-    changed = {name: with_new_members(each, depth + 1) for name, each in value.items()}
-    # these are mappings by names that the partner has chosen
-    by_name = "sap_system" not in value and any(isinstance(each, dict) for each in value.values())
-    return changed if by_name and depth else changed | {"from_a_newer_release": {"depth": [depth]}}
+    changed = {key: with_new_members(each, depth + 1, key) for key, each in value.items()}
+    return changed if name in BY_NAME else changed | {"from_a_newer_release": {"depth": [depth]}}
 
 
 @pytest.fixture

@@ -228,7 +228,9 @@ def test_only_json_in_utf_8_is_taken(stage, content_type, encoding, status):
     [
         ("k", 503, "unavailable"),
         ("k" * 255, 503, "unavailable"),
-        ('"quoted, as the draft has it"'.replace(" ", "_"), 503, "unavailable"),
+        ('"quoted-as-the-draft-has-it"', 503, "unavailable"),
+        # what a proxy makes of two headers looks the same
+        ("one,two", 400, "malformed-request"),
         ("k" * 256, 400, "malformed-request"),
         ("two words", 400, "malformed-request"),
         ("ümlaut", 400, "malformed-request"),
