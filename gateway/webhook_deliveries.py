@@ -11,7 +11,7 @@ from bridge.errors import FieldError, RejectedError
 from bridge.ids import first_id, new_id
 from bridge.partner import PartnerConfiguration
 from bridge.payment import EventType
-from bridge.storage import webhook_deliveries, webhooks
+from bridge.storage import webhook_deliveries, webhook_probes, webhooks
 from bridge.storage.transactions import snapshot, transaction
 from bridge.storage.webhook_deliveries import Attempt, Delivery, LockedCursor, Only, Range
 from bridge.storage.webhooks import NewDelivery
@@ -76,11 +76,13 @@ class WebhookDeliveries:
         """Have it sent again now; as it stands if an attempt runs at this moment. 404, 409."""
         with transaction(self.engine) as connection:
             found = _found(connection, partner_id, delivery_id)
-            cursor = webhook_deliveries.lock_cursor_in_share(
+            cursor = webhook_deliveries.lock_cursor(
                 connection, endpoint_id=found.endpoint_id, partner_id=partner_id
             )
             _require_enabled(cursor)
-            webhook_deliveries.send_again(connection, delivery_id, now=self.clock.now())
+            now = self.clock.now()
+            if webhook_deliveries.send_again(connection, delivery_id, now=now):
+                webhook_probes.allow_probe(connection, found.endpoint_id, now=now)
             found = _found(connection, partner_id, delivery_id)
         self.wake()
         return found
@@ -164,7 +166,7 @@ class WebhookDeliveries:
     ) -> LockedCursor:
         """Return the endpoint's cursor, made if no event has been told yet."""
         who = {"endpoint_id": endpoint.endpoint_id, "partner_id": partner.partner_id}
-        cursor = webhook_deliveries.lock_cursor_in_share(connection, **who)
+        cursor = webhook_deliveries.lock_cursor(connection, **who)
         if cursor is None:
             webhooks.insert_cursor(
                 connection,
@@ -173,7 +175,7 @@ class WebhookDeliveries:
                 configuration_version=0,
                 now=self.clock.now(),
             )
-            cursor = webhook_deliveries.lock_cursor_in_share(connection, **who)
+            cursor = webhook_deliveries.lock_cursor(connection, **who)
         if cursor is None:
             raise no_such_endpoint()
         return cursor

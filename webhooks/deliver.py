@@ -24,10 +24,8 @@ from webhooks.message import body_of, headers_of, signers_of
 from webhooks.record import Attempted, RecordAttempt
 from webhooks.sender import Answer, Sender
 from webhooks.shares import Shares
-from webhooks.tasks import DeliveryTask, DeliveryTasks, tasks_for
+from webhooks.tasks import EARLY_TOLERANCE, DeliveryTask, DeliveryTasks, tasks_for
 
-# How far the clocks of the task queue and of the database's writers may be apart.
-EARLY_TOLERANCE = timedelta(seconds=2)
 # The lease outlives the request, so that recording, or a machine that is slow, does not lose the claim.
 LEASE_TIMEOUTS = 2.0
 # Attempts above an endpoint's rate get places up to this far ahead; the rest wait in the database, so that

@@ -16,7 +16,7 @@ from bridge.storage import webhook_ended, webhook_sweeps
 from bridge.storage.setbacks import Setbacks
 from bridge.storage.wake import WakeListener
 from webhooks.fan_out import FanOut
-from webhooks.tasks import DeliveryTasks, tasks_for
+from webhooks.tasks import EARLY_TOLERANCE, DeliveryTasks, tasks_for
 
 MAX_PARTNERS = 50
 MAX_KNOWN_PARTNERS = 20
@@ -130,7 +130,9 @@ class Sweeper:
             now = self._clock.now()
             with self._engine.begin() as connection:
                 released = self._release_held(connection)
-                wanted = webhook_sweeps.take_wanted(connection, now=now, limit=MAX_WANTED)
+                wanted = webhook_sweeps.take_wanted(
+                    connection, due_by=now + EARLY_TOLERANCE, limit=MAX_WANTED
+                )
             if not self._tasks.create(tasks_for(wanted.due, now)):
                 return
             if wanted.is_all and len(released) < MAX_WANTED:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -15,6 +15,9 @@ from bridge.errors import PermanentError, TransientError
 from bridge.ports import TaskQueue
 from bridge.storage.webhook_sweeps import DueDelivery
 from bridge.threads import started_pool
+
+# How far the clocks of the task queue and of the database's writers may be apart.
+EARLY_TOLERANCE = timedelta(seconds=2)
 
 _log = structlog.get_logger(__name__)
 

@@ -51,7 +51,7 @@ SELECT_ATTEMPTS = text("""
 LOCK_CURSOR = text("""
     /* the endpoint stays enabled, and is walked no further, until this transaction has ended */
     SELECT status, sequence FROM webhooks.cursors
-    WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id FOR SHARE
+    WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id FOR NO KEY UPDATE
 """)
 
 INSERT_TEST = text("""
@@ -210,7 +210,7 @@ def attempts_of(connection: Connection, delivery_id: str, *, limit: int) -> list
     return [Attempt(*row) for row in rows]
 
 
-def lock_cursor_in_share(connection: Connection, *, endpoint_id: str, partner_id: str) -> LockedCursor | None:
+def lock_cursor(connection: Connection, *, endpoint_id: str, partner_id: str) -> LockedCursor | None:
     """Return how the endpoint stands, and will until the transaction ends; None if it has no cursor."""
     parameters = {"endpoint_id": endpoint_id, "partner_id": partner_id}
     row = connection.execute(LOCK_CURSOR, parameters).one_or_none()

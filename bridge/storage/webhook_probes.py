@@ -49,6 +49,11 @@ RETURN_PROBE = text("""
     UPDATE webhooks.cursors SET probe_at = :now WHERE endpoint_id = :endpoint_id AND probe_at = :lease_until
 """)
 
+ALLOW_PROBE = text("""
+    /* the partner has asked for a delivery: it may probe the endpoint at once */
+    UPDATE webhooks.cursors SET probe_at = :now WHERE endpoint_id = :endpoint_id AND probe_at > :now
+""")
+
 LOCK_CLOSED_GATE = text("""
     /* nobody opens the gate until this transaction has ended */
     SELECT endpoint_id FROM webhooks.cursors WHERE endpoint_id = :endpoint_id AND probe_at > :due_by
@@ -113,6 +118,11 @@ def open_gate(connection: Connection, endpoint_id: str) -> None:
 def return_probe(connection: Connection, endpoint_id: str, *, lease_until: datetime, now: datetime) -> None:
     """Allow the next probe at once, if the probe under that lease is the latest."""
     connection.execute(RETURN_PROBE, {"endpoint_id": endpoint_id, "lease_until": lease_until, "now": now})
+
+
+def allow_probe(connection: Connection, endpoint_id: str, *, now: datetime) -> None:
+    """Make the next probe due, if the endpoint fails. The caller has locked its cursor."""
+    connection.execute(ALLOW_PROBE, {"endpoint_id": endpoint_id, "now": now})
 
 
 def wait_for_probe(

@@ -71,13 +71,13 @@ TRY_SOON = text("""
 """)
 
 TAKE_WANTED = text("""
-    /* deliveries that somebody has asked for: their tasks are to be made at once. At a failing endpoint they
-       wait with its others */
+    /* deliveries that somebody has asked for: their tasks are to be made at once. At a failing endpoint
+       whose next probe is not due they wait with its others */
     UPDATE webhooks.deliveries AS delivery
     SET sweep = delivery.sweep + 1, task = CASE WHEN wanted.waits THEN 'waiting' ELSE 'made' END,
         swept_until = NULL
     FROM (
-        SELECT delivery_id, event_id IS NOT NULL AND COALESCE(cursor.probe_at > :now, false) AS waits
+        SELECT delivery_id, event_id IS NOT NULL AND COALESCE(cursor.probe_at > :due_by, false) AS waits
         FROM webhooks.deliveries JOIN webhooks.cursors AS cursor USING (endpoint_id)
         WHERE task = 'wanted'
         ORDER BY next_attempt_at LIMIT :limit
@@ -227,9 +227,12 @@ def try_soon(connection: Connection, deliveries: Sequence[DueDelivery], *, until
     connection.execute(TRY_SOON, {"delivery_ids": ids, "until": until})
 
 
-def take_wanted(connection: Connection, *, now: datetime, limit: int) -> Wanted:
-    """Raise `sweep` of deliveries that were asked for; return those that need a task."""
-    rows = connection.execute(TAKE_WANTED, {"now": now, "limit": limit}).all()
+def take_wanted(connection: Connection, *, due_by: datetime, limit: int) -> Wanted:
+    """Raise `sweep` of deliveries that were asked for; return those that need a task.
+
+    At a failing endpoint none does whose probe is due past `due_by`.
+    """
+    rows = connection.execute(TAKE_WANTED, {"due_by": due_by, "limit": limit}).all()
     due = [DueDelivery(row.delivery_id, row.attempts, row.sweep) for row in rows if not row.waits]
     return Wanted(due, is_all=len(rows) < limit)
 

@@ -14,6 +14,7 @@ from webhook_stage import environment
 from bridge.clock import rfc3339
 from bridge.partner_directory import PartnerDirectorySettings, make_directory
 from bridge.storage.feed import sequence_events
+from bridge.storage.webhook_probes import MAX_PROBE_PAUSE_SECONDS
 from webhooks.app import create_app, make_use_cases
 from webhooks.settings import Settings
 
@@ -245,6 +246,32 @@ def test_a_pending_delivery_is_attempted_at_once_when_it_is_asked_for(stage):
     assert statuses(stage, made) == ["delivered"]
 
 
+def test_a_redelivery_to_a_failing_endpoint_is_its_next_probe_and_a_replay_is_not(stage):
+    made = stage.register()
+    stage.happen(3)
+    stage.deliver()
+    stage.receiver.statuses[:] = [500] * 5
+    stage.happen(3)
+    stage.deliver()  # three failures in a row
+    before = len(stage.sent())
+    assert stage.replay(made, only="all").json["events"] == 3
+    stage.deliver()
+    assert len(stage.sent()) == before
+    deliveries = [each["id"] for each in stage.listed(made)["data"]]
+    for number, asked_for in enumerate(deliveries[1:3], start=1):
+        stage.call("POST", f"{DELIVERIES}/{asked_for}/redeliver")
+        stage.deliver()
+        stage.deliver()
+        assert len(stage.sent()) == before + number
+        (newest, *_) = stage.call("GET", f"{DELIVERIES}/{asked_for}").json["attempts"]
+        assert (newest["number"], newest["response_status"]) == (2, 500)
+    assert statuses(stage, made) == ["pending"] * 6
+    stage.call("POST", f"{DELIVERIES}/{deliveries[0]}/redeliver")
+    while stage.deliver():
+        pass
+    assert statuses(stage, made) == ["delivered"] + ["pending"] * 2 + ["delivered"] * 3
+
+
 def test_redelivery_needs_an_enabled_endpoint_of_ones_own(stage):
     made = stage.register()
     stage.happen()
@@ -269,9 +296,12 @@ def test_a_replay_of_what_failed_counts_first_and_then_sends_each_once(stage):
     schedule = stage.webhooks_settings.delays_seconds
     stage.receiver.statuses[:] = [500] * 3 * (len(schedule) + 1)
     stage.deliver()
-    for delay in schedule:
+    for attempts, delay in enumerate(schedule, start=2):
         stage.clock.advance(delay)
-        stage.deliver()
+        while min(each["attempt_count"] for each in stage.listed(made)["data"]) < attempts:
+            # the endpoint fails: one probe at a time
+            assert stage.deliver()
+            stage.clock.advance(MAX_PROBE_PAUSE_SECONDS)
     assert statuses(stage, made) == ["exhausted"] * 3
     since = rfc3339(stage.clock.now() - timedelta(days=30))
     stage.happen(1)
