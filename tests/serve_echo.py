@@ -7,6 +7,7 @@ from flask import Flask, request
 from waiting import DEADLINE_SECONDS
 
 from bridge.web.logs import configure_logs
+from bridge.web.problems import register_problems
 from bridge.web.serve import serve
 
 LARGE_BYTES = 8 * 1024 * 1024
@@ -14,6 +15,7 @@ LARGE_BYTES = 8 * 1024 * 1024
 
 def make_app():
     app = Flask("echo", static_folder=None)
+    register_problems(app)
     may_end = threading.Event()
 
     @app.get("/livez")

@@ -12,7 +12,9 @@ MAX_BODY_BYTES = 17 * 1024 * 1024
 MAX_CHUNK_LINE_BYTES = 256
 _HEAD_END = b"\r\n\r\n"
 # of a head in small letters
-_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*([0-9]{1,18})[ \t]*(?=\r\n)")
+_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*([0-9]+)[ \t]*(?=\r\n)")
+# Python converts no more than some thousand; with so many a length is above every limit.
+_MAX_DIGITS = 18
 _CODED = re.compile(rb"\r\ntransfer-encoding[ \t]*:")
 _EXPECTS = re.compile(rb"\r\nexpect[ \t]*:[ \t]*100-continue[ \t]*(?=\r\n)")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;|$)")
@@ -68,7 +70,7 @@ class Arrival:
         begin = head.find(b"\r\ncontent-length")
         lengths = _LENGTH.findall(head, begin) if begin >= 0 else []
         if not self._is_chunked and len(lengths) == 1:
-            self._end += int(lengths[0])
+            self._end += int(lengths[0].lstrip(b"0")[:_MAX_DIGITS] or b"0")
 
     def _look_for_body(self, begin: int) -> None:
         if self._is_chunked:

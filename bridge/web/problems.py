@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response
+from gunicorn.http.errors import NoMoreData, ParseException
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
@@ -142,15 +143,21 @@ def problem_of(error: Exception) -> RejectedError:
             return error
         case HTTPException():
             return _of_http_exception(error)
+        case ParseException() | NoMoreData():
+            # a body that breaks off, or has bad chunks: noticed when the route reads it
+            return _described("malformed-request", 400)
         case TransientError():
             is_due = isinstance(error, RecoveryDueError)
             return _recovery_due() if is_due else unavailable(error.retry_after_seconds)
-        case PoolTimeoutError():
-            return unavailable()
-        case _ if is_exhaustion(error) or (isinstance(error, DBAPIError) and is_passing(error)):
+        case _ if _is_passing(error):
             return unavailable()
         case _:
             return _described("internal-error", 500)
+
+
+def _is_passing(error: Exception) -> bool:
+    is_from_database = isinstance(error, DBAPIError) and is_passing(error)
+    return is_from_database or isinstance(error, PoolTimeoutError) or is_exhaustion(error)
 
 
 def is_exhaustion(error: Exception) -> bool:

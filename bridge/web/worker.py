@@ -99,6 +99,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_error(self, req: Any, client: Outgoing, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's signature
         """Answer what can't be read with a problem (RFC 9457), as all else is answered."""
         problem = refusal_of(exc)
+        if client.pending_bytes:
+            # the rest of a request that is answered; the peer would take a second answer for the next one's
+            _log.info("connection ends behind a bad body", reason=type(exc).__name__)
+            return
         if problem.status == 500:
             _log.error("request not handled", exc_info=exc)
         else:
@@ -183,7 +187,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             conn.deadline = conn.since + BODY_SECONDS
             if arrival.expects_continue:
                 conn.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-                self._flush(conn)
+                if self._flush(conn):
+                    self._hold(conn, len(arrival.received))
         self._free_memory()
 
     def _refuse(self, conn: Connection, problem: RejectedError) -> None:

@@ -13,6 +13,8 @@ from serve_echo import LARGE_BYTES
 from stand_ins import REPOSITORY, accepts_connections, free_port
 from waiting import DEADLINE_SECONDS, wait_until
 
+from bridge.web.worker import MAX_HELD_BYTES
+
 pytestmark = pytest.mark.integration
 
 THREADS = 4
@@ -164,6 +166,39 @@ def test_what_can_t_be_read_is_answered_with_a_problem(server, peers):
         answer.begin()
         assert (answer.status, answer.headers["Content-Type"]) == (status, "application/problem+json")
         assert answer.read()
+
+
+def everything_from(peer):
+    """Read until the server has closed the connection."""
+    return b"".join(iter(lambda: peer.recv(65_536), b""))
+
+
+def test_a_body_that_can_t_be_read_to_its_end_is_the_sender_s_mistake(server, peers):
+    """It was 500 and an unexpected error in the log, which anybody could cause."""
+    for chunks in (b"five\r\n", b"1\r\nabc0\r\n\r\n", b"1;=\r\na\r\n0\r\n\r\n"):
+        peer = peers.enter_context(server.connect(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks))
+        answer = everything_from(peer)
+        assert answer.startswith(b"HTTP/1.1 400 "), (chunks, answer)
+        assert answer.count(b"HTTP/1.1 ") == 1, answer
+
+
+def test_a_bad_body_that_no_route_reads_gets_no_second_answer(server, peers):
+    """It came after the first one, as if it were the answer to the next request."""
+    head = b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = everything_from(peers.enter_context(server.connect(head + b"1\r\nabc0\r\n\r\n")))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 ") == 1, answer
+
+
+def test_heads_that_wait_for_100_continue_count_as_memory(server, peers):
+    """Nothing of them was counted, so that they could fill the memory of the process."""
+    head = HEAD + b"A: " + b"a" * 120_000 + b"\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    first = peers.enter_context(server.connect(head))
+    assert first.recv(1024) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    for _ in range(MAX_HELD_BYTES // len(head) + 1):
+        peers.enter_context(server.connect(head))
+    with contextlib.suppress(ConnectionError):
+        assert first.recv(1) == b""
 
 
 def test_connections_beyond_the_descriptors_end_neither_the_worker_nor_what_runs(tmp_path, peers):

@@ -15,6 +15,8 @@ CHUNKED = (
 # the data look like the end of the body
 TRICKY = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nA\r\n123\r\n0\r\n\r\n\r\n0\r\n\r\n"
 TRAILERS = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: b\r\nC: d\r\n\r\n"
+# zeros before a number mean nothing, however many
+ZEROS = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"0" * 40 + b"5\r\n\r\nhello"
 REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET / HTTP/1.0\r\n\r\n",
@@ -22,6 +24,7 @@ REQUESTS = [
     CHUNKED,
     TRICKY,
     TRAILERS,
+    ZEROS,
 ]
 
 
@@ -47,6 +50,8 @@ def test_what_follows_a_request_does_not_matter(request_bytes):
     "request_bytes",
     [
         b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1),
+        b"POST / HTTP/1.1\r\nContent-Length: " + b"1" * 19 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: " + b"1" * 5000 + b"\r\n\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % (MAX_BODY_BYTES + 1),
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 300,
