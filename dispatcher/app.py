@@ -52,7 +52,9 @@ class Dispatcher:
         self._events = Worker("events relay", relay.go_round, stop)
         # claims the next batch while the first publishes one; woken by it alone
         self._events_help = Worker("events relay, help", relay.go_round, stop)
-        self._sequencer = Worker("sequencer", Sequencer(engine, clock, self._events.wake).go_round, stop)
+        self._sequencer = Worker(
+            "sequencer", Sequencer(engine, self._events.wake, clock.monotonic).go_round, stop
+        )
         watchdog = Watchdog(engine, clock, settings.watchdog, self._wake_all)
         self._watchdog = Worker("watchdog", watchdog.go_round, stop)
         self._poll_at = 0.0

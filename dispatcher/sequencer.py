@@ -1,10 +1,10 @@
 """Gives every partner's new events their numbers in the feed, whether or not anything can be published."""
 
+import time
 from collections.abc import Callable
 
 from sqlalchemy import Engine
 
-from bridge.clock import Clock
 from bridge.storage.feed import partners_to_sequence, sequence_events
 from bridge.storage.restores import is_recovery_due
 from bridge.storage.setbacks import Setbacks
@@ -28,10 +28,12 @@ class Sequencer:
     busy partners keep nobody waiting. Used by one thread.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, sequenced: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, sequenced: Callable[[], None], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
         self._sequenced = sequenced
-        self._setbacks = Setbacks("sequencer", clock)
+        self._setbacks = Setbacks("sequencer", monotonic)
         self._after = _FIRST
 
     def go_round(self) -> Round:

@@ -72,8 +72,8 @@ class Watchdog:
         # through ended leases and lost messages: what can't be helped now must not hide the rest
         self._expired_walk = _START
         self._dispatched_walk = _START
-        self._steps = Setbacks("watchdog", clock)
-        self._operations = Setbacks("watchdog, operations", clock)
+        self._steps = Setbacks("watchdog", clock.monotonic)
+        self._operations = Setbacks("watchdog, operations", clock.monotonic)
 
     def go_round(self) -> Round:
         """Look at everything once, in bounded batches; what fails, a step or an operation, stops no other."""

@@ -23,7 +23,7 @@ class Sequencing(BoundedLoop):
         monkeypatch.setattr(sequencer, "MAX_PARTNERS", BOUND)
         self.clock = ManualClock(NOW)
         self.engine = database.engine_for("dispatcher")
-        self.sequencer = Sequencer(self.engine, self.clock, lambda: None)
+        self.sequencer = Sequencer(self.engine, lambda: None, self.clock.monotonic)
         self.before = {}
 
     def add_items(self):

@@ -36,7 +36,7 @@ class RestoreDrill:
         self.bridge = self.restorable.bridge
         self.is_noticed = self.random.random() < 0.7
         self.external_ids = []
-        self.sequencer = Sequencer(self.restorable.dispatcher, self.bridge.clock, lambda: None)
+        self.sequencer = Sequencer(self.restorable.dispatcher, lambda: None, self.bridge.clock.monotonic)
 
     def play(self):
         for _ in range(3):

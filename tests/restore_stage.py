@@ -1,8 +1,9 @@
 """A bridge whose database can be backed up and put back while SAP and the partners go on."""
 
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 
+import pytest
 from backoffice_stage import OPERATOR, make_backoffice
 from fakes.accepted import PARTNER_ID
 from sqlalchemy import create_engine, text
@@ -156,15 +157,16 @@ class Restorable:
         return use_case(partner, instruction, OperationKind(kind), amount)
 
 
-@contextmanager
-def make_restorable(database, server):
+@pytest.fixture
+def restorable(database, postgres_server):
+    """The bridge on a database that can be backed up and put back."""
     with database.engine.begin() as connection:
         connection.execute(
             text("INSERT INTO partner_configs VALUES (:partner_id, 1, '{}', '2026-11-21T12:00:00Z')"),
             {"partner_id": PARTNER_ID},
         )
     for stage in make_backoffice(database):
-        restorable = Restorable(stage, server, database)
+        restorable = Restorable(stage, postgres_server, database)
         try:
             yield restorable
         finally:

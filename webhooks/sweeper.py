@@ -85,8 +85,8 @@ class Sweeper:
         self._ended_after = _FIRST
         self._held_turns = _Turns()
         self._waiting_turns = _Turns()
-        self._steps = Setbacks("sweeper", clock)
-        self._partners = Setbacks("sweeper, fan-out", clock)
+        self._steps = Setbacks("sweeper", clock.monotonic)
+        self._partners = Setbacks("sweeper, fan-out", clock.monotonic)
 
     def start(self) -> None:
         """Sweep in the background from now on; call it in the process that serves, not before its fork."""

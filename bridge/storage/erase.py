@@ -92,7 +92,7 @@ def erase_all(
 ) -> Erased:
     """Erase everything that is due now, a page per transaction. One that fails stops only itself."""
     now = clock.now()
-    run = _Run(engine, Setbacks("erase", clock), per_transaction, max_transactions)
+    run = _Run(engine, Setbacks("erase", clock.monotonic), per_transaction, max_transactions)
     run.retry_passed(now - keep_payments)
     run.walk_payments(now - keep_payments)
     run.forget_assertions(now)

@@ -4,12 +4,11 @@ Each loop over partners, steps or pages runs every item inside `contained`. An i
 before its next turn, longer each time, and one that keeps failing is an error that operators are alerted by.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
 
-from bridge.clock import Clock
 from bridge.errors import TransientError
 from bridge.storage.failures import is_away
 
@@ -28,15 +27,15 @@ class Setbacks:
     Used by one thread. An item is forgotten at its first success.
     """
 
-    def __init__(self, loop: str, clock: Clock) -> None:
+    def __init__(self, loop: str, monotonic: Callable[[], float]) -> None:
         self._loop = loop
-        self._clock = clock
+        self._monotonic = monotonic
         self._failures: dict[str, int] = {}
         self._rests_until_monotonic: dict[str, float] = {}
 
     def rests(self, item: str) -> bool:
         """Whether the item has failed lately and is left out for now."""
-        return self._clock.monotonic() < self._rests_until_monotonic.get(item, float("-inf"))
+        return self._monotonic() < self._rests_until_monotonic.get(item, float("-inf"))
 
     def is_failing(self, item: str) -> bool:
         """Whether the last try of the item failed."""
@@ -68,7 +67,7 @@ class Setbacks:
         else:
             doublings = min(failures - 1, _MAX_DOUBLINGS)
             rest_seconds = min(FIRST_REST_SECONDS * float(2**doublings), LONGEST_REST_SECONDS)
-            self._rests_until_monotonic[item] = self._clock.monotonic() + rest_seconds
+            self._rests_until_monotonic[item] = self._monotonic() + rest_seconds
         if not is_alarming:
             _log.warning("work failed", loop=self._loop, item=item, failures=failures, exc_info=error)
         else:

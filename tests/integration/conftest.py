@@ -3,7 +3,7 @@
 import pytest
 from accepted import add_lanes
 from edge_stage import Edge, RecordingGateway, token_by
-from restore_stage import make_restorable
+from restore_stage import restorable  # noqa: F401 - a fixture for the tier
 
 
 def pytest_addoption(parser):
@@ -60,10 +60,3 @@ def gateway(recording_gateway):
 @pytest.fixture
 def token(gateway):
     return token_by(gateway.keys[0])
-
-
-@pytest.fixture
-def restorable(database, postgres_server):
-    """The bridge on a database that can be backed up and put back."""
-    with make_restorable(database, postgres_server) as made:
-        yield made

@@ -38,7 +38,7 @@ def publisher():
 def add_sequenced(owner, engine, count, partner_id="par_a"):
     """Return the ids of that many events with their places, in order."""
     add_payments(owner, count, partner_id, row=False)
-    while Sequencer(engine, ManualClock(NOW), lambda: None).go_round().again:
+    while Sequencer(engine, lambda: None, ManualClock(NOW).monotonic).go_round().again:
         pass
     with owner.begin() as connection:
         return list(connection.execute(text(EVENTS)).scalars())

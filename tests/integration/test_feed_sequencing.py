@@ -33,7 +33,7 @@ def publisher():
 
 @pytest.fixture
 def sequencer(owner, engine):
-    return Sequencer(engine, ManualClock(NOW), lambda: None)
+    return Sequencer(engine, lambda: None, ManualClock(NOW).monotonic)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_many_sequencers_and_writers_at_once_leave_no_gap_and_no_duplicate(owner
                 add_payment(connection, partner_id, row=False)
 
     def sequence():
-        sequencer = Sequencer(engine, ManualClock(NOW), lambda: None)
+        sequencer = Sequencer(engine, lambda: None, ManualClock(NOW).monotonic)
         try:
             while not writing.is_set():
                 sequencer.go_round()
@@ -126,7 +126,7 @@ def test_many_sequencers_and_writers_at_once_leave_no_gap_and_no_duplicate(owner
     writing.set()
     for thread in sequencers:
         thread.join(DEADLINE_SECONDS)
-    drain(Sequencer(engine, ManualClock(NOW), lambda: None))
+    drain(Sequencer(engine, lambda: None, ManualClock(NOW).monotonic))
     assert failures == []
     assert [event.sequence for event in feed(owner, "par_a")] == list(range(1, 81))
     assert [event.sequence for event in feed(owner, "par_b")] == list(range(1, 41))

@@ -4,8 +4,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import restore_stage
 from fakes.accepted import PARTNER_ID, insert_later_step
-from restore_stage import SETTLING_SECONDS
+from restore_stage import SETTLING_SECONDS, Restorable
 from sqlalchemy import text
 
 from bridge.clock import rfc3339
@@ -18,9 +19,12 @@ from sap_adapter.recovery import NotConfiguredError, RecoveryJob
 
 pytestmark = pytest.mark.integration
 
+# for modules that try more on the same stage
+restorable = restore_stage.restorable
+
 
 @pytest.fixture
-def bridge(restorable):
+def bridge(restorable: Restorable):
     return restorable.bridge
 
 

@@ -42,7 +42,7 @@ def lost(restorable, bridge):
 
 
 def number_events(restorable):
-    Sequencer(restorable.dispatcher, restorable.bridge.clock, lambda: None).go_round()
+    Sequencer(restorable.dispatcher, lambda: None).go_round()
 
 
 def test_a_cancellation_ended_what_sap_had_booked(restorable, bridge, lost):

@@ -29,7 +29,7 @@ def clock():
 
 @pytest.fixture
 def setbacks(clock):
-    return Setbacks("sequencer", clock)
+    return Setbacks("sequencer", clock.monotonic)
 
 
 def fail(setbacks, item="par_a", error=None):
