@@ -13,8 +13,8 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from backoffice.order import Order, invalid_state, not_found
-from bridge.clock import Clock
-from bridge.payment import FINAL_OPERATION_STATUSES, OperationStatus, OperatorDecision
+from bridge.clock import Clock, rfc3339
+from bridge.payment import FINAL_OPERATION_STATUSES, OperationStatus, OperatorDecision, ParkReason
 from bridge.storage import decisions
 from bridge.storage.operations import LockedOperation, LockedPayment, lock_operation, lock_payment
 from bridge.storage.operator_views import find_target
@@ -207,6 +207,13 @@ def _disown(held: _Held) -> Outcome:
     if held.status == OperationStatus.REJECTED:
         return Outcome.UNCHANGED
     _require_documents(held)
+    settled_at = held.row.settled_at
+    is_conflict = held.row.parked_reason == ParkReason.REFERENCE_CONFLICT
+    if is_conflict and settled_at is not None and held.row.updated_at < settled_at:
+        raise invalid_state(
+            "SAP may have booked the operation since it was asked; `redrive` it after"
+            f" {rfc3339(settled_at)}, and disown what SAP lists then."
+        )
     decisions.reject(held.connection, held.payment, held.row, now=held.now)
     return Outcome.REJECTED
 

@@ -92,4 +92,4 @@ class UnplacedDocuments:
             sap_system=row.sap_system,
             company_code=row.company_code,
         )
-        return recovered_steps.place(connection, lost, since=recovery.since, now=now)
+        return recovered_steps.place(connection, lost, since=recovery.since, lanes_are_held=False, now=now)

@@ -123,8 +123,7 @@ class Connector(Protocol):
     """What the adapter needs of an execution target (docs/connectors.md), used by many threads at once.
 
     Rendering is pure. The two calls are bounded in time by the connector; errors they raise: TransientError
-    if nothing can have been booked (refused connection, 429, 503 with Retry-After), UnknownOutcomeError if it
-    may have been.
+    if nothing can have been booked (refused connection, 429), UnknownOutcomeError if it may have been.
     """
 
     def render(self, facts: JournalFacts) -> Entry:

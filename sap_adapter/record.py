@@ -1,7 +1,7 @@
 """The second half of every claim: one transaction that records what SAP's answer made of the operation.
 
-A claim whose number is no longer the operation's has been taken over (its lease had ended): what its call
-came to is not recorded then, because whoever took it over asks SAP.
+A claim whose lease has ended is still recorded, until the operation is dispatched again (decision 26): from
+then on what its call came to is not recorded, because whoever took it over asks SAP.
 """
 
 import time
@@ -26,6 +26,7 @@ from bridge.storage.read_lag import raise_read_lag, read_lag_excess_seconds
 from sap_adapter.classifier import PERIOD_CLOSED, Classifier, Whose
 from sap_adapter.connector import AnswerForgottenError, FoundDocument, Posted, Refused
 from sap_adapter.ending import MAX_ATTEMPTS, Claim, HeldClaim, pause_seconds
+from sap_adapter.read_lag import MAX_LAGS
 
 log = structlog.get_logger()
 
@@ -231,7 +232,9 @@ class Recorder:
             return
         late_seconds = (held.now - row.settled_at).total_seconds()
         log.error("found-after-none", operation_id=held.claim.operation_id, late_seconds=late_seconds)
-        raise_read_lag(held.connection, held.claim.sap_system, max(late_seconds, 0.0))
+        # after an outage it may have been there for days: not more than a measurement would come to
+        most_seconds = MAX_LAGS * self._settings.read_lag_seconds
+        raise_read_lag(held.connection, held.claim.sap_system, min(max(late_seconds, 0.0), most_seconds))
 
     def _none(self, held: HeldClaim) -> None:
         """Weigh a "none": it counts once settled, and decides when it comes again a read lag later.
@@ -248,7 +251,7 @@ class Recorder:
         lag = timedelta(seconds=self._settings.read_lag_seconds) + excess
         if asked_at < settled_at:
             outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=None, now=now)
-            held.return_to_lane(self._next_question_seconds(settled_at, now))
+            held.return_to_lane(self._next_question_seconds(settled_at, excess, now))
         elif row.none_seen_at is None or asked_at < row.none_seen_at + lag:
             seen_at = held.moment.latest
             outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=seen_at, now=now)
@@ -270,10 +273,10 @@ class Recorder:
             )
             held.return_to_lane(0.0)
 
-    def _next_question_seconds(self, settled_at: datetime, now: datetime) -> float:
+    def _next_question_seconds(self, settled_at: datetime, excess: timedelta, now: datetime) -> float:
         """Ask again after as long as it has been unknown: early at first, then rarely, then when settled."""
         until_settled = max((settled_at - now).total_seconds(), 0.0)
-        unknown_for = self._settings.settling_seconds - until_settled
+        unknown_for = self._settings.settling_seconds + excess.total_seconds() - until_settled
         return min(until_settled, max(unknown_for, self._settings.first_question_seconds))
 
 

@@ -101,7 +101,7 @@ class RecoveryJob:
             else:
                 page = recovered.mark_page(
                     connection, after=recovery.marked_to, until=recovery.started_at,
-                    settled_at=recovery.started_at + self._settling, limit=MARK_PAGE, now=now,
+                    settling=self._settling, limit=MARK_PAGE, now=now,
                 )  # fmt: skip
             recoveries.save(
                 connection, recovery,
@@ -233,7 +233,7 @@ def _place_document(
         return (reason, step) if reason else None
     if not isinstance(lost, LostStep):
         return lost, None
-    reason = recovered_steps.place(connection, lost, since=recovery.since, now=now)
+    reason = recovered_steps.place(connection, lost, since=recovery.since, lanes_are_held=True, now=now)
     if reason is not None:
         return reason, lost
     placed.operations += 1

@@ -124,6 +124,7 @@ class LockedOperation:
     sap_answer_forgotten: bool
     none_seen_at: datetime | None
     delayed_at: datetime | None
+    updated_at: datetime
     traceparent: str | None
 
 
@@ -167,6 +168,7 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
         sap_answer_forgotten=row.sap_answer_forgotten,
         none_seen_at=row.none_seen_at,
         delayed_at=row.delayed_at,
+        updated_at=row.updated_at,
         traceparent=row.traceparent,
     )
 

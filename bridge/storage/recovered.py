@@ -4,7 +4,7 @@ Every function takes a connection inside the caller's transaction. Lock order: r
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
@@ -68,14 +68,17 @@ LOCK_UNFINISHED = text("""
 """)
 
 MARK = text("""
-    /* SAP may have it: it is asked when its turn comes. What an operator has parked stays parked till then */
+    /* SAP may have it: it is asked when its turn comes. What an operator has parked stays parked till then.
+       A call may run until its lease ends, and is settled so much later */
     UPDATE operations AS operation
     SET status = CASE WHEN status = 'parked' OR EXISTS (
             SELECT FROM operations AS earlier
             WHERE earlier.payment_id = operation.payment_id AND earlier.position < operation.position
               AND earlier.status NOT IN ('succeeded', 'rejected', 'cancelled')
         ) THEN status ELSE 'unknown' END,
-        sent_unresolved = true, settled_at = greatest(settled_at, CAST(:settled_at AS timestamptz)),
+        sent_unresolved = true,
+        settled_at = greatest(settled_at, CAST(:settled_at AS timestamptz),
+                              lease_until + make_interval(secs => CAST(:settling_seconds AS float8))),
         none_seen_at = NULL, lease_until = NULL, dispatched_at = NULL, dispatches_without_claim = 0,
         claims_finished = claims_started, updated_at = :now
     WHERE operation_id = ANY(CAST(:operation_ids AS text[]))
@@ -96,12 +99,18 @@ def resume_feeds(connection: Connection, start: FeedStart) -> int:
 
 
 def mark_page(
-    connection: Connection, *, after: str, until: datetime, settled_at: datetime, limit: int, now: datetime
+    connection: Connection, *, after: str, until: datetime, settling: timedelta, limit: int, now: datetime
 ) -> list[str]:
-    """Have SAP asked about the next unfinished operations that were accepted by `until`; return their ids."""
+    """Have SAP asked about the next unfinished operations that were accepted by `until`; return their ids.
+
+    `until` is when the recovery began; what was called by then has settled after `settling`.
+    """
     parameters = {"after": after, "until": until, "limit": limit}
     page = list(connection.execute(LOCK_UNFINISHED, parameters).scalars())
-    marked = connection.execute(MARK, {"operation_ids": page, "settled_at": settled_at, "now": now}).all()
+    times = {
+        "settled_at": until + settling, "settling_seconds": settling.total_seconds(), "now": now
+    }  # fmt: skip
+    marked = connection.execute(MARK, {"operation_ids": page} | times).all()
     for row in marked:
         if row.status == "unknown":
             put_back(connection, row.operation_id, not_before=now, now=now)

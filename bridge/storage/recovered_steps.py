@@ -100,6 +100,9 @@ ASK_NEXT = text("""
 """)
 
 
+# Why a document gets no operation for now: the one that it would be given to may be booked itself.
+STEP_WITH_SAP = "step-with-sap"
+
 _Step = Row[tuple[object, ...]]
 
 
@@ -137,18 +140,21 @@ def find_reference(connection: Connection, reference: str) -> KnownReference | N
     return KnownReference(row.status, document if row.sap_document_number else None)
 
 
-def place(connection: Connection, lost: LostStep, *, since: datetime, now: datetime) -> str | None:
+def place(
+    connection: Connection, lost: LostStep, *, since: datetime, lanes_are_held: bool, now: datetime
+) -> str | None:
     """Give the document an operation; return why that can't be, None if it has one now.
 
     `since` is the moment of the backup: a step that was asked for after it may be the lost one, sent again.
+    Unless `lanes_are_held`, such a step may be with SAP under its own reference: it then keeps that.
     """
     payment_id = _living(connection, lost)
     if not lost.is_first:
-        return _place_later_step(connection, payment_id, lost, since, now)
+        return _place_later_step(connection, payment_id, lost, since, lanes_are_held, now)
     if payment_id is None:
         _make_payment(connection, lost, now)
         return None
-    return _give_to_the_first(connection, payment_id, lost, now)
+    return _give_to_the_first(connection, payment_id, lost, lanes_are_held, now)
 
 
 def _make_payment(connection: Connection, lost: LostStep, now: datetime) -> None:
@@ -183,11 +189,15 @@ def _make_payment(connection: Connection, lost: LostStep, now: datetime) -> None
         )
 
 
-def _give_to_the_first(connection: Connection, payment_id: str, lost: LostStep, now: datetime) -> str | None:
+def _give_to_the_first(
+    connection: Connection, payment_id: str, lost: LostStep, lanes_are_held: bool, now: datetime
+) -> str | None:
     """The partner has sent the payment again: give it the document, if it is the same payment."""
     first = _steps(connection, payment_id)[0]
     if first.status in FINAL_OPERATION_STATUSES or not _has_own_reference(first):
         return "external-id-taken"
+    if not lanes_are_held and _may_be_with_sap(first):
+        return STEP_WITH_SAP
     if not _is_same(first, lost):
         _park(connection, first, now)
         return "sent-again-otherwise"
@@ -197,7 +207,12 @@ def _give_to_the_first(connection: Connection, payment_id: str, lost: LostStep, 
 
 
 def _place_later_step(
-    connection: Connection, payment_id: str | None, lost: LostStep, since: datetime, now: datetime
+    connection: Connection,
+    payment_id: str | None,
+    lost: LostStep,
+    since: datetime,
+    lanes_are_held: bool,
+    now: datetime,
 ) -> str | None:
     """Add the step to its payment, before every step that was asked for after the restore.
 
@@ -210,6 +225,8 @@ def _place_later_step(
     if steps[0].parked_reason == ParkReason.REFERENCE_CONFLICT:
         return "payment-unplaced"
     asked_after = [step for step in steps[1:] if _is_asked_after(step, since)]
+    if not lanes_are_held and any(map(_may_be_with_sap, asked_after)):
+        return STEP_WITH_SAP
     again = next((step for step in asked_after if _is_same(step, lost)), None)
     if again is None:
         step_id = _insert(connection, payment_id, lost, len(steps) + 1, now)
@@ -227,6 +244,10 @@ def _is_asked_after(step: _Step, since: datetime) -> bool:
     return bool(
         step.created_at > since and is_open and step.recovered_at is None and _has_own_reference(step)
     )
+
+
+def _may_be_with_sap(step: _Step) -> bool:
+    return bool(step.sent_unresolved and step.claims_started)
 
 
 def _has_own_reference(step: _Step) -> bool:

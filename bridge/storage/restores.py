@@ -44,6 +44,9 @@ HOLD_LANES = """
     UPDATE sap_systems SET held = true, held_by = 'recovery' WHERE NOT held
 """
 
+# In one statement: between two the recovery may end, and what is held then nobody would let go.
+HOLD_LANES_IF_DUE = f"{HOLD_LANES} AND NOT ({IS_RECOVERED})"
+
 RELEASE_LANES = text("""
     /* recovered: lanes that were held for it go on */
     UPDATE sap_systems SET held = false, held_by = NULL WHERE held_by = 'recovery'
@@ -75,7 +78,7 @@ def hold_lanes_of_a_restored_database(engine: Engine) -> None:
         try:
             cursor.execute(IS_RECOVERED)
             if not cursor.fetchone()[0]:
-                cursor.execute(HOLD_LANES)
+                cursor.execute(HOLD_LANES_IF_DUE)
             driver_connection.commit()
         finally:
             cursor.close()

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, text
 
 from bridge.money import Money
 from bridge.payment import SapDocument
+from bridge.storage.operations import lock_payment
 from bridge.storage.recovered_steps import LostStep, let_turn_come
 
 INSERT = text("""
@@ -47,12 +48,18 @@ SETTLE = text("""
       AND document_number = :number
 """)
 
+FIND_PAYMENT = text("""
+    /* the payment of the operation that has this reference */
+    SELECT payment_id FROM operations WHERE sap_reference = :reference
+""")
+
 REVIVE = text("""
-    /* SAP has booked an operation that had ended here: SAP is asked about it again */
+    /* SAP has booked an operation that had ended here: SAP is asked about it again. If SAP does not show it
+       any more, it ends as before: nobody wants it sent */
     UPDATE operations
     SET status = CASE WHEN position = 1 THEN 'unknown' ELSE 'accepted' END, sent_unresolved = true,
         settled_at = :now, none_seen_at = NULL, failure_code = NULL, failure_message = NULL,
-        failure_pointer = NULL, completed_at = NULL, updated_at = :now
+        failure_pointer = NULL, completed_at = NULL, operator_decision = 'reject', updated_at = :now
     WHERE sap_reference = :reference AND status IN ('cancelled', 'rejected')
     RETURNING operation_id, payment_id, position
 """)
@@ -115,6 +122,9 @@ def revive(connection: Connection, reference: str, *, now: datetime) -> str | No
 
     The caller's transaction is undone if it can't.
     """
+    payment_id = connection.execute(FIND_PAYMENT, {"reference": reference}).scalar_one_or_none()
+    if payment_id is None or lock_payment(connection, payment_id) is None:
+        return None
     row = connection.execute(REVIVE, {"reference": reference, "now": now}).one_or_none()
     if row is None:
         return None

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from backoffice_stage import OPERATOR
+from posting_stage import SETTLING_SECONDS
 from sqlalchemy import text
 
 from bridge.money import Money
@@ -158,3 +159,133 @@ def test_a_document_that_is_not_ours_is_dismissed(restorable, bridge):
         "unplaced-document.dismiss", "s4-main/1000/2026/1400000001", "ticket 4711"
     )  # fmt: skip
     assert restorable.stage.post(f"{ADMIN}/s4-main/1000/2026/1/dismiss").status_code == 404
+
+
+def test_a_document_of_an_ended_operation_had_it_sent_when_sap_did_not_show_it(restorable, bridge):
+    """Whoever ended it did not want it: a document that is gone is no reason to post another."""
+    operation_id = bridge.accept()
+    restorable.back_up()
+    bridge.step(operation_id)
+    restorable.restore()
+    restorable.cancel(bridge.row(operation_id).payment_id)
+    restorable.recover()
+    assert restorable.stage.post(f"{ADMIN}/s4-main/1000/2026/1400000001/accept").json == {"changed": True}
+    bridge.sap.hidden = True
+    restorable.let_all_go_on()
+    row = bridge.row(operation_id)
+    assert (row.status, row.payment_status) == ("rejected", "rejected")
+    assert len(bridge.sap.booked) == 1
+
+
+@pytest.fixture
+def unplaced(restorable, bridge):
+    """A document of a lost payment whose external id was taken by a payment that was rejected since."""
+    restorable.back_up()
+    lost = bridge.accept()
+    external_id = bridge.row(lost).payment_id
+    bridge.step(lost)
+    restorable.restore()
+    restorable.begin()
+    other = bridge.accept("authorize")
+    rename(bridge, other, external_id)
+    assert restorable.job().run()
+    restorable.let_all_go_on()
+    restorable.stage.act(other, "reject")
+    restorable.let_all_go_on()
+    assert [one["reason"] for one in restorable.unplaced()] == ["sent-again-otherwise"]
+    return external_id
+
+
+def rename(bridge, operation_id, external_id):
+    """Have the payment sent again under the external id of a lost one."""
+    with bridge.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE payments SET external_id = :external_id WHERE payment_id = :payment_id"),
+            {"external_id": external_id, "payment_id": bridge.row(operation_id).payment_id},
+        )
+
+
+@pytest.mark.parametrize("word", ["ok", "commit-then-drop"])
+def test_a_document_was_given_to_a_payment_that_sap_was_just_booking(restorable, bridge, unplaced, word):
+    """Its own document was then looked for by nobody: paid twice, and one of them out of sight."""
+    again = bridge.accept()
+    rename(bridge, again, unplaced)
+    place = f"{ADMIN}/s4-main/1000/2026/1400000001/accept"
+    refused, post = [], bridge.sap.post
+
+    def accepted_meanwhile(sending):
+        refused.append(restorable.stage.post(place))
+        return post(sending)
+
+    bridge.sap.post = accepted_meanwhile
+    bridge.sap.script.append(word)
+    bridge.step(again)
+    if bridge.row(again).status == "unknown":
+        refused.append(restorable.stage.post(place))
+    assert {(one.status_code, "step-with-sap" in one.json["detail"]) for one in refused} == {(409, True)}
+    restorable.let_all_go_on()
+    row = bridge.row(again)
+    assert (row.status, row.sap_document_number) == ("succeeded", "1400000002")
+    assert [one["number"] for one in restorable.unplaced()] == ["1400000001"]
+    assert "external-id-taken" in restorable.stage.post(place).json["detail"]
+
+
+def test_a_document_is_given_to_a_payment_that_nobody_has_sent(restorable, bridge, unplaced):
+    again = bridge.accept()
+    rename(bridge, again, unplaced)
+    assert restorable.stage.post(f"{ADMIN}/s4-main/1000/2026/1400000001/accept").json == {"changed": True}
+    restorable.let_all_go_on()
+    row = bridge.row(again)
+    assert (row.status, row.sap_document_number) == ("succeeded", "1400000001")
+    assert len(bridge.sap.booked) == 1
+
+
+def test_a_lost_document_was_given_to_a_refund_that_sap_was_just_booking(restorable, bridge):
+    first = bridge.accept()
+    bridge.step(first)
+    restorable.back_up()
+    bridge.step(bridge.queue(first, "refund", 50000))
+    restorable.restore()
+    posted = bridge.sap.posted
+    unknown, posted[-1] = posted[-1], replace(posted[-1], external_id="another")
+    restorable.recover()
+    assert [one["reason"] for one in restorable.unplaced()] == ["payment-unknown"]
+    restorable.let_all_go_on()
+    with bridge.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE unplaced_documents SET external_id = :id"), {"id": unknown.external_id}
+        )
+    bridge.clock.advance(1)
+    refund = bridge.queue(first, "refund", 50000)
+    bridge.sap.script.append("commit-then-drop")
+    bridge.step(refund)
+    place = f"{ADMIN}/s4-main/1000/2026/1400000002/accept"
+    assert "step-with-sap" in restorable.stage.post(place).json["detail"]
+    restorable.let_all_go_on()
+    assert bridge.row(refund).sap_document_number == "1400000003"
+    assert restorable.stage.post(place).json == {"changed": True}
+    restorable.let_all_go_on()
+    assert bridge.row(first).refunded_minor == 100000
+
+
+def test_an_operation_was_disowned_while_sap_was_still_booking_it(restorable, bridge):
+    """SAP listed somebody else's document when it was asked, and the operation's own a little later."""
+    operation_id = bridge.accept()
+    bridge.sap.script.append("drop")
+    bridge.step(operation_id)
+    (sent,) = bridge.sap.sendings
+    bridge.sap._book(sent)
+    reference, own = bridge.sap.booked.pop()
+    bridge.sap.booked.append((reference, _another(own)))
+    restorable.let_all_go_on()
+    assert bridge.row(operation_id).parked_reason == "reference-conflict"
+    path = f"/admin/payments/{operation_id}/disown"
+    assert restorable.stage.post(path).status_code == 409
+    bridge.sap.booked.append((reference, own))
+    bridge.clock.advance(SETTLING_SECONDS)
+    refused = restorable.stage.post(path)
+    assert (refused.status_code, "redrive" in refused.json["detail"]) == (409, True)
+    assert restorable.stage.act(operation_id, "redrive") == "redriven"
+    restorable.let_all_go_on()
+    assert bridge.row(operation_id).found_documents == "1000/2026/1400000099,1000/2026/1400000001"
+    assert restorable.stage.act(operation_id, "accept", document=str(own.document)) == "accepted"

@@ -143,3 +143,32 @@ def test_a_document_found_after_a_settled_none_makes_the_next_questions_wait(bri
     resolve(bridge, operation_id)
     assert bridge.row(operation_id).status == "succeeded"
     assert READ_LAG_SECONDS <= excess(bridge) <= 2 * READ_LAG_SECONDS
+
+
+def test_an_outage_between_two_questions_was_taken_for_a_read_lag_of_days(bridge):
+    """Every question of the lane then waited for days."""
+    visible_after = SETTLING_SECONDS + READ_LAG_SECONDS - 1
+    shown_after(bridge, visible_after)
+    operation_id = bridge.accept()
+    bridge.sap.script.append("commit-then-drop")
+    bridge.step(operation_id)
+    while bridge.row(operation_id).none_seen_at is None:
+        bridge.clock.advance((bridge.row(operation_id).not_before - bridge.clock.now()).total_seconds())
+        bridge.step(operation_id)
+    bridge.clock.advance(2 * 86_400)
+    bridge.step(operation_id)
+    assert bridge.row(operation_id).status == "succeeded"
+    assert excess(bridge) == MAX_LAGS * READ_LAG_SECONDS
+
+
+def test_a_read_side_that_lags_was_asked_every_second(bridge):
+    with bridge.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE sap_systems SET read_lag_excess_seconds = 1800")
+    bridge.sap.hidden = True
+    operation_id = bridge.accept()
+    bridge.sap.script.append("commit-then-drop")
+    bridge.step(operation_id)
+    while bridge.row(operation_id).none_seen_at is None:
+        bridge.clock.advance((bridge.row(operation_id).not_before - bridge.clock.now()).total_seconds())
+        bridge.step(operation_id)
+    assert bridge.sap.questions < 20

@@ -2,10 +2,12 @@
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from fakes.accepted import PARTNER_ID
-from sqlalchemy import text
+from restore_stage import SETTLING_SECONDS
+from sqlalchemy import create_engine, text
 from waiting import DEADLINE_SECONDS
 
 from bridge.errors import RecoveryDueError, RejectedError
@@ -14,7 +16,11 @@ from bridge.payment import SapDocument
 from bridge.storage.delays import tell_delay
 from bridge.storage.feed import feed_head, feed_page, sequence_events
 from bridge.storage.recovered import FEED_JUMP
-from bridge.storage.restores import hold_lanes_of_a_restored_database, require_recovered
+from bridge.storage.restores import (
+    IS_RECOVERED,
+    hold_lanes_of_a_restored_database,
+    require_recovered,
+)
 from bridge.web.problems import problem_of
 from dispatcher.sequencer import Sequencer
 
@@ -262,3 +268,72 @@ def test_a_second_document_of_one_operation_was_passed_over(restorable, bridge):
     assert [(one["number"], one["reason"]) for one in restorable.unplaced()] == [
         ("1400009999", "second-document")
     ]
+
+
+def test_lanes_stayed_held_when_the_recovery_ended_while_a_connection_was_made(restorable, bridge):
+    """The new connection had looked whether one was due, and held the lanes after they were released."""
+    restorable.back_up()
+    restorable.begin()
+    ends = [lambda: restorable.job().run()]
+    fairy = restorable.dispatcher.raw_connection()
+    driver_connection = fairy.driver_connection
+    fairy.detach()
+    url = restorable.dispatcher.url
+    engine = create_engine(url, creator=lambda: Interrupted(driver_connection, ends))
+    hold_lanes_of_a_restored_database(engine)
+    with engine.connect():
+        pass
+    engine.dispose()
+    assert ends == []
+    assert (bridge.lane().held, bridge.lane().held_by) == (False, None)
+
+
+class Interrupted:
+    """A connection of the driver: something happens after it has looked whether a recovery is due."""
+
+    def __init__(self, driver_connection, steps):
+        self._it, self._steps = driver_connection, steps
+
+    def cursor(self):
+        return InterruptedCursor(self._it.cursor(), self._steps)
+
+    def __getattr__(self, name):
+        return getattr(self._it, name)
+
+
+class InterruptedCursor:
+    def __init__(self, cursor, steps):
+        self._it, self._steps, self._looked = cursor, steps, False
+
+    def execute(self, statement, *arguments):
+        self._looked = statement == IS_RECOVERED
+        return self._it.execute(statement, *arguments)
+
+    def fetchone(self):
+        row = self._it.fetchone()
+        if self._looked:
+            self._steps.pop()()
+        return row
+
+    def __getattr__(self, name):
+        return getattr(self._it, name)
+
+
+def test_a_call_that_ran_when_the_recovery_began_settled_too_early(restorable, bridge):
+    """SAP may book it for the settling time after the call, not after the beginning of the recovery."""
+    operation_id = bridge.accept()
+    restorable.back_up()
+    post, seen = bridge.sap.post, []
+
+    def recovered_meanwhile(sending):
+        restorable.begin()
+        seen.append(bridge.row(operation_id).lease_until)
+        assert restorable.job().run()
+        return post(sending)
+
+    bridge.sap.post = recovered_meanwhile
+    bridge.sap.script.append("drop")
+    bridge.step(operation_id)
+    row = bridge.row(operation_id)
+    assert (row.status, row.sent_unresolved) == ("unknown", True)
+    assert row.settled_at == seen[0] + timedelta(seconds=SETTLING_SECONDS)
