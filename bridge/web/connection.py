@@ -9,6 +9,7 @@ from gunicorn import http
 from gunicorn.workers.gthread import TConn
 
 from bridge.web.arrival import Arrival
+from bridge.web.incoming import Incoming
 from bridge.web.outgoing import Outgoing
 
 
@@ -29,8 +30,8 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self.peer = peer
         # what gunicorn's code takes for the socket
         self.sock = Outgoing(peer)
-        # reads from what it is given by `unread`, and from nothing else
-        self.parser = http.get_parser(cfg, (), client)
+        self.incoming = Incoming()
+        self.parser = http.get_parser(cfg, self.incoming, client)
         self.initialized = self.data_ready = True
         self.arrival = Arrival()
         self.phase = Phase.IDLE

@@ -137,7 +137,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _next(self, conn: Connection) -> None:
         """Wait for another request; what has been sent ahead of its turn is the beginning of it."""
-        ahead = conn.parser.unreader.take_buffered()
+        ahead = conn.parser.unreader.take_buffered() + conn.incoming.take_rest()
         conn.arrival = Arrival()
         idle_seconds = float(self.cfg.keepalive) if self.alive else STOP_KEEPALIVE_LINGER
         self._wait(conn, Phase.IDLE, idle_seconds)
@@ -179,7 +179,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._hold(conn, len(arrival.received))
         if arrival.is_whole:
             self._stop_waiting(conn)
-            conn.parser.unreader.unread(bytes(arrival.received))
+            conn.incoming.feed(bytes(arrival.received))
             self.enqueue_req(conn)
         elif arrival.is_oversized:
             self._refuse(conn, refusal(431))

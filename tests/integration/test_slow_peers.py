@@ -190,6 +190,16 @@ def test_a_bad_body_that_no_route_reads_gets_no_second_answer(server, peers):
     assert answer.count(b"HTTP/1.1 ") == 1, answer
 
 
+def test_a_body_in_tiny_chunks_takes_no_time(server):
+    """What was left of it was copied for each chunk: one request kept a thread and the interpreter's lock."""
+    chunks = 500_000
+    with contextlib.closing(server.connect(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")) as peer:
+        peer.sendall(b"1\r\nx\r\n" * chunks + b"0\r\n\r\n")
+        answer = http.client.HTTPResponse(peer)
+        answer.begin()
+        assert (answer.status, answer.read()) == (200, b"x" * chunks)
+
+
 def test_heads_that_wait_for_100_continue_count_as_memory(server, peers):
     """Nothing of them was counted, so that they could fill the memory of the process."""
     head = HEAD + b"A: " + b"a" * 120_000 + b"\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
