@@ -6,6 +6,8 @@ lanes are held, feeds get no numbers, and whoever would decide raises RecoveryDu
 Three signs close the gate, and every service evaluates them inside the transaction that decides: the database
 finds itself in another cluster or on another timeline; it is behind the high-water mark that is kept outside
 of it (`suspected_at`); a recovery runs.
+A promoted replica's checkpoint is of the old timeline for minutes, until its first one has ended; the end of
+its recovery tells the new one at once.
 https://www.postgresql.org/docs/current/functions-info.html (pg_control_system, pg_control_checkpoint)
 """
 
@@ -24,8 +26,9 @@ IS_RECOVERED = """
     SELECT EXISTS (
         SELECT FROM database_identity AS home
         JOIN pg_control_system() AS cluster USING (system_identifier)
-        CROSS JOIN pg_control_checkpoint() AS checkpoint
-        WHERE checkpoint.timeline_id = home.timeline_id AND home.suspected_at IS NULL
+        CROSS JOIN pg_control_checkpoint() AS checkpoint CROSS JOIN pg_control_recovery() AS recovery
+        WHERE greatest(checkpoint.timeline_id, recovery.min_recovery_end_timeline) = home.timeline_id
+          AND home.suspected_at IS NULL
     ) AND NOT EXISTS (SELECT FROM recoveries WHERE finished_at IS NULL)
 """
 
@@ -61,7 +64,8 @@ SETTLE_IN = text("""
     /* from now on the database belongs here */
     UPDATE database_identity
     SET system_identifier = (SELECT system_identifier FROM pg_control_system()),
-        timeline_id = (SELECT timeline_id FROM pg_control_checkpoint()),
+        timeline_id = (SELECT greatest(timeline_id, min_recovery_end_timeline)
+                       FROM pg_control_checkpoint(), pg_control_recovery()),
         suspected_at = NULL
 """)
 
