@@ -4,8 +4,8 @@ A restored database knows less than SAP does. While the gate is closed nothing i
 lanes are held, feeds get no numbers, and whoever would decide raises RecoveryDueError. Payments are accepted.
 
 Three signs close the gate, and every service evaluates them inside the transaction that decides: the database
-finds itself in another cluster or on another timeline; it is behind the high-water mark that is kept outside
-of it (`suspected_at`); a recovery runs.
+finds itself in another cluster or on another timeline; it is suspected of being old (`suspected_at`, for a
+mark that is kept outside of the database; nothing sets it yet); a recovery runs.
 A promoted replica's checkpoint is of the old timeline for minutes, until its first one has ended; the end of
 its recovery tells the new one at once.
 https://www.postgresql.org/docs/current/functions-info.html (pg_control_system, pg_control_checkpoint)
