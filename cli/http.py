@@ -14,8 +14,7 @@ class NoAnswerError(click.ClickException):
 
 def call(method: str, base_url: str, path: str, **options: Any) -> requests.Response:
     """Return whatever is answered, redirects too. NoAnswerError says why there is no answer."""
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not is_address(base_url):
         raise NoAnswerError(f"{base_url} is not an http or https address")
     try:
         with requests.Session() as session:
@@ -34,8 +33,19 @@ def json_of(answer: requests.Response) -> Any:
         raise NoAnswerError(f"{answer.url} answered {answer.status_code} without JSON") from error
 
 
+def is_address(url: str) -> bool:
+    """Whether the text is the address of a host by http or https."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # half an IPv6 address
+        return False
+
+
 def is_local(url: str) -> bool:
     """Tell whether the address is this machine's."""
+    if not is_address(url):
+        return False
     host = urlsplit(url).hostname or ""
     if host == "localhost":
         return True

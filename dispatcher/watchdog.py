@@ -116,7 +116,8 @@ class Watchdog:
         """
         for claim in claims:
             failure = FailedCall(claim.operation_id, claim.lease_until, is_overload=False)
-            with self._engine.begin() as connection:
+            lane = f"lane {claim.sap_system}"
+            with self._operations.contained(lane), self._engine.begin() as connection:
                 note_failure(connection, claim.sap_system, failure, self._settings.guard, now=now)
 
     def _end_claim(self, connection: Connection, claim: ExpiredClaim, now: datetime) -> None:

@@ -9,7 +9,6 @@ waited longest makes place for a new one. docs/decisions/0021-no-thread-waits-fo
 import errno
 import selectors
 import socket
-import threading
 import time
 from collections.abc import Callable
 from concurrent import futures
@@ -19,6 +18,7 @@ import structlog
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from bridge.errors import RejectedError
+from bridge.threads import start_all
 from bridge.web.arrival import Arrival
 from bridge.web.connection import Connection, Phase
 from bridge.web.outgoing import Outgoing
@@ -68,10 +68,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def get_thread_pool(self) -> futures.ThreadPoolExecutor:
         """Start every thread now: one that can't be started later would end the worker."""
         pool: futures.ThreadPoolExecutor = super().get_thread_pool()
-        all_run = threading.Barrier(self.cfg.threads + 1)
-        for _ in range(self.cfg.threads):
-            pool.submit(all_run.wait)
-        all_run.wait()
+        start_all(pool, self.cfg.threads)
         return pool
 
     # In a thread
