@@ -92,7 +92,7 @@ class OperatorDecision(StrEnum):
 
     PARK = "park"
     REJECT = "reject"
-    # render the document anew
+    # render the document again
     REMAP = "remap"
 
 

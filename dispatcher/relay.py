@@ -101,7 +101,7 @@ class OperationsRelay:
         if len(batch.messages) < batch.found:
             return Round(next_seconds=BUSY_SECONDS)
         if batch.found < limit:
-            # a partner that had its share has perhaps more, for what the others did not need of theirs
+            # Other partners left room unused, so a partner that had its share may have more rows.
             return Round(again=True) if batch.is_more else self._when_due(connection, now)
         return Round(pause_seconds=FULL_SECONDS) if is_full else Round(again=True)
 

@@ -60,7 +60,7 @@ class ProcessCounters:
             return
         self._counts = {key: value for key, value in self._counts.items() if value[1] > now}
         if len(self._counts) > self._max_counters // 2:
-            # More callers than there is room for: the older half starts anew.
+            # More callers than there is room for: the older half starts again at zero.
             kept = list(self._counts.items())[self._max_counters // 2 :]
             self._counts = dict(kept)
             _log.warning("too many counters, forgot the older half")

@@ -44,7 +44,7 @@ def frozen_document(
     if row.encrypted_document is None:
         return _rendered(key_ring, connector, payment, row, earlier, partner, place, now)
     if row.document_type is None or row.posting_date is None:
-        # SAP may have been sent it: what it was must never be made up anew
+        # SAP may have received these bytes, so they must never be rendered a second time.
         raise PermanentError("a stored document without its type or posting date")
     content = key_ring.decrypt(row.encrypted_document, **place)
     sent = connector.with_posting_date(content, row.posting_date)

@@ -58,7 +58,7 @@ class PreparedStatements:
 
     def commit(self, proxied: Any) -> None:
         """Do what the driver's connection does at `commit`, in one round trip of three."""
-        # what the pool has wrapped anew at this checkout; the plans belong to what is in it
+        # The pool wraps the connection at each checkout; the prepared plans belong to the connection inside.
         driver = proxied.dbapi_connection
         if not driver._in_transaction:  # noqa: SLF001 - no public name
             return
