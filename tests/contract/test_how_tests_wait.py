@@ -88,6 +88,8 @@ def mistakes(source):
     for call, name in module.calls():
         if name in ("time.sleep", "sleep", "asyncio.sleep"):
             yield f"line {call.lineno}: waits a fixed time; wait for a state (waiting.wait_until)"
+        if name.endswith("setrlimit"):
+            yield f"line {call.lineno}: limits every thread of the test run; limit a process of its own"
         if name.rpartition(".")[2] not in GIVE_UP:
             continue
         limit = module.seconds(time_limit(call, name))
@@ -136,6 +138,7 @@ def test_a_module_that_plants_faults_has_a_stack_of_its_own(path):
         "requests.get(url, timeout=10)",
         "subprocess.run(command, timeout=60)",
         "assert time.monotonic() - started < 3",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))",
     ],
 )
 def test_what_depends_on_the_machine_is_found(bad):
@@ -154,6 +157,7 @@ def test_what_depends_on_the_machine_is_found(bad):
         "with suppress(OSError):\n    requests.get(url, timeout=1)",
         "try:\n    requests.get(url, timeout=2)\nexcept OSError:\n    pass",
         "assert time.monotonic() - started >= 5",
+        "worker.rlimit(psutil.RLIMIT_NOFILE, (3, 3))",
     ],
 )
 def test_what_does_not_is_left_alone(good):

@@ -1,8 +1,10 @@
 """S/4HANA's connector and servers whose bytes are not what a request asked for, or come when they like."""
 
+import os
 import re
-import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -16,7 +18,7 @@ from bridge.clock import SystemClock
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.ids import sap_message_uuid
 from bridge.payment import SapDocument
-from sap_adapter.connector import NotCalledError, Posted, Sending
+from sap_adapter.connector import Posted, Sending
 from sap_adapter.s4hana import S4HanaConnector, SapConnection, Timeouts
 
 pytestmark = pytest.mark.integration
@@ -246,41 +248,55 @@ def test_a_protocol_that_was_switched_unasked_confirms_nothing():
         sap.post(sending("op_first"))
 
 
+# A process of its own: the faults are planted in everything that runs in it.
+WITHOUT_ROOM = """
+import resource, threading
+from contextlib import contextmanager
+from unittest import mock
+from test_sap_answers import PATIENT, connector, sending
+from sap_adapter.connector import NotCalledError
+
+sap = connector("{url}", PATIENT)
+
 @contextmanager
-def no_descriptor_left():
+def no_descriptor():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+def no_thread():
+    return mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread"))
+
+def post(operation_id):
     try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return type(sap.post(sending(operation_id))).__name__
+    except NotCalledError:
+        return "NotCalledError"
+
+for fault in ({faults}):  # the first on a new connection, the later ones on the one that is there
+    with fault():
+        refused = post("op_" + fault.__name__)
+    print(fault.__name__, refused, post("op_" + fault.__name__))
+"""
 
 
-def test_without_a_descriptor_nothing_was_posted_and_sap_is_not_to_blame():
+@pytest.mark.parametrize("faults", ["no_descriptor, no_descriptor", "no_thread,"])
+def test_without_a_descriptor_or_a_thread_nothing_was_posted_and_sap_is_not_to_blame(faults):
+    """The thread is the one that watches the call's time."""
+
     def answer(connection, request, turn):
         connection.sendall(http_answer(confirmation(operation_of(request), 1400000000 + turn)))
 
-    with serving(answer) as (server, sap):
-        with no_descriptor_left(), pytest.raises(NotCalledError):
-            sap.post(sending("op_first"))
-        assert isinstance(sap.post(sending("op_first")), Posted)
-        with no_descriptor_left(), pytest.raises(NotCalledError):  # on the connection that is there
-            sap.post(sending("op_second"))
-        assert isinstance(sap.post(sending("op_second")), Posted)
-        assert server.turn == 2
-
-
-def test_without_a_thread_to_watch_its_time_no_call_is_made(monkeypatch):
-    def answer(connection, request, turn):
-        connection.sendall(http_answer(confirmation(operation_of(request), 1400000000 + turn)))
-
-    def no_thread(_self):
-        raise RuntimeError("can't start new thread")
-
-    with serving(answer) as (server, sap):
-        with monkeypatch.context() as patched:
-            patched.setattr(threading.Thread, "start", no_thread)
-            with pytest.raises(NotCalledError):
-                sap.post(sending("op_first"))
-        assert isinstance(sap.post(sending("op_first")), Posted)
-        assert server.turn == 1
+    with serving(answer) as (server, _sap):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_ROOM.format(url=server.url, faults=faults)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+        expected = [f"{fault} NotCalledError Posted" for fault in re.findall(r"\w+", faults)]
+        assert done.stdout.splitlines() == expected, done.stdout + done.stderr
+        assert server.turn == len(expected)
