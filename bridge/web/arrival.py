@@ -17,6 +17,8 @@ _LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*([0-9]+)[ \t]*(?=\r\n)")
 _MAX_DIGITS = 18
 _CODED = re.compile(rb"\r\ntransfer-encoding[ \t]*:")
 _EXPECTS = re.compile(rb"\r\nexpect[ \t]*:[ \t]*100-continue[ \t]*(?=\r\n)")
+# Its senders do not know 100 Continue (RFC 9110 section 10.1.1).
+_VERSION_1_0 = re.compile(rb"\A[^\r]* http/1\.0\r\n")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;|$)")
 
 
@@ -49,12 +51,18 @@ class Arrival:
         return self._head_end is not None
 
     def add(self, data: bytes) -> None:
-        """Take what has come."""
-        self.received += data
+        """Take what has come; line ends before a request mean nothing (RFC 9112 section 2.2)."""
+        self.received += data if self.received else data.lstrip(b"\r\n")
         if self._head_end is None:
             self._look_for_head()
         if self._head_end is not None and not self.is_whole:
             self._look_for_body(self._head_end)
+
+    def take(self) -> bytes:
+        """Return what has come, and keep nothing of it."""
+        taken = bytes(self.received)
+        self.received.clear()
+        return taken
 
     def _look_for_head(self) -> None:
         found = self.received.find(_HEAD_END, max(self._looked_at - len(_HEAD_END) + 1, 0))
@@ -65,7 +73,9 @@ class Arrival:
         self._head_end = self._end = found + len(_HEAD_END)
         # plain searches first: a regular expression that ignores case looks at every byte
         head = bytes(self.received[: self._head_end]).lower()
-        self.expects_continue = b"\r\nexpect" in head and _EXPECTS.search(head) is not None
+        self.expects_continue = (
+            b"\r\nexpect" in head and _EXPECTS.search(head) is not None and not _VERSION_1_0.search(head)
+        )
         self._is_chunked = b"\r\ntransfer-encoding" in head and _CODED.search(head) is not None
         begin = head.find(b"\r\ncontent-length")
         lengths = _LENGTH.findall(head, begin) if begin >= 0 else []

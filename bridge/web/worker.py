@@ -169,14 +169,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _take(self, conn: Connection, data: bytes) -> None:
         """Add to a request, and give it to a thread when there is nothing more to wait for."""
-        if conn.phase == Phase.IDLE:
-            self._wait(conn, Phase.RECEIVING, HEAD_SECONDS)
         arrival, had_head = conn.arrival, conn.arrival.has_head
         arrival.add(data)
+        if not arrival.received:
+            return
+        if conn.phase == Phase.IDLE:
+            self._wait(conn, Phase.RECEIVING, HEAD_SECONDS)
         self._hold(conn, len(arrival.received))
         if arrival.is_whole:
             self._stop_waiting(conn)
-            conn.incoming.feed(bytes(arrival.received))
+            conn.incoming.feed(arrival.take())
             self.enqueue_req(conn)
         elif arrival.is_oversized:
             self._refuse(conn, refusal(431))

@@ -88,6 +88,12 @@ def require_service(server):
         assert server.call("POST", "/echo", body) == (200, body)
 
 
+def answer_from(peer):
+    answer = http.client.HTTPResponse(peer)
+    answer.begin()
+    return answer.status, answer.read()
+
+
 @pytest.mark.parametrize("count", [16, 100, 1000])
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 def test_slow_senders_stop_nobody(server, peers, beginning, count):
@@ -133,9 +139,19 @@ def test_a_sender_that_waits_for_100_continue_is_told_to_go_on(server, peers):
     peer = peers.enter_context(server.connect(head))
     assert peer.recv(1024) == b"HTTP/1.1 100 Continue\r\n\r\n"
     peer.sendall(b"hello")
-    answer = http.client.HTTPResponse(peer)
-    answer.begin()
-    assert (answer.status, answer.read()) == (200, b"hello")
+    assert answer_from(peer) == (200, b"hello")
+
+
+def test_a_line_end_behind_a_body_begins_no_request(server, peers):
+    """It was answered 408 after 10 s, as if half a request had come (RFC 9112 section 2.2)."""
+    one = HEAD + b"Content-Length: 2\r\n\r\n%02d\r\n"
+    peer = peers.enter_context(server.connect(one % 1))
+    assert answer_from(peer) == (200, b"01")
+    peer.sendall(one % 2)
+    assert answer_from(peer) == (200, b"02")
+    peer.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):
+        assert peer.recv(1) == b""
 
 
 def test_requests_sent_ahead_of_their_turn_are_answered_in_order(server, peers):

@@ -1,10 +1,14 @@
 """When a request has arrived: at its last byte, however the bytes come."""
 
 import pytest
-from hypothesis import given
+from gunicorn import http
+from gunicorn.config import Config
+from gunicorn.http.errors import NoMoreData, ParseException
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge.web.arrival import MAX_BODY_BYTES, MAX_HEAD_BYTES, Arrival
+from bridge.web.incoming import Incoming
 
 pytestmark = pytest.mark.unit
 
@@ -70,7 +74,84 @@ def test_a_head_without_an_end_is_oversized():
     assert (arrival.is_whole, arrival.is_oversized) == (False, True)
 
 
-def test_it_tells_whether_the_sender_waits_for_100_continue():
+@pytest.mark.parametrize(("version", "expects"), [(b"1.1", True), (b"1.0", False)])
+def test_it_tells_whether_the_sender_waits_for_100_continue(version, expects):
     arrival = Arrival()
-    arrival.add(b"POST / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\n")
-    assert (arrival.expects_continue, arrival.has_head, arrival.is_whole) == (True, True, False)
+    arrival.add(b"POST / HTTP/%b\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\n" % version)
+    assert (arrival.expects_continue, arrival.has_head, arrival.is_whole) == (expects, True, False)
+
+
+def test_line_ends_before_a_request_are_not_the_beginning_of_one():
+    arrival = Arrival()
+    for data in (b"\r\n", b"\r", b"\n", b"\r\n" + LENGTH):
+        assert not arrival.received
+        arrival.add(data)
+    assert (arrival.is_whole, arrival.received) == (True, LENGTH)
+
+
+HEADERS = st.sampled_from(
+    [
+        b"Host: x",
+        b"Content-Length: 3",
+        b"content-length:11",
+        b"Content-Length: 0",
+        b"Content-Length: +3",
+        b"Content-Length: -1",
+        b"Content-Length: 3, 3",
+        b"Content-Length : 3",
+        b"Content-Length:\x0b3",
+        b"Transfer-Encoding: chunked",
+        b"transfer-encoding:  CHUNKED\t",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding: identity",
+        b"Transfer-Encoding:",
+        b"X-Folded: a\r\n Transfer-Encoding: chunked",
+        b"X-Folded: a\r\n\tContent-Length: 3",
+        b"Content-Length:\r\n 3",
+        b"X: \nContent-Length: 3",
+    ]
+)
+LINES = st.sampled_from(
+    [b"POST / HTTP/1.1", b"GET / HTTP/1.1", b"POST / HTTP/1.0", b"POST /", b"\nPOST / HTTP/1.1"]
+)
+BODIES = st.sampled_from(
+    [
+        b"",
+        b"abc",
+        b"hello world",
+        b"3\r\nabc\r\n0\r\n\r\n",
+        b"03;a=b\r\nabc\r\n00\r\nA: b\r\n\r\n",
+        b"3 \r\nabc\r\n0\r\n\r\n",
+        b"0x3\r\nabc\r\n0\r\n\r\n",
+        b"0\r\n\r\n",
+    ]
+)
+BEHIND = b"z" * 64
+
+
+def bytes_taken(sent):
+    """How many bytes gunicorn's parser takes for one request; None if it refuses it."""
+    incoming = Incoming()
+    incoming.feed(sent)
+    parser = http.get_parser(Config(), incoming, ("127.0.0.1", 1))
+    try:
+        next(parser).body.read()
+    except (ParseException, NoMoreData, StopIteration):
+        return None
+    return len(sent) - len(parser.unreader.take_buffered()) - len(incoming.take_rest())
+
+
+@given(LINES, st.lists(HEADERS, max_size=3), BODIES)
+@example(b"POST / HTTP/1.1", [b"Content-Length: 3"], b"abc")
+@example(b"POST / HTTP/1.1", [b"Transfer-Encoding: chunked"], b"3\r\nabc\r\n0\r\n\r\n")
+def test_a_request_has_arrived_exactly_when_the_parser_has_all_of_it(line, headers, body):
+    """Later, a good request would end in 408; earlier, half a body would be taken for a whole one."""
+    sent = b"\r\n".join([line, *headers, b"", b""]) + body
+    taken = bytes_taken(sent + BEHIND)
+    if taken is None or taken > len(sent):
+        return
+    arrival = Arrival()
+    arrival.add(sent[: taken - 1])
+    assert not arrival.is_whole
+    arrival.add(sent[taken - 1 : taken])
+    assert arrival.is_whole
