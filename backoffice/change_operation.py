@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from backoffice.order import Order, invalid_state, not_found
-from bridge.clock import Clock, rfc3339
+from bridge.clock import Clock, Moment, moment, rfc3339
 from bridge.payment import FINAL_OPERATION_STATUSES, OperationStatus, OperatorDecision, ParkReason
 from bridge.storage import decisions
 from bridge.storage.operations import LockedOperation, LockedPayment, lock_operation, lock_payment
@@ -51,7 +51,11 @@ class _Held:
     connection: Connection
     payment: LockedPayment
     row: LockedOperation
-    now: datetime
+    moment: Moment
+
+    @property
+    def now(self) -> datetime:
+        return self.moment.now
 
     @property
     def operation_id(self) -> str:
@@ -116,17 +120,17 @@ class Operations:
         """End an operation as refused although SAP lists documents under its reference: they are not its."""
         return self._change(target, "disown", order, _disown)
 
-    def redrive_within(self, connection: Connection, operation_id: str, now: datetime) -> Outcome:
+    def redrive_within(self, connection: Connection, operation_id: str, at: Moment) -> Outcome:
         """Redrive in the caller's transaction, which has locked nothing yet."""
-        return self._redrive(_lock(connection, operation_id, now))
+        return self._redrive(_lock(connection, operation_id, at))
 
     def _change(self, target: str, action: str, order: Order, act: Callable[[_Held], Outcome]) -> Changed:
-        now = self._clock.now()
+        at = moment(self._clock)
         with self._engine.begin() as connection:
-            held = _lock(connection, target, now)
+            held = _lock(connection, target, at)
             outcome = act(held)
             if outcome != Outcome.UNCHANGED:
-                order.note(connection, f"operation.{action}", held.operation_id, now)
+                order.note(connection, f"operation.{action}", held.operation_id, at.now)
         if outcome != Outcome.UNCHANGED:
             _log.info("operation changed", operation_id=held.operation_id, action=action, outcome=outcome)
             self._wake()
@@ -135,7 +139,7 @@ class Operations:
     def _release(self, held: _Held, decision: OperatorDecision | None) -> None:
         decisions.release(
             held.connection, held.row,
-            decision=decision, settling_seconds=self._settling_seconds, now=held.now,
+            decision=decision, settled_at=held.moment.latest_in(self._settling_seconds), now=held.now,
         )  # fmt: skip
 
     def _redrive(self, held: _Held) -> Outcome:
@@ -225,7 +229,7 @@ def _require_documents(held: _Held) -> None:
         )
 
 
-def _lock(connection: Connection, target: str, now: datetime) -> _Held:
+def _lock(connection: Connection, target: str, at: Moment) -> _Held:
     """Lock what `target` names: an operation, or a payment's first operation that has not ended."""
     require_recovered(connection)
     found = find_target(connection, target)
@@ -237,4 +241,4 @@ def _lock(connection: Connection, target: str, now: datetime) -> _Held:
     row = lock_operation(connection, again.operation_id) if again else None
     if row is None:
         raise not_found("payment or operation")
-    return _Held(connection, payment, row, now)
+    return _Held(connection, payment, row, at)

@@ -1,7 +1,6 @@
 """The use cases on dead letters: list, show, redrive, discard. What a letter was about is in our database."""
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import structlog
@@ -9,7 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from backoffice.change_operation import Operations
 from backoffice.order import Order, invalid_state, not_found
-from bridge.clock import Clock
+from bridge.clock import Clock, Moment, moment
 from bridge.storage import dead_letters as letters
 from bridge.storage.dead_letters import DeadLetterStatus
 from bridge.storage.operator_views import find_target
@@ -56,31 +55,31 @@ class DeadLetters:
         number: int,
         action: str,
         order: Order,
-        act: Callable[[Connection, dict[str, Any], datetime], None],
+        act: Callable[[Connection, dict[str, Any], Moment], None],
     ) -> bool:
-        now = self._clock.now()
+        at = moment(self._clock)
         with self._engine.begin() as connection:
             if _is_done(connection, number, action):
                 return False
-            act(connection, letters.find_dead_letter(connection, number) or {}, now)
+            act(connection, letters.find_dead_letter(connection, number) or {}, at)
             # The operation's locks come first; who of two operators was quicker is decided here.
             if not letters.close_dead_letter(connection, number, _DONE[action]) and _is_done(
                 connection, number, action
             ):
                 return False
-            order.note(connection, f"dead-letter.{action}", str(number), now)
+            order.note(connection, f"dead-letter.{action}", str(number), at.now)
         _log.info("dead letter closed", number=number, action=action)
         self._wake()
         return True
 
-    def _redrive(self, connection: Connection, letter: dict[str, Any], now: datetime) -> None:
+    def _redrive(self, connection: Connection, letter: dict[str, Any], at: Moment) -> None:
         operation_id = letter["operation_id"]
         if operation_id is None or find_target(connection, operation_id) is None:
             raise invalid_state(
                 "Nothing could be sent: the message was not readable, or is about an operation that is not "
                 "here. Discard it when you have found out where it came from."
             )
-        outcome = self._operations.redrive_within(connection, operation_id, now)
+        outcome = self._operations.redrive_within(connection, operation_id, at)
         _log.info("dead letter redriven", operation_id=operation_id, outcome=str(outcome))
 
 

@@ -8,7 +8,7 @@ import math
 import re
 import time
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NewType, Protocol
 
 from bridge.errors import TransientError
 
@@ -16,6 +16,11 @@ from bridge.errors import TransientError
 MAX_UNCERTAINTY_SECONDS = 0.5
 # How far the clocks of two processes that claim can be apart.
 MAX_CLOCK_DIFFERENCE_SECONDS = 2 * MAX_UNCERTAINTY_SECONDS
+
+# When something is at the earliest and at the latest, whatever the error of the clock that was read. No other
+# datetime is one of them: where money hangs on a comparison, mypy refuses `clock.now()`.
+Earliest = NewType("Earliest", datetime)
+Latest = NewType("Latest", datetime)
 
 # RFC 3339 section 5.6, with the offset that makes it a moment
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -85,12 +90,21 @@ class Moment(NamedTuple):
     uncertainty_seconds: float
 
     @property
-    def earliest(self) -> datetime:
-        return self.now - timedelta(seconds=self.uncertainty_seconds)
+    def earliest(self) -> Earliest:
+        return Earliest(self.now - timedelta(seconds=self.uncertainty_seconds))
 
     @property
-    def latest(self) -> datetime:
-        return self.now + timedelta(seconds=self.uncertainty_seconds)
+    def latest(self) -> Latest:
+        return Latest(self.now + timedelta(seconds=self.uncertainty_seconds))
+
+    def latest_in(self, seconds: float) -> Latest:
+        """Return the latest that it can be in so many seconds."""
+        return later(self.latest, seconds)
+
+
+def later(written: Latest, seconds: float) -> Latest:
+    """Return the latest that it can be so many seconds after what a process has written."""
+    return Latest(written + timedelta(seconds=seconds))
 
 
 def moment(clock: Clock) -> Moment:

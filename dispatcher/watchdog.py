@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy import Connection, Engine
 
-from bridge.clock import Clock, certain_moment
+from bridge.clock import Clock, Moment, certain_moment, later
 from bridge.lane import FailedCall, GuardSettings
 from bridge.payment import OperationStatus, ParkReason
 from bridge.storage.delays import tell_delay
@@ -95,12 +95,11 @@ class Watchdog:
     def _expired_claims(self, now: datetime) -> bool:
         began_after = self._expired_walk
         with self._engine.begin() as connection:
-            claims = lock_expired_claims(
-                connection, after=began_after, limit=MAX_EXPIRED, now=certain_moment(self._clock).earliest
-            )
+            at = certain_moment(self._clock)
+            claims = lock_expired_claims(connection, after=began_after, limit=MAX_EXPIRED, now=at.earliest)
             for claim in claims:
                 with self._operations.contained(claim.operation_id), connection.begin_nested():
-                    self._end_claim(connection, claim, now)
+                    self._end_claim(connection, claim, at)
         if claims:
             self._blame_lanes(claims, now)
             self._put_back_some()
@@ -120,14 +119,15 @@ class Watchdog:
             with self._operations.contained(lane), self._engine.begin() as connection:
                 note_failure(connection, claim.sap_system, failure, self._settings.guard, now=now)
 
-    def _end_claim(self, connection: Connection, claim: ExpiredClaim, now: datetime) -> None:
+    def _end_claim(self, connection: Connection, claim: ExpiredClaim, at: Moment) -> None:
         """The call's outcome is unknown, and its permit free; one is kept until SAP must have settled."""
-        settled_at = claim.lease_until + timedelta(seconds=self._settings.settling_seconds)
+        now = at.now
+        settled_at = later(claim.lease_until, self._settings.settling_seconds)
         if claim.status == OperationStatus.PROCESSING:
             end_expired_claim(connection, claim.operation_id, settled_at=settled_at, now=now)
             # after the claim has ended: at least its own permit is free then, and only to us
             keep_settling_slot(
-                connection, claim.sap_system, claim.operation_id, settled_at=settled_at, now=now
+                connection, claim.sap_system, claim.operation_id, settled_at=settled_at, now=at.earliest
             )
         else:
             end_expired_claim(connection, claim.operation_id, settled_at=claim.settled_at, now=now)

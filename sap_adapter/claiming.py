@@ -187,7 +187,7 @@ class Claiming:
         if not question and row.encrypted_document is None and partner is None:
             self._put_back(connection, row, NO_CONFIGURATION_PAUSE_SECONDS, now)
             return None
-        lease_until = moment.latest + timedelta(seconds=self._lease_seconds)
+        lease_until = moment.latest_in(self._lease_seconds)
         slot = take_slot(
             connection, row.sap_system, operation_id, lease_until=lease_until, now=moment.earliest
         )

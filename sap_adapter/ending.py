@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy import Connection
 
-from bridge.clock import Moment
+from bridge.clock import Earliest, Latest, Moment
 from bridge.errors import TransientError, UnknownOutcomeError
 from bridge.keyring import KeyRing
 from bridge.lane import FailedCall, GuardSettings
@@ -71,8 +71,8 @@ class Claim:
     sap_system: str
     number: int
     slot_number: int
-    claimed_at: datetime
-    lease_until: datetime
+    claimed_at: Earliest
+    lease_until: Latest
     started_monotonic: float
 
 

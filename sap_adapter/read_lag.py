@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 
 import structlog
 from sqlalchemy import Engine
@@ -115,7 +114,7 @@ class ReadLag:
     def _look(self, document: SapDocument, reference: str) -> bool | None:
         """Ask under a permit of the lane; None: there is none to be had."""
         at = moment(self._clock)
-        lease_until = at.latest + timedelta(seconds=self._settings.lease_seconds)
+        lease_until = at.latest_in(self._settings.lease_seconds)
         with self._engine.begin() as connection:
             slot = take_slot(connection, self._sap_system, PERMIT, lease_until=lease_until, now=at.earliest)
         if slot is None:

@@ -109,7 +109,7 @@ class Recorder:
         """It may have been booked: SAP is asked before anything is posted again."""
 
         def write(held: HeldClaim) -> None:
-            settled_at = held.moment.latest + timedelta(seconds=self._settings.settling_seconds)
+            settled_at = held.moment.latest_in(self._settings.settling_seconds)
             # "forgotten" is an answer: neither SAP nor the operation is to blame for it
             forgotten = isinstance(error, AnswerForgottenError)
             counted = not forgotten and held.lost_answer_counts()
@@ -118,8 +118,9 @@ class Recorder:
             held.end_call("unknown", success=False)
             held.release_settling()
             keep_settling_slot(
-                held.connection, claim.sap_system, claim.operation_id, settled_at=settled_at, now=held.now
-            )
+                held.connection, claim.sap_system, claim.operation_id,
+                settled_at=settled_at, now=held.moment.earliest,
+            )  # fmt: skip
             outcomes.record_unknown(
                 held.connection, claim.operation_id,
                 settled_at=settled_at, forgotten=forgotten, counted=counted, now=held.now,
@@ -244,14 +245,13 @@ class Recorder:
         """
         row, now, operation_id = held.row, held.now, held.claim.operation_id
         asked_at = held.claim.claimed_at
-        settled_at = row.settled_at or asked_at
         # where SAP's read side is later than configured, all of this takes as much longer
         excess = timedelta(seconds=read_lag_excess_seconds(held.connection, held.claim.sap_system))
-        settled_at += excess
+        counts_at = (row.settled_at or asked_at) + excess
         lag = timedelta(seconds=self._settings.read_lag_seconds) + excess
-        if asked_at < settled_at:
+        if asked_at < counts_at:
             outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=None, now=now)
-            held.return_to_lane(self._next_question_seconds(settled_at, excess, now))
+            held.return_to_lane(self._next_question_seconds(counts_at, excess, now))
         elif row.none_seen_at is None or asked_at < row.none_seen_at + lag:
             seen_at = held.moment.latest
             outcomes.record_still_unknown(held.connection, operation_id, none_seen_at=seen_at, now=now)
@@ -273,9 +273,9 @@ class Recorder:
             )
             held.return_to_lane(0.0)
 
-    def _next_question_seconds(self, settled_at: datetime, excess: timedelta, now: datetime) -> float:
+    def _next_question_seconds(self, counts_at: datetime, excess: timedelta, now: datetime) -> float:
         """Ask again after as long as it has been unknown: early at first, then rarely, then when settled."""
-        until_settled = max((settled_at - now).total_seconds(), 0.0)
+        until_settled = max((counts_at - now).total_seconds(), 0.0)
         unknown_for = self._settings.settling_seconds + excess.total_seconds() - until_settled
         return min(until_settled, max(unknown_for, self._settings.first_question_seconds))
 

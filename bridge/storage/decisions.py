@@ -7,10 +7,11 @@ Every function takes a connection inside the caller's transaction, which holds t
 Lock order: payment, operation, event.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from bridge.clock import Latest
 from bridge.payment import (
     FINAL_OPERATION_STATUSES,
     PREDECESSOR_REJECTED,
@@ -132,13 +133,14 @@ def release(
     row: LockedOperation,
     *,
     decision: OperatorDecision | None,
-    settling_seconds: float,
+    settled_at: Latest | None,
     now: datetime,
 ) -> None:
     """Let a parked operation go on, or an unknown one be asked about at once.
 
     With something sent and not resolved it goes to the resolver, which carries `decision` out. Otherwise it
-    waits for its turn, as it did before: for its day, or for the steps before it.
+    waits for its turn, as it did before: for its day, or for the steps before it. `settled_at`:
+    when a "none" counts, where the call that was sent has left no such time; None if nothing is unresolved.
     """
     operation_id = row.operation.operation_id
     status, not_before = _where_it_stands(connection, row, now)
@@ -148,7 +150,7 @@ def release(
             "operation_id": operation_id,
             "status": str(status),
             "decision": str(decision) if decision else None,
-            "settled_at": now + timedelta(seconds=settling_seconds),
+            "settled_at": settled_at,
             "now": now,
         },
     )
@@ -254,7 +256,7 @@ def carry_out(
         reject(connection, payment, row, now=now)
     else:
         remap(connection, operation_id, now=now)
-        release(connection, row, decision=None, settling_seconds=0.0, now=now)
+        release(connection, row, decision=None, settled_at=None, now=now)
     return decision
 
 

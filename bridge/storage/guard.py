@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from bridge.clock import Earliest, Latest
 from bridge.lane import FailedCall, GuardSettings, Lane
 from bridge.storage.lane_rows import COLUMNS, lane_of, save_lane
 
@@ -108,7 +109,7 @@ LANE_IS_TROUBLED = text("""
 
 
 def take_slot(
-    connection: Connection, sap_system: str, operation_id: str, *, lease_until: datetime, now: datetime
+    connection: Connection, sap_system: str, operation_id: str, *, lease_until: Latest, now: Earliest
 ) -> int | None:
     """Return the number of the permit taken, or None when no call may start now."""
     slot_number: int | None = connection.execute(
@@ -129,7 +130,7 @@ def give_back_slot(
     slot_number: int,
     operation_id: str,
     *,
-    lease_until: datetime,
+    lease_until: Latest,
     outcome: str,
     success: bool,
     latency_ms: int,
@@ -158,7 +159,7 @@ def give_back_answered_slot(
     slot_number: int,
     operation_id: str,
     *,
-    lease_until: datetime,
+    lease_until: Latest,
     outcome: str,
     success: bool,
     latency_ms: int,
@@ -181,7 +182,7 @@ def give_back_answered_slot(
 
 
 def keep_settling_slot(
-    connection: Connection, sap_system: str, operation_id: str, *, settled_at: datetime, now: datetime
+    connection: Connection, sap_system: str, operation_id: str, *, settled_at: Latest, now: Earliest
 ) -> None:
     connection.execute(
         KEEP_SETTLING_SLOT,

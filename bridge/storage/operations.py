@@ -9,6 +9,7 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, Row, text
 
+from bridge.clock import Latest
 from bridge.money import Money
 from bridge.payment import (
     Failure,
@@ -106,7 +107,7 @@ class LockedOperation:
     sap_reference: str
     generation: int
     dispatch_number: int
-    lease_until: datetime | None
+    lease_until: Latest | None
     sent_unresolved: bool
     is_recovered: bool
     operator_decision: str | None
@@ -120,9 +121,9 @@ class LockedOperation:
     document_type: str | None
     posting_date: date | None
     next_open_day: bool
-    settled_at: datetime | None
+    settled_at: Latest | None
     sap_answer_forgotten: bool
-    none_seen_at: datetime | None
+    none_seen_at: Latest | None
     delayed_at: datetime | None
     updated_at: datetime
     traceparent: str | None
@@ -195,7 +196,7 @@ def start_post(
     connection: Connection,
     operation_id: str,
     *,
-    lease_until: datetime,
+    lease_until: Latest,
     encrypted_document: str,
     document_type: str,
     posting_date: date,
@@ -216,9 +217,7 @@ def start_post(
     )
 
 
-def start_question(
-    connection: Connection, operation_id: str, *, lease_until: datetime, now: datetime
-) -> None:
+def start_question(connection: Connection, operation_id: str, *, lease_until: Latest, now: datetime) -> None:
     connection.execute(START_QUESTION, {"operation_id": operation_id, "lease_until": lease_until, "now": now})
 
 

@@ -8,6 +8,7 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
+from bridge.clock import Latest
 from bridge.payment import Failure, ParkReason, Payment, SapDocument
 
 SUCCEED = text("""
@@ -185,7 +186,7 @@ def record_unknown(
     connection: Connection,
     operation_id: str,
     *,
-    settled_at: datetime,
+    settled_at: Latest,
     forgotten: bool = False,
     counted: bool,
     now: datetime,
@@ -207,7 +208,7 @@ def record_unknown(
 
 
 def record_still_unknown(
-    connection: Connection, operation_id: str, *, none_seen_at: datetime | None, now: datetime
+    connection: Connection, operation_id: str, *, none_seen_at: Latest | None, now: datetime
 ) -> None:
     connection.execute(
         STILL_UNKNOWN, {"operation_id": operation_id, "none_seen_at": none_seen_at, "now": now}

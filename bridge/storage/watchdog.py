@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
+from bridge.clock import Earliest, Latest
+
 MAX_REDISPATCH_SECONDS = 3600.0
 JITTER = 0.1
 # Enough to reach the maximum from any first interval; keeps 2**n a small number.
@@ -191,8 +193,8 @@ class ExpiredClaim:
     payment_id: str
     sap_system: str
     status: str
-    lease_until: datetime
-    settled_at: datetime | None
+    lease_until: Latest
+    settled_at: Latest | None
     claims_unfinished: int
     delayed_at: datetime | None
 
@@ -233,7 +235,7 @@ class WaitingOperation:
 
 
 def lock_expired_claims(
-    connection: Connection, *, after: tuple[datetime, str], limit: int, now: datetime
+    connection: Connection, *, after: tuple[datetime, str], limit: int, now: Earliest
 ) -> list[ExpiredClaim]:
     """Return claims above `after`, which is (lease_until, operation_id), whose lease has ended."""
     parameters = {"after": after[0], "after_id": after[1], "limit": limit, "now": now}
@@ -242,7 +244,7 @@ def lock_expired_claims(
 
 
 def end_expired_claim(
-    connection: Connection, operation_id: str, *, settled_at: datetime | None, now: datetime
+    connection: Connection, operation_id: str, *, settled_at: Latest | None, now: datetime
 ) -> None:
     """Let the operation be unknown; `claims_finished` stays, which is how poison is noticed."""
     parameters = {"operation_id": operation_id, "settled_at": settled_at, "now": now}

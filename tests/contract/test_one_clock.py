@@ -19,6 +19,12 @@ SQL_CLOCKS = re.compile(
     re.IGNORECASE,
 )
 
+# Written as the latest moment that it can be: an early end of any of these may post a payment twice.
+MONEY_TIMES = {"lease_until", "settled_at", "none_seen_at"}
+# Leases that money does not hang on: what is published or told twice carries the same id both times.
+OTHER_LEASES = ("bridge/storage/outbox.py", "bridge/storage/webhook", "webhooks/")
+TYPES_OF_MOMENTS = {"Earliest", "Latest"}
+
 
 def sources():
     for service in SERVICES:
@@ -63,6 +69,58 @@ def test_no_statement_reads_a_clock():
         if SQL_CLOCKS.search(re.sub(r"--.*", "", path.read_text(encoding="utf-8")))
     ]
     assert guilty == []
+
+
+def loose_money_times(tree):
+    """Yield the lines of parameters and fields that take any datetime for a time that money hangs on."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.arg(arg=name, annotation=ast.expr() as annotation) if name in MONEY_TIMES:
+                pass
+            case ast.AnnAssign(target=ast.Name(name), annotation=annotation) if name in MONEY_TIMES:
+                pass
+            case _:
+                continue
+        if not {part.id for part in ast.walk(annotation) if isinstance(part, ast.Name)} <= {"Latest", "None"}:
+            yield node.lineno
+
+
+def makes_a_moment(node):
+    """Whether `node` turns any datetime into one of the types that mypy tells apart."""
+    match node:
+        case ast.Call(func=ast.Name(name) | ast.Attribute(attr=name)) if name in TYPES_OF_MOMENTS:
+            return True
+        case ast.Call(func=ast.Name("cast"), args=[kind, *_]):
+            return bool({part.id for part in ast.walk(kind) if isinstance(part, ast.Name)} & TYPES_OF_MOMENTS)
+    return False
+
+
+def test_a_time_that_money_hangs_on_is_no_mere_datetime():
+    """mypy then refuses `clock.now()` there: only a Moment has a latest and an earliest."""
+    guilty = [
+        f"{name}:{line}"
+        for name, tree in sources()
+        if not name.startswith(OTHER_LEASES)
+        for line in loose_money_times(tree)
+    ]
+    assert guilty == []
+
+
+def test_only_the_clock_says_what_is_earliest_and_latest():
+    guilty = [
+        f"{name}:{node.lineno}" for name, tree in sources() for node in ast.walk(tree) if makes_a_moment(node)
+    ]
+    assert guilty == []
+
+
+@pytest.mark.parametrize("text", ["settled_at: datetime", "def f(*, lease_until: datetime | None): ..."])
+def test_a_mere_datetime_would_be_found(text):
+    assert list(loose_money_times(ast.parse(text)))
+
+
+@pytest.mark.parametrize("text", ["Latest(clock.now())", "clock.Earliest(now)", "cast(Latest, now)"])
+def test_a_moment_made_elsewhere_would_be_found(text):
+    assert any(makes_a_moment(node) for node in ast.walk(ast.parse(text)))
 
 
 @pytest.mark.parametrize(

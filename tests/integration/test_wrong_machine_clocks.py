@@ -5,7 +5,10 @@ from datetime import timedelta
 import pytest
 from fakes.in_memory_connector import InMemoryConnector
 from posting_stage import LEASE_SECONDS, READ_LAG_SECONDS, SETTLING_SECONDS, make_bridge
+from sqlalchemy import text
 
+from backoffice.change_operation import Operations
+from backoffice.order import Order
 from bridge.clock import MAX_UNCERTAINTY_SECONDS, ManualClock, SystemClock
 from bridge.errors import TransientError
 from bridge.storage.database_clock import DatabaseClock
@@ -152,3 +155,33 @@ def test_a_none_counts_only_when_sap_has_settled_by_both_clocks(bridge, database
             first_counted = waited
     assert SETTLING_SECONDS <= first_counted < SETTLING_SECONDS + 2.0
     assert READ_LAG_SECONDS <= waited - first_counted < READ_LAG_SECONDS + 2.0
+
+
+def test_a_lost_call_keeps_no_permit_that_another_adapter_still_holds(bridge, database):
+    """The adapter that lost it is ahead: by its clock the lease of the other has ended."""
+    ahead = Uncertain(bridge.clock, 0.4, 0.4)
+    loser = make_bridge(database.engine, bridge.service_engine, clock=ahead, sap=bridge.sap)
+    highest = text(
+        "UPDATE sap_slots SET operation_id = 'op_asks', lease_until = :until WHERE slot_number = 4"
+    )
+    with bridge.engine.begin() as connection:
+        connection.execute(highest, {"until": bridge.clock.now() + timedelta(seconds=0.3)})
+    operation_id = bridge.accept()
+    bridge.sap.script.append("drop")
+    loser.posting.handle(bridge.dispatch(operation_id))
+    with bridge.engine.connect() as connection:
+        taken = connection.execute(text("SELECT slot_number, operation_id FROM sap_slots")).all()
+    assert {slot: holder for slot, holder in taken if holder} == {3: operation_id, 4: "op_asks"}
+
+
+def test_a_redriven_operation_settles_by_every_clock(bridge, database):
+    """The backoffice is behind; the adapter that asks may be ahead."""
+    operation_id = bridge.accept()
+    parked = "UPDATE operations SET status = 'parked', parked_reason = 'held', sent_unresolved = true"
+    with bridge.engine.begin() as connection:
+        connection.execute(text(parked))
+    behind = Uncertain(bridge.clock, 0.4, -0.4)
+    operations = Operations(database.engine, behind, lambda: None, settling_seconds=SETTLING_SECONDS)
+    operations.redrive(operation_id, Order("olga", "ticket 4711"), remap=False)
+    settles_in = bridge.row(operation_id).settled_at - bridge.clock.now()
+    assert settles_in.total_seconds() >= SETTLING_SECONDS
