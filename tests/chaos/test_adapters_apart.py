@@ -95,14 +95,15 @@ def test_sap_books_within_the_settling_time_or_this_file_shows_nothing():
 def test_what_an_adapter_behind_time_has_lost_is_posted_once(stack, second, behind_seconds, payments):
     log, metrics_port = second
     run = PartnerRun.on(stack)
-    calls_before = calls_ended(log)
+    calls_before, sent = calls_ended(log), 0
     stack.sap("PUT", "/_control/faults", json=FAULTS)
     try:
         with wrong_clocks(stack, {SECOND: behind_seconds}, {SECOND: metrics_port}):
-            run.sender.send(f"behind-{-behind_seconds:.0f}", payments)
-            assert len(run.sender.accepted) == payments
-            run.wait_until_drained(DRAIN_SECONDS)
+            while calls_ended(log) == calls_before:  # the first adapter may be quicker with all of a few
+                run.sender.send(f"behind-{-behind_seconds:.0f}-{sent}", payments)
+                sent += payments
+                assert len(run.sender.accepted) == sent
+                run.wait_until_drained(DRAIN_SECONDS)
     finally:
         stack.sap("PUT", "/_control/faults", json={})
-    run.assert_each_is_booked_once(payments)
-    assert calls_ended(log) > calls_before, "the second adapter took no part"
+    run.assert_each_is_booked_once(sent)
