@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import requests
 from google.auth import exceptions, transport
 from google.auth.transport.requests import Request as RequestsTransport
 from google.oauth2 import id_token
@@ -18,6 +17,7 @@ from google.oauth2 import id_token
 from bridge.clock import Clock
 from bridge.environment import on_cloud_run
 from bridge.errors import RejectedError, SettingsError, TransientError
+from bridge.web.bounded_session import bounded_session
 
 CERTIFICATES_TIMEOUT_SECONDS = 5.0
 CLOCK_SKEW_SECONDS = 10
@@ -173,7 +173,7 @@ def fresh_seconds(headers: Mapping[str, str]) -> float:
 
 
 def _http_transport() -> transport.Request:
-    return RequestsTransport(session=requests.Session())
+    return RequestsTransport(session=bounded_session(CERTIFICATES_TIMEOUT_SECONDS))
 
 
 def _accept_anybody(_authorization: str | None) -> None:

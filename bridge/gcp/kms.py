@@ -10,19 +10,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import google.auth
 import google_crc32c
 import requests
 from google.auth.exceptions import GoogleAuthError
-from google.auth.transport.requests import AuthorizedSession
-from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from bridge.errors import PermanentError, TransientError
+from bridge.gcp.http import google_session
+from bridge.web.bounded_session import bounded_session
 
 ORIGIN = "https://cloudkms.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/cloudkms"
 TIMEOUT_SECONDS = 5.0
+# with its repetitions
+TOTAL_SECONDS = 20.0
 MAX_RETRIES = 3
 BACKOFF_SECONDS = 0.2
 MAX_REASON_CHARACTERS = 300
@@ -32,17 +33,15 @@ _PASSING = (429, 500, 502, 503, 504)
 @contextmanager
 def cloud_kms(emulator_host: str | None, *, backoff_seconds: float = BACKOFF_SECONDS) -> Iterator["CloudKms"]:
     """Give Cloud KMS under the process's own account, or the stand-in at "host:port" in clear."""
-    with _session(emulator_host) as session:
-        # both calls change nothing, so either may be repeated
-        retry = Retry(
-            total=MAX_RETRIES,
-            backoff_factor=backoff_seconds,
-            status_forcelist=_PASSING,
-            allowed_methods=None,
-            raise_on_status=False,
-        )
-        session.mount("http://", HTTPAdapter(max_retries=retry))
-        session.mount("https://", HTTPAdapter(max_retries=retry))
+    # both calls change nothing, so either may be repeated
+    retry = Retry(
+        total=MAX_RETRIES,
+        backoff_factor=backoff_seconds,
+        status_forcelist=_PASSING,
+        allowed_methods=None,
+        raise_on_status=False,
+    )
+    with _session(emulator_host, retry) as session:
         yield CloudKms(session, f"http://{emulator_host}" if emulator_host else ORIGIN)
 
 
@@ -89,14 +88,13 @@ class CloudKms:
         raise PermanentError(f"Cloud KMS refuses: {_reason(document)}")
 
 
-def _session(emulator_host: str | None) -> requests.Session:
+def _session(emulator_host: str | None, retry: Retry) -> requests.Session:
     if emulator_host:
-        return requests.Session()
+        return bounded_session(TOTAL_SECONDS, retry=retry)
     try:
-        credentials, _ = google.auth.default(scopes=[SCOPE])
+        return google_session(SCOPE, TOTAL_SECONDS, retry=retry)
     except GoogleAuthError as error:
         raise PermanentError("this process has no Google account") from error
-    return AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
 
 
 def _checked(answer: Mapping[str, Any], member: str) -> bytes:

@@ -5,16 +5,16 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
-import google.auth
 import requests
 import structlog
-from google.auth.transport.requests import AuthorizedSession
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 
+from bridge.gcp.http import google_session
 from bridge.metrics import Counter, Figures, Histogram, MetricsSettings, definition
+from bridge.web.bounded_session import bounded_session
 
 GOOGLE_HOST = "telemetry.googleapis.com"
 GOOGLE_SCOPE = "https://www.googleapis.com/auth/monitoring.write"
@@ -129,6 +129,5 @@ def _otlp(endpoint: str) -> MetricReader:
 def _session(endpoint: str) -> requests.Session:
     """Only Google is shown our token."""
     if urlsplit(endpoint).hostname != GOOGLE_HOST:
-        return requests.Session()
-    credentials, _ = google.auth.default(scopes=[GOOGLE_SCOPE])
-    return AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+        return bounded_session(EXPORT_TIMEOUT_SECONDS)
+    return google_session(GOOGLE_SCOPE, EXPORT_TIMEOUT_SECONDS)

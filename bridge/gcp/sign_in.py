@@ -5,6 +5,8 @@ from google.auth.transport.requests import Request
 from google.oauth2.credentials import Credentials
 
 from bridge.errors import SettingsError
+from bridge.gcp.http import TOKEN_SECONDS
+from bridge.web.bounded_session import bounded_session
 
 
 def id_token_of(path: str) -> str:
@@ -15,7 +17,7 @@ def id_token_of(path: str) -> str:
     """
     try:
         credentials = Credentials.from_authorized_user_file(path)  # type: ignore[no-untyped-call]
-        credentials.refresh(Request())
+        credentials.refresh(Request(bounded_session(TOKEN_SECONDS)))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: not a file of credentials") from error
     except exceptions.GoogleAuthError as error:

@@ -77,6 +77,7 @@ class Deadlines:
         self._changed = threading.Condition()
         self._pending: deque[Deadline] = deque()
         self._thread: threading.Thread | None = None
+        self._is_closed = False
 
     def begin(self) -> Deadline:
         """Return a deadline that runs; UnwatchedCallError if it can't be watched."""
@@ -94,10 +95,18 @@ class Deadlines:
                 self._changed.notify()
         return deadline
 
+    def close(self) -> None:
+        """Let the thread end once every deadline that has begun is over; none may begin any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+
     def _run(self) -> None:
         while True:
             with self._changed:
                 while not self._pending:
+                    if self._is_closed:
+                        return
                     self._changed.wait()
                 deadline = self._pending[0]
                 remaining_seconds = deadline.at_monotonic - monotonic()

@@ -92,6 +92,11 @@ class BoundedAdapter(HTTPAdapter):
             finally:
                 del self._running.call
 
+    def close(self) -> None:
+        """See HTTPAdapter; the threads that look names up end."""
+        super().close()
+        self._lookup.close()
+
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
         """See HTTPAdapter."""
         super().init_poolmanager(connections, maxsize, block, **options)

@@ -126,7 +126,11 @@ def test_what_is_told_is_what_is_listed_and_alerts_fire_when_they_should_and_not
     for _ in range(PAYMENTS_THAT_FAIL):
         pay(stack)
     wait_until(lambda: lanes_state(stack) == "closed", what="the closed lane")
-    assert not watch.fired & {"lane-closed", "outbox-age", "feed-lag", "webhook-age", "state-not-told"}
+    quiet = {"lane-closed", "outbox-age", "feed-lag", "webhook-age", "state-not-told", "work-keeps-failing"}
+    assert not watch.fired & quiet
+    give_a_number_twice(stack)
+    pay(stack)
+    expect(watch, {"work-keeps-failing"})
     with overdue_delivery(stack), stopped(stack, "dispatcher"):
         pay(stack, "second_partner")
         expect(watch, set(alert_conditions.ours()) - {"state-not-told", "clock-uncertain"})
@@ -153,6 +157,16 @@ def skip_a_number(stack):
     with open_database(RunningStack.read(stack.layout.stack_file)).begin() as connection:
         changed = connection.execute(
             text("UPDATE feed_counters SET last_sequence = last_sequence + 1 WHERE partner_id = :partner_id"),
+            {"partner_id": stack.document["partner"]["id"]},
+        )
+        assert changed.rowcount == 1
+
+
+def give_a_number_twice(stack):
+    """The partner's next event would get the number of another one, and so gets none at all."""
+    with open_database(RunningStack.read(stack.layout.stack_file)).begin() as connection:
+        changed = connection.execute(
+            text("UPDATE feed_counters SET last_sequence = last_sequence - 1 WHERE partner_id = :partner_id"),
             {"partner_id": stack.document["partner"]["id"]},
         )
         assert changed.rowcount == 1
