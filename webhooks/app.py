@@ -32,6 +32,7 @@ from webhooks.settings import Settings
 from webhooks.shares import Shares
 from webhooks.sweeper import Sweeper
 from webhooks.tasks import DeliveryTasks
+from webhooks.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def make_use_cases(
     """
     random = SystemRandom()
     tasks = DeliveryTasks(queue, settings.tasks.target_url, calls_at_once=task_calls_at_once)
-    fan_out = FanOut(engine, directory, tasks, clock)
+    turns = Turns(engine, tasks, clock, lost_after_seconds=settings.sweep_grace_seconds)
+    fan_out = FanOut(engine, directory, tasks, turns, clock)
     sender = Sender(
         clock,
         timeout_seconds=settings.timeout_seconds,
@@ -82,6 +84,7 @@ def make_use_cases(
         key_ring,
         sender,
         tasks,
+        turns,
         record,
         Shares(clock, settings.threads),
         clock,
@@ -92,6 +95,7 @@ def make_use_cases(
         engine,
         fan_out,
         tasks,
+        turns,
         clock,
         interval_seconds=settings.sweep_seconds,
         grace_seconds=settings.sweep_grace_seconds,

@@ -18,13 +18,15 @@ from bridge.storage import webhook_attempts, webhook_claims, webhook_probes, web
 from bridge.storage.transactions import single_statements
 from bridge.storage.webhook_attempts import StandingDelivery
 from bridge.storage.webhook_claims import ClaimedEvent, Pace, PutOff
+from bridge.storage.webhook_turns import Turn
 from bridge.tracing import Tracer, Value
 from bridge.webhook_endpoint import WebhookEndpoint
 from webhooks.message import body_of, headers_of, signers_of
 from webhooks.record import Attempted, RecordAttempt
 from webhooks.sender import Answer, Sender
 from webhooks.shares import Shares
-from webhooks.tasks import EARLY_TOLERANCE, DeliveryTask, DeliveryTasks, tasks_for
+from webhooks.tasks import EARLY_TOLERANCE, DeliveryTask, DeliveryTasks
+from webhooks.turns import Turns
 
 # The lease outlives the request, so that recording, or a machine that is slow, does not lose the claim.
 LEASE_TIMEOUTS = 2.0
@@ -33,8 +35,9 @@ LEASE_TIMEOUTS = 2.0
 PACE_AHEAD_SECONDS = 30.0
 # How late an attempt may come for its place.
 PACE_LATE_SECONDS = 2.0
-# As many as there is room for; at an endpoint at its rate only one comes after another.
-MAX_FOLLOWERS = 1000
+# Each attempt that ends calls up to so many deliveries that wait, so that more can run at once;
+# at an endpoint at its rate only one comes after another.
+MAX_FOLLOWERS = 2
 
 _log = structlog.get_logger(__name__)
 
@@ -61,7 +64,10 @@ class _Claim:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """How an attempt ended; None: nothing was sent. `followers`: how many that wait may come after it."""
+    """How an attempt ended; None: nothing was sent.
+
+    `followers`: how many that wait for the same endpoint may come after it.
+    """
 
     is_success: bool | None
     followers: int = MAX_FOLLOWERS
@@ -77,6 +83,7 @@ class Deliver:
         key_ring: KeyRing,
         sender: Sender,
         tasks: DeliveryTasks,
+        turns: Turns,
         record: RecordAttempt,
         shares: Shares,
         clock: Clock,
@@ -89,6 +96,7 @@ class Deliver:
         self._key_ring = key_ring
         self._sender = sender
         self._tasks = tasks
+        self._turns = turns
         self._record = record
         self._shares = shares
         self._clock = clock
@@ -107,24 +115,31 @@ class Deliver:
         if standing is None:
             _log.warning("task for an unknown delivery", delivery_id=delivery_id)
             return
+        # the task leaves the queue: whatever became of it, its partner has a place for another
+        followers = self._take(standing, delivery_id, attempt_number)
+        self._go_on(standing.partner_id, standing.endpoint_id, followers)
+
+    def _take(self, standing: StandingDelivery, delivery_id: str, attempt_number: int) -> int:
+        """Return how many that wait for the same endpoint may come next."""
         told = self._told(standing, delivery_id, attempt_number)
         if told is None:
-            return
-        endpoint_id = standing.endpoint_id
+            return 0
         if standing.probe_at is not None and self._waits_for_probe(standing, delivery_id, attempt_number):
-            return
-        started = self._shares.begin(endpoint_id, is_failing=standing.failing_since is not None)
+            return 0
+        endpoint_id = standing.endpoint_id
+        started = self._shares.begin(
+            endpoint_id, standing.partner_id, is_failing=standing.failing_since is not None
+        )
         if started is None:
             self._let_wait(delivery_id, attempt_number)
             # the endpoint's last attempt may have ended just before this one began to wait
-            self._go_on(endpoint_id, self._shares.room(endpoint_id))
-            return
+            return self._shares.room(endpoint_id, standing.partner_id)
         ended = _Ended(is_success=None)
         try:
             ended = self._attempt(standing, told, delivery_id, attempt_number)
         finally:
             room = self._shares.end(endpoint_id, started, is_success=ended.is_success)
-        self._go_on(endpoint_id, min(room, ended.followers))
+        return min(room, ended.followers)
 
     def probe(self, endpoint_id: str) -> None:
         """Make the next attempt of the delivery that has waited longest for the endpoint, if one does.
@@ -279,11 +294,10 @@ class Deliver:
                 connection, delivery_id, attempt_number, now=now, due_by=now + EARLY_TOLERANCE
             )
 
-    def _go_on(self, endpoint_id: str, followers: int) -> None:
-        """Make the tasks of deliveries that have waited for room at the endpoint, or for a place."""
-        if followers < 1:
-            return
-        now = self._clock.now()
-        with single_statements(self._engine) as connection:
-            waiting = webhook_sweeps.take_waiting(connection, endpoint_id, now=now, limit=followers)
-        self._tasks.create(tasks_for(waiting, now))
+    def _go_on(self, partner_id: str, endpoint_id: str, followers: int) -> None:
+        """Call the partner's next, and whoever has waited for the workers that all slow endpoints share."""
+        without = self._shares.full(partner_id)
+        self._turns.call(Turn(partner_id, endpoint_id, max(followers, 0), MAX_FOLLOWERS, without))
+        refused = self._shares.next_refused()
+        if refused is not None:
+            self._turns.call(Turn(refused, limit=1, without=self._shares.full(refused)))

@@ -20,9 +20,11 @@ from bridge.storage import webhook_sweeps, webhooks
 from bridge.storage.failures import is_away
 from bridge.storage.feed import FedEvent, feed_head, feed_page, up_to_hole
 from bridge.storage.restores import is_recovery_due
+from bridge.storage.webhook_turns import Turn
 from bridge.storage.webhooks import Cursor, NewDelivery, Position
 from bridge.webhook_endpoint import WebhookEndpoint
 from webhooks.tasks import DeliveryTask, DeliveryTasks, tasks_for
+from webhooks.turns import Turns
 
 PAGE_EVENTS = 100
 # What is left after so many pages is done by the next doorbell or the sweeper.
@@ -35,11 +37,13 @@ _log = structlog.get_logger(__name__)
 class _Page:
     """`tasks` are due now; `is_last` when the feed had no more at that moment.
 
-    `is_probe_due`: the endpoint fails and may be probed by one of the deliveries, which wait.
+    `waits`: deliveries wait for their partner's turn. `is_probe_due`: the endpoint fails and may be probed by
+    one of the deliveries, which wait.
     """
 
     tasks: list[DeliveryTask]
     is_last: bool
+    waits: bool = False
     is_probe_due: bool = False
 
 
@@ -51,6 +55,7 @@ class FanOut:
         engine: Engine,
         directory: PartnerDirectory,
         tasks: DeliveryTasks,
+        turns: Turns,
         clock: Clock,
         *,
         page_events: int = PAGE_EVENTS,
@@ -58,6 +63,7 @@ class FanOut:
         self._engine = engine
         self._directory = directory
         self._tasks = tasks
+        self._turns = turns
         self._clock = clock
         self._page_events = page_events
         # the missing numbers that have been logged, by endpoint: once is enough, the gauge goes on
@@ -72,6 +78,7 @@ class FanOut:
         """
         with self._engine.begin() as connection:
             positions = webhooks.cursor_positions(connection, partner_id)
+            places = self._turns.free_places(connection, partner_id)
         # an endpoint that was made or changed a moment ago is on its cursor before any cache knows of it
         needed = max((position.configuration_version for position in positions.values()), default=0)
         partner = self._directory.partner(partner_id, at_least_version=needed)
@@ -90,7 +97,8 @@ class FanOut:
             if up_to_sequence is not None and not _is_due(position, up_to_sequence, now):
                 continue
             try:
-                queue_answers = self._bring_up(partner, endpoint, queue_answers=queue_answers)
+                made, queue_answers = self._bring_up(partner, endpoint, places, queue_answers=queue_answers)
+                places -= made
             except SQLAlchemyError as error:
                 if is_away(error):
                     raise
@@ -106,19 +114,25 @@ class FanOut:
         return queue_answers
 
     def _bring_up(
-        self, partner: PartnerConfiguration, endpoint: WebhookEndpoint, *, queue_answers: bool
-    ) -> bool:
+        self, partner: PartnerConfiguration, endpoint: WebhookEndpoint, places: int, *, queue_answers: bool
+    ) -> tuple[int, bool]:
+        """Return how many of the partner's `places` in the queue it took, and whether the queue answers."""
+        made = 0
         for _ in range(MAX_PAGES):
-            page = self._walk_page(partner, endpoint)
+            page = self._walk_page(partner, endpoint, places - made)
+            made += len(page.tasks)
             # a queue that is away is waited for once, not once per page
             queue_answers = queue_answers and self._tasks.create(page.tasks)
+            if page.waits and queue_answers:
+                # the places may have become free before anybody could see these deliveries
+                queue_answers = self._turns.call(Turn(partner.partner_id))
             if page.is_probe_due:
                 queue_answers = self._call_probe(endpoint.endpoint_id) and queue_answers
             if page.is_last:
                 break
-        return queue_answers
+        return made, queue_answers
 
-    def _walk_page(self, partner: PartnerConfiguration, endpoint: WebhookEndpoint) -> _Page:
+    def _walk_page(self, partner: PartnerConfiguration, endpoint: WebhookEndpoint, places: int) -> _Page:
         """One transaction: a page of the feed, its deliveries and the cursor after it."""
         now = self._clock.now()
         with self._engine.begin() as connection:
@@ -143,26 +157,36 @@ class FanOut:
                     )
                     previous_sequence = entry.sequence
             is_held = cursor.status == "disabled"
-            waits = cursor.probe_at is not None and not is_held
-            created = webhooks.insert_deliveries(
-                connection,
-                deliveries,
-                endpoint_id=endpoint.endpoint_id,
-                partner_id=partner.partner_id,
-                held=is_held,
-                now=now,
-                task="waiting" if waits else "made",
-            )
+            is_probed = cursor.probe_at is not None and not is_held
+            # behind those that wait already, so that the order of the feed is kept
+            direct = 0 if is_held or is_probed or cursor.has_waiting else max(places, 0)
+            created: set[str] = set()
+            for some, task in ((deliveries[:direct], "made"), (deliveries[direct:], "waiting")):
+                created |= webhooks.insert_deliveries(
+                    connection,
+                    some,
+                    endpoint_id=endpoint.endpoint_id,
+                    partner_id=partner.partner_id,
+                    held=is_held,
+                    now=now,
+                    task="made" if is_held else task,
+                )
             webhooks.move_cursor(
                 connection,
                 endpoint.endpoint_id,
                 sequence=entries[-1].sequence,
                 previous_sequence=previous_sequence,
             )
-        due = [] if is_held or waits else [delivery.delivery_id for delivery in deliveries]
-        tasks = [DeliveryTask(delivery_id, 1, 0, now) for delivery_id in due if delivery_id in created]
-        is_probe_due = waits and bool(created) and cursor.probe_at is not None and cursor.probe_at <= now
-        return _Page(tasks, is_last=len(entries) < self._page_events, is_probe_due=is_probe_due)
+        due = [delivery.delivery_id for delivery in deliveries[:direct]]
+        return _Page(
+            [DeliveryTask(delivery_id, 1, 0, now) for delivery_id in due if delivery_id in created],
+            is_last=len(entries) < self._page_events,
+            waits=not is_held and not is_probed and len(deliveries) > direct,
+            is_probe_due=is_probed
+            and bool(created)
+            and cursor.probe_at is not None
+            and cursor.probe_at <= now,
+        )
 
     def _call_probe(self, endpoint_id: str) -> bool:
         now = self._clock.now()

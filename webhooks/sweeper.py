@@ -12,11 +12,13 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from bridge.clock import Clock
-from bridge.storage import webhook_ended, webhook_sweeps
+from bridge.storage import webhook_ended, webhook_sweeps, webhook_turns
 from bridge.storage.setbacks import Setbacks
 from bridge.storage.wake import WakeListener
+from bridge.storage.webhook_turns import Turn, Wanted
 from webhooks.fan_out import FanOut
 from webhooks.tasks import EARLY_TOLERANCE, DeliveryTasks, tasks_for
+from webhooks.turns import Turns
 
 MAX_PARTNERS = 50
 MAX_KNOWN_PARTNERS = 20
@@ -34,7 +36,7 @@ _FIRST = ""
 _log = structlog.get_logger(__name__)
 
 
-class _Turns:
+class _Pages:
     """Whose turn it is among keys that are read by page, in order: the first page follows the last one."""
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class Sweeper:
         engine: Engine,
         fan_out: FanOut,
         tasks: DeliveryTasks,
+        turns: Turns,
         clock: Clock,
         *,
         interval_seconds: float,
@@ -71,6 +74,7 @@ class Sweeper:
         self._engine = engine
         self._fan_out = fan_out
         self._tasks = tasks
+        self._turns = turns
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._grace_seconds = grace_seconds
@@ -83,8 +87,9 @@ class Sweeper:
         self._known_after = _FIRST
         self._forgotten_after = _FIRST
         self._ended_after = _FIRST
-        self._held_turns = _Turns()
-        self._waiting_turns = _Turns()
+        self._held_pages = _Pages()
+        self._wanted_pages = _Pages()
+        self._waiting_pages = _Pages()
         self._steps = Setbacks("sweeper", clock.monotonic)
         self._partners = Setbacks("sweeper, fan-out", clock.monotonic)
 
@@ -130,17 +135,37 @@ class Sweeper:
             now = self._clock.now()
             with self._engine.begin() as connection:
                 released = self._release_held(connection)
-                wanted = webhook_sweeps.take_wanted(
-                    connection, due_by=now + EARLY_TOLERANCE, limit=MAX_WANTED
-                )
+                wanted = self._take_wanted(connection, now)
             if not self._tasks.create(tasks_for(wanted.due, now)):
                 return
-            if wanted.is_all and len(released) < MAX_WANTED:
+            for partner_id in wanted.waiting:
+                # their places may have become free before anybody could see that they wait
+                self._turns.call(Turn(partner_id))
+            if len(wanted.partner_ids) < MAX_WANTED and len(released) < MAX_WANTED:
                 return
+
+    def _take_wanted(self, connection: Connection, now: datetime) -> Wanted:
+        taken = []
+
+        def read(after: str) -> list[str]:
+            wanted = webhook_turns.take_wanted(
+                connection,
+                now=now,
+                due_by=now + EARLY_TOLERANCE,
+                lost_after=timedelta(seconds=self._grace_seconds),
+                after=after,
+                limit=MAX_WANTED,
+            )
+            taken.append(wanted)
+            return wanted.partner_ids
+
+        partner_ids = self._wanted_pages.page(read, MAX_WANTED)
+        due = [each for wanted in taken for each in wanted.due]
+        return Wanted(partner_ids, due, set().union(*(wanted.waiting for wanted in taken)))
 
     def _release_held(self, connection: Connection) -> list[str]:
         now = self._clock.now()
-        return self._held_turns.page(
+        return self._held_pages.page(
             lambda after: webhook_sweeps.release_held(connection, now=now, after=after, limit=MAX_WANTED),
             MAX_WANTED,
         )
@@ -169,7 +194,7 @@ class Sweeper:
                 return
 
     def _hold_waiting(self, connection: Connection, now: datetime) -> list[str]:
-        return self._waiting_turns.page(
+        return self._waiting_pages.page(
             lambda after: webhook_sweeps.hold_waiting(connection, now=now, after=after, limit=MAX_HELD),
             MAX_HELD,
         )

@@ -70,25 +70,8 @@ TRY_SOON = text("""
     WHERE delivery_id = ANY(CAST(:delivery_ids AS text[])) AND swept_until > :until
 """)
 
-TAKE_WANTED = text("""
-    /* deliveries that somebody has asked for: their tasks are to be made at once. At a failing endpoint
-       whose next probe is not due they wait with its others */
-    UPDATE webhooks.deliveries AS delivery
-    SET sweep = delivery.sweep + 1, task = CASE WHEN wanted.waits THEN 'waiting' ELSE 'made' END,
-        swept_until = NULL
-    FROM (
-        SELECT delivery_id, event_id IS NOT NULL AND COALESCE(cursor.probe_at > :due_by, false) AS waits
-        FROM webhooks.deliveries JOIN webhooks.cursors AS cursor USING (endpoint_id)
-        WHERE task = 'wanted'
-        ORDER BY next_attempt_at LIMIT :limit
-        FOR UPDATE OF deliveries SKIP LOCKED
-    ) AS wanted
-    WHERE delivery.delivery_id = wanted.delivery_id
-    RETURNING delivery.delivery_id, delivery.attempts, delivery.sweep, wanted.waits
-""")
-
 TAKE_WAITING = text("""
-    /* the endpoint has room again: the longest waiting of its deliveries */
+    /* the longest waiting of the deliveries of an endpoint that is to be probed */
     UPDATE webhooks.deliveries AS delivery
     SET sweep = delivery.sweep + 1, task = 'made', swept_until = NULL, next_attempt_at = :now
     FROM (
@@ -181,14 +164,6 @@ class DueDelivery:
     sweep: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Deliveries that were asked for and need a task; `is_all` if no more were asked for."""
-
-    due: list[DueDelivery]
-    is_all: bool
-
-
 def partners_behind(connection: Connection, *, after: str, limit: int) -> list[str]:
     """Return partners above `after` with something to fan out, as far as the mirror and the cursors tell."""
     rows = connection.execute(SELECT_PARTNERS_BEHIND, {"after": after, "limit": limit})
@@ -225,16 +200,6 @@ def try_soon(connection: Connection, deliveries: Sequence[DueDelivery], *, until
     """Have deliveries that were taken, and got no task, taken again after `until`."""
     ids = [delivery.delivery_id for delivery in deliveries]
     connection.execute(TRY_SOON, {"delivery_ids": ids, "until": until})
-
-
-def take_wanted(connection: Connection, *, due_by: datetime, limit: int) -> Wanted:
-    """Raise `sweep` of deliveries that were asked for; return those that need a task.
-
-    At a failing endpoint none does whose probe is due past `due_by`.
-    """
-    rows = connection.execute(TAKE_WANTED, {"due_by": due_by, "limit": limit}).all()
-    due = [DueDelivery(row.delivery_id, row.attempts, row.sweep) for row in rows if not row.waits]
-    return Wanted(due, is_all=len(rows) < limit)
 
 
 def take_waiting(connection: Connection, endpoint_id: str, *, now: datetime, limit: int) -> list[DueDelivery]:

@@ -25,7 +25,10 @@ LOCK_CURSOR = text("""
     /* one fan-out at a time per endpoint; while it goes on, nobody enables or disables the endpoint. The
        transaction waits for no lock for long: other endpoints have their turn */
     WITH impatient AS MATERIALIZED (SELECT set_config('lock_timeout', CAST(:lock_timeout AS text), true))
-    SELECT sequence, previous_sequence, status, probe_at FROM webhooks.cursors AS cursor, impatient
+    SELECT sequence, previous_sequence, status, probe_at,
+           EXISTS (SELECT FROM webhooks.deliveries AS waiting
+                   WHERE waiting.task = 'waiting' AND waiting.endpoint_id = cursor.endpoint_id) AS has_waiting
+    FROM webhooks.cursors AS cursor, impatient
     WHERE endpoint_id = :endpoint_id AND partner_id = :partner_id FOR NO KEY UPDATE OF cursor
 """)
 
@@ -71,13 +74,14 @@ class Cursor:
     """`sequence`: as in Position; `previous_sequence`: the last event that matched.
 
     `status` is enabled, disabled (its events are held) or deleted (they are none of its any more).
-    `probe_at`: while it fails, when it may be probed.
+    `probe_at`: while it fails, when it may be probed. `has_waiting`: some of its deliveries have no task.
     """
 
     sequence: int
     previous_sequence: int
     status: str
     probe_at: datetime | None
+    has_waiting: bool
 
 
 @dataclass(frozen=True, slots=True)

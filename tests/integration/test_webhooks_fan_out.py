@@ -81,7 +81,7 @@ def test_a_page_that_holds_nothing_for_the_endpoint_does_not_break_the_chain(sta
 
 def small_pages(stage):
     ready = stage.instance.fan_out
-    return FanOut(stage.engine, ready._directory, ready._tasks, stage.clock, page_events=2)
+    return FanOut(stage.engine, ready._directory, ready._tasks, ready._turns, stage.clock, page_events=2)
 
 
 def test_two_fan_outs_at_once_leave_each_event_once_and_an_unbroken_chain(stage):

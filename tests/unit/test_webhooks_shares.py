@@ -22,8 +22,13 @@ def shares(clock):
     return Shares(clock, WORKERS)
 
 
-def begin(shares, endpoint_id, *, is_failing=False):
-    return shares.begin(endpoint_id, is_failing=is_failing)
+def begin(shares, endpoint_id, partner_id=None, *, is_failing=False):
+    """Each endpoint is a partner of its own, unless one is named."""
+    return shares.begin(endpoint_id, partner_id or endpoint_id, is_failing=is_failing)
+
+
+def room(shares, endpoint_id):
+    return shares.room(endpoint_id, endpoint_id)
 
 
 def succeed(shares, endpoint_id, times):
@@ -39,9 +44,9 @@ def test_an_unknown_endpoint_has_one_worker(shares):
 
 def test_each_quick_success_gives_one_more_up_to_half_of_all(shares):
     succeed(shares, "a", 3)
-    assert shares.room("a") == 4
+    assert room(shares, "a") == 4
     succeed(shares, "a", 100)
-    assert shares.room("a") == WORKERS // 2
+    assert room(shares, "a") == WORKERS // 2
 
 
 @pytest.mark.parametrize(("seconds", "is_success"), [(0.0, False), (SLOW_SECONDS, True)])
@@ -50,9 +55,9 @@ def test_a_failure_and_a_slow_success_leave_one(shares, clock, seconds, is_succe
     started = begin(shares, "a")
     clock.advance(seconds)
     shares.end("a", started, is_success=is_success)
-    assert shares.room("a") == 1
+    assert room(shares, "a") == 1
     succeed(shares, "a", 1)
-    assert shares.room("a") == 2
+    assert room(shares, "a") == 2
 
 
 def test_endpoints_that_hang_have_a_quarter_of_the_workers_together_and_the_others_the_rest(shares, clock):
@@ -64,7 +69,7 @@ def test_endpoints_that_hang_have_a_quarter_of_the_workers_together_and_the_othe
         shares.end(each, 0.0, is_success=False)
     assert sum(begin(shares, each) is not None for each in hanging) == WORKERS // 4
     succeed(shares, "well", 5)
-    assert shares.room("well") == 6
+    assert room(shares, "well") == 6
 
 
 def test_an_endpoint_hangs_while_its_first_attempt_still_runs(shares, clock):
@@ -77,3 +82,47 @@ def test_an_endpoint_hangs_while_its_first_attempt_still_runs(shares, clock):
 def test_an_endpoint_whose_record_says_that_it_fails_begins_with_the_slow_ones(shares):
     others = [begin(shares, f"fails-{number}", is_failing=True) for number in range(WORKERS)]
     assert sum(each is not None for each in others) == WORKERS // 4
+
+
+def test_a_partner_has_half_of_the_workers_and_the_first_attempts_of_its_endpoints_a_little_more(shares):
+    for endpoint_id in ("a", "b"):
+        for _ in range(WORKERS):
+            shares.end(endpoint_id, begin(shares, endpoint_id, "busy"), is_success=True)
+    started = [begin(shares, each, "busy") for each in ("a", "b") * WORKERS]
+    assert sum(each is not None for each in started) == WORKERS // 2
+    first = [begin(shares, f"new-{number}", "busy") for number in range(WORKERS)]
+    assert sum(each is not None for each in first) == WORKERS // 8
+    assert begin(shares, "another", "quiet") is not None
+
+
+def test_twenty_endpoints_of_a_partner_that_begin_to_hang_leave_one_worker_to_each(shares):
+    assert all(begin(shares, f"hangs-{number}", "a") is not None for number in range(20))
+
+
+def test_slow_endpoints_of_one_partner_took_all_the_workers_of_the_slow_ones(shares):
+    """Another partner's slow endpoint waits for them no longer than for its own."""
+    started = [begin(shares, f"a-{number}", "a", is_failing=True) for number in range(WORKERS)]
+    assert sum(each is not None for each in started) == WORKERS // 8
+    assert begin(shares, "b-1", "b", is_failing=True) is not None
+
+
+def test_whoever_found_the_workers_of_the_slow_ones_taken_is_called_in_turn_when_one_is_free(shares):
+    for partner_id in ("a", "b"):
+        for number in range(WORKERS // 8):
+            assert begin(shares, f"{partner_id}-{number}", partner_id, is_failing=True) is not None
+    assert begin(shares, "c-1", "c", is_failing=True) is None
+    assert begin(shares, "d-1", "d", is_failing=True) is None
+    assert shares.next_refused() is None, "no worker is free"
+    shares.end("a-0", 0.0, is_success=False)
+    assert shares.next_refused() == "c"
+    assert begin(shares, "c-1", "c", is_failing=True) is not None
+    assert shares.next_refused() is None
+    shares.end("b-0", 0.0, is_success=False)
+    assert shares.next_refused() == "d"
+    assert shares.next_refused() is None, "each refusal is reported once"
+
+
+def test_endpoints_without_room_are_those_of_their_partner_only(shares):
+    assert begin(shares, "a-1", "a") is not None
+    assert begin(shares, "b-1", "b") is not None
+    assert (shares.full("a"), shares.full("b"), shares.full("c")) == (["a-1"], ["b-1"], [])

@@ -431,7 +431,7 @@ CREATE TABLE webhooks.deliveries (
     attempts_before   integer NOT NULL DEFAULT 0,
     -- raised when a task is made again: part of the name of the task
     sweep             integer NOT NULL DEFAULT 0,
-    -- the task of the next attempt: made, wanted at once, or waiting until the endpoint has room for it
+    -- the task of the next attempt: made, wanted at once, or waiting for a turn: of the partner, or of the endpoint
     task              text NOT NULL DEFAULT 'made' CHECK (task IN ('made', 'wanted', 'waiting')),
     next_attempt_at   timestamptz,
     -- the sweeper has made a task for this attempt, and makes no other before then
@@ -452,7 +452,10 @@ CREATE INDEX deliveries_due ON webhooks.deliveries (next_attempt_at)
     WHERE status = 'pending' AND task = 'made' AND swept_until IS NULL;
 CREATE INDEX deliveries_swept ON webhooks.deliveries (swept_until)
     WHERE status = 'pending' AND task = 'made' AND swept_until IS NOT NULL;
-CREATE INDEX deliveries_wanted ON webhooks.deliveries (next_attempt_at) WHERE task = 'wanted';
+-- how many tasks of a partner stand in the queue
+CREATE INDEX deliveries_queued ON webhooks.deliveries (partner_id, next_attempt_at)
+    WHERE status = 'pending' AND task = 'made';
+CREATE INDEX deliveries_wanted ON webhooks.deliveries (partner_id, next_attempt_at) WHERE task = 'wanted';
 CREATE INDEX deliveries_waiting ON webhooks.deliveries (endpoint_id, next_attempt_at) WHERE task = 'waiting';
 CREATE INDEX deliveries_held ON webhooks.deliveries (endpoint_id, sequence) WHERE status = 'held';
 CREATE INDEX deliveries_sequence ON webhooks.deliveries (endpoint_id, sequence);

@@ -1,0 +1,36 @@
+"""Partners take turns: a partner's waiting deliveries get their tasks as its places become free."""
+
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine
+
+from bridge.clock import Clock
+from bridge.storage import webhook_turns
+from bridge.storage.transactions import single_statements
+from bridge.storage.webhook_turns import Turn
+from webhooks.tasks import DeliveryTasks, tasks_for
+
+
+class Turns:
+    """`lost_after_seconds`: a task that is late by so much is taken for lost, and holds no place any more."""
+
+    def __init__(
+        self, engine: Engine, tasks: DeliveryTasks, clock: Clock, *, lost_after_seconds: float
+    ) -> None:
+        self._engine = engine
+        self._tasks = tasks
+        self._clock = clock
+        self._lost_after = timedelta(seconds=lost_after_seconds)
+
+    def call(self, turn: Turn) -> bool:
+        """Make the tasks of those whose turn it is; False if the queue can't be reached."""
+        now = self._clock.now()
+        with single_statements(self._engine) as connection:
+            taken = webhook_turns.take_turn(connection, turn, now=now, lost_after=self._lost_after)
+        return self._tasks.create(tasks_for(taken, now))
+
+    def free_places(self, connection: Connection, partner_id: str) -> int:
+        """Return how many more tasks of the partner may stand in the queue."""
+        return webhook_turns.free_places(
+            connection, partner_id, now=self._clock.now(), lost_after=self._lost_after
+        )
