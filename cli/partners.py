@@ -18,7 +18,7 @@ from cli.screen import as_json, print_json, print_table
 
 LOCAL_URL = local_url("partners")
 
-_from = click.option("--from", "effective_from", help="A date and time with its offset; at once if left out.")
+_from = click.option("--from", "effective_from", help="A date and time with its offset; now if left out.")
 
 
 @click.group()

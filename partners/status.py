@@ -1,4 +1,4 @@
-"""The use cases: suspend a partner at once or from a date on, hold its postings."""
+"""The use cases: suspend a partner now or from a date on, hold its postings."""
 
 from datetime import datetime
 from typing import Any

@@ -33,6 +33,9 @@ def test_killed_process_is_restarted_on_its_port(stack, name):
     assert is_alive(stack.pid(name))
     now = {k: v for k, v in stack.document["processes"].items() if k != name}
     assert now == others, "only what was killed was restarted"
+    lines = stack.layout.log("supervisor").read_text(encoding="utf-8").splitlines()
+    ended = next(number for number, line in enumerate(lines) if f" {name} ended: " in line)
+    assert f" {name} started as pid " in lines[ended + 1], "at once, before anything else is looked at"
 
 
 def test_while_the_gateway_restarts_the_edge_stays_and_takes_the_same_token_afterwards(stack):

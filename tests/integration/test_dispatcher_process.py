@@ -18,7 +18,6 @@ from waiting import DEADLINE_SECONDS, wait_until
 pytestmark = pytest.mark.integration
 
 REPOSITORY = Path(__file__).parents[2]
-# what Cloud Run grants between SIGTERM and SIGKILL
 
 
 class Process:

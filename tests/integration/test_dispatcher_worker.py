@@ -14,6 +14,7 @@ from bridge.clock import SystemClock
 from bridge.messages import EVENTS_LANE, EVENTS_TOPIC, operations_topic
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.wake import Waker
+from dispatcher import app
 from dispatcher.app import Dispatcher
 from dispatcher.settings import Settings
 
@@ -190,3 +191,21 @@ def test_a_stop_lets_the_round_under_way_end(owner, start, publisher, wake):
     assert not thread.is_alive()
     assert len(publisher.messages(TOPIC)) == 1
     assert outbox_rows(owner) == {}
+
+
+def test_a_publish_that_never_ends_does_not_keep_the_worker_past_its_time(
+    owner, start, publisher, wake, monkeypatch
+):
+    monkeypatch.setattr(app, "STOP_SECONDS", 0.1)
+    gate = publisher.gates[TOPIC] = threading.Event()
+    stop, thread = start()
+    accept(owner)
+    wake()
+    claimed = "SELECT count(*) FROM outbox WHERE lane = :lane AND claim_id IS NOT NULL"
+    wait_until(lambda: scalar(owner, claimed, lane=LANE) == 1, what="a publish that hangs")
+    stop.set()
+    thread.join(DEADLINE_SECONDS)
+    assert not thread.is_alive()
+    assert scalar(owner, claimed, lane=LANE) == 1, "the publish has ended before the worker"
+    gate.set()
+    wait_until(lambda: outbox_rows(owner) == {}, what="the end of the publish")

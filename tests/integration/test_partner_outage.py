@@ -1,27 +1,22 @@
 """The directory on the real Firestore client while the emulator is killed, hangs and comes back empty."""
 
 import socket
-import time
 from datetime import UTC, datetime
 
 import pytest
 from firestore_emulator import FirestoreEmulator
 from partner_documents import changed, new_partner
-from waiting import DEADLINE_SECONDS, wait_until
+from waiting import wait_until
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError, UnknownOutcomeError
-from bridge.gcp.firestore import READ_TIMEOUT_SECONDS, FirestoreSettings, make_partner_store
+from bridge.gcp.firestore import FirestoreSettings, make_partner_store
 from bridge.partner_directory import PartnerDirectorySettings, make_directory
 from bridge.partner_mirror import restore_from_mirror
 
 pytestmark = pytest.mark.integration
 
-# what a read may take beyond its bound on a busy machine
-SLACK_SECONDS = DEADLINE_SECONDS
-# long enough to tell a request that waits for it from one that does not, on a slow machine too
 TIMEOUT_SECONDS = 6.0
-AT_ONCE_SECONDS = DEADLINE_SECONDS
 
 
 @pytest.fixture
@@ -49,15 +44,14 @@ def test_partners_are_served_while_firestore_is_dead_and_read_again_when_it_is_b
     assert directory.by_client("shop") == partner
     emulator.kill()
     clock.advance(settings.fresh_seconds)
-    # the request that notices pays the timeout, the ones after it nothing
-    assert_answers(directory, partner, within_seconds=TIMEOUT_SECONDS + SLACK_SECONDS)
-    for _ in range(5):
+    # the request that notices pays the timeout, the ones after it nothing (test_partner_directory.py)
+    for _ in range(6):
+        assert directory.by_client("shop") == partner
         clock.advance(settings.away_seconds)
-        assert_answers(directory, partner, within_seconds=AT_ONCE_SECONDS)
 
     second_store = emulator.store()
     cold = make_directory(second_store, database.engine, clock, settings)
-    assert_answers(cold, partner, within_seconds=READ_TIMEOUT_SECONDS + SLACK_SECONDS)
+    assert cold.by_client("shop") == partner
 
     emulator.start()
     wait_until(lambda: restored(database, store))
@@ -66,12 +60,6 @@ def test_partners_are_served_while_firestore_is_dead_and_read_again_when_it_is_b
     for reader in (directory, cold):
         wait_until(lambda reader=reader: later_read(reader, clock) == newer, what="the newer version")
     second_store.close()
-
-
-def assert_answers(directory, partner, *, within_seconds):
-    started = time.monotonic()
-    assert directory.by_client("shop") == partner
-    assert time.monotonic() - started < within_seconds
 
 
 def later_read(directory, clock):
@@ -86,7 +74,7 @@ def restored(database, store):
         return False
 
 
-def test_a_firestore_that_hangs_is_given_up_after_2_seconds():
+def test_a_firestore_that_hangs_is_given_up():
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         store = make_partner_store(FirestoreSettings("test-project", emulator_host=address))
@@ -96,8 +84,6 @@ def test_a_firestore_that_hangs_is_given_up_after_2_seconds():
             lambda: store.find_by_client("shop"),
             lambda: store.put(partner, None),
         ):
-            started = time.monotonic()
             with pytest.raises(TransientError):
                 call()
-            assert time.monotonic() - started < READ_TIMEOUT_SECONDS + SLACK_SECONDS
         store.close()
