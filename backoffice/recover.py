@@ -53,9 +53,14 @@ class Recover:
         return Begun(True, view)
 
     def latest(self) -> dict[str, Any]:
-        """Return the recovery that runs or ran last, if any, and whether one has to be begun."""
+        """Return the recovery that runs or ran last, if any, and whether one has to be begun.
+
+        `suspicion` is there only if the high-water mark tells against the database.
+        """
         with self._engine.connect() as connection:
-            return {
+            found: dict[str, Any] = {
                 "is_due": restores.is_recovery_due(connection),
                 "recovery": recoveries.view(connection),
             }
+            suspicion = restores.suspicion(connection)
+        return found if suspicion is None else {**found, "suspicion": suspicion}

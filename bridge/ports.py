@@ -4,15 +4,16 @@ from datetime import datetime
 from typing import Protocol
 
 from bridge.errors import PermanentError
+from bridge.high_water_mark import HighWaterMark, StandingMark
 from bridge.partner import PartnerConfiguration
 
 
 class InvalidDocumentError(PermanentError):
-    """A partner's document does not fit the model; the text names the fields, never a value."""
+    """A document does not fit its model; the text names the fields, never a value."""
 
 
 class VersionConflictError(PermanentError):
-    """The partner's document has another version than the one the change was made from."""
+    """The document has another version than the one the change was made from."""
 
 
 class ClientTakenError(PermanentError):
@@ -45,6 +46,25 @@ class PartnerStore(Protocol):
 
         Raises VersionConflictError if another stands there, ClientTakenError, TransientError if nothing was
         written, UnknownOutcomeError if the answer was lost: read before trying again.
+        """
+        ...
+
+
+class MarkStore(Protocol):
+    """Keeps the high-water mark of one environment outside of its database (production: Firestore)."""
+
+    def read(self) -> StandingMark | None:
+        """Return the mark that stands there; None before the first.
+
+        TransientError while the store is away, InvalidDocumentError for a document that is no mark.
+        """
+        ...
+
+    def write(self, mark: HighWaterMark, over: StandingMark | None) -> None:
+        """Replace the mark that was read (None: there was none) by one with a higher serial.
+
+        Raises VersionConflictError if another stands there by now, ValueError if the serial does not rise,
+        TransientError if nothing was written, UnknownOutcomeError if the answer was lost.
         """
         ...
 

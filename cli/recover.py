@@ -19,6 +19,12 @@ from cli.screen import as_json, print_json, print_table
 POLL_SECONDS = 1.0
 FORMATS = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z")
 
+SUSPICIONS = {
+    "behind": "an earlier state of the database was put back",
+    "another-database": "the high-water mark is another database's; this one was made anew, or is a copy",
+    "mark-missing": "the high-water mark is gone, or the database was put into another project",
+}
+
 
 @click.command()
 @click.option("--url", envvar="BRIDGE_BACKOFFICE_URL", default=LOCAL_URL, show_default="the local stack's")
@@ -44,7 +50,9 @@ def recover(
     """
     api = Api(url)
     if since is None:
-        _tell(api.get("/admin/recoveries/latest").body["recovery"], as_json=as_json)
+        latest = api.get("/admin/recoveries/latest").body
+        _tell_suspicion(latest.get("suspicion"))
+        _tell(latest["recovery"], as_json=as_json)
         return
     if reason is None:
         raise click.UsageError("--reason is missing: it is kept in the audit trail")
@@ -85,6 +93,17 @@ def _progress(recovery: dict[str, Any]) -> str:
     read = sum(lane["documents_read"] for lane in recovery["lanes"])
     made = sum(lane["operations_made"] for lane in recovery["lanes"])
     return f"{read} documents read in SAP, {made} operations made of them"
+
+
+def _tell_suspicion(suspicion: dict[str, Any] | None) -> None:
+    if suspicion is None:
+        return
+    click.echo(
+        f"The lanes are held since {suspicion['since']}: {SUSPICIONS[suspicion['reason']]}. "
+        f"The database stands at {suspicion['stands_at'] or 'its beginning'}; begin a recovery with --since "
+        "that moment, or an earlier one.",
+        err=True,
+    )
 
 
 def _tell(recovery: dict[str, Any] | None, *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bridge.errors import TransientError, UnknownOutcomeError
+from devstack.kept_mark import restore_mark
 from devstack.layout import SAP_SYSTEMS, Layout
 from devstack.logins import create_database, create_logins
 from devstack.postgres import DATABASE, OWNER, url_at
@@ -29,11 +30,14 @@ def prepare_database(layout: Layout) -> None:
 
 
 def prepare_partners(layout: Layout) -> None:
-    """The partners' documents."""
+    """What the Firestore emulator has forgotten: the partners' documents and the high-water mark."""
     from devstack.seed import seed_partners  # noqa: PLC0415 - Google's client is for this step only
 
     try:
+        restore_mark(layout)
         seed_partners(layout)
+    except OSError as error:
+        raise StartError(f"the high-water mark was not put back: {error}") from error
     except (TransientError, UnknownOutcomeError) as error:
         raise StartError(f"{error} ({error.__cause__})") from error
 

@@ -8,6 +8,7 @@ from typing import IO
 
 from devstack import edge, lock, stack_file
 from devstack.emulators import find_emulators
+from devstack.kept_mark import save_mark
 from devstack.keys import load_or_create, write_sap_connections
 from devstack.layout import SAP_SYSTEMS, Layout
 from devstack.postgres import Postgres
@@ -72,6 +73,7 @@ def _run_locked(
         reaper,
         on_change=on_change,
         on_progress=on_progress,
+        on_stopping=lambda: save_mark(layout),
     )
     try:
         supervisor.run()

@@ -4,7 +4,8 @@ from argon2 import PasswordHasher
 from sqlalchemy import Engine
 
 from bridge.clock import SystemClock
-from bridge.gcp.firestore import FirestoreSettings, make_partner_store
+from bridge.gcp.firestore import make_partner_store
+from bridge.gcp.firestore_documents import FirestoreSettings
 from bridge.journal_mapping import JournalEntryMapping
 from bridge.key_ring_file import KeyRingSettings, open_key_ring
 from bridge.keyring import KeyRing

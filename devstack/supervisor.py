@@ -47,7 +47,8 @@ class Supervisor:
     """Runs the table until it is told to stop.
 
     `on_change` is called with the pids by name: first when all is ready, then whenever one, or the reaper's,
-    has changed. `on_progress` gets lines that say how far the start has come.
+    has changed. `on_progress` gets lines that say how far the start has come. `on_stopping` is called before
+    a stack that was ready is stopped.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Supervisor:
         *,
         on_change: Callable[[Mapping[str, int]], None],
         on_progress: Callable[[str], None],
+        on_stopping: Callable[[], None] = lambda: None,
     ) -> None:
         self._units = {unit.name: unit for unit in units}
         self._states = {unit.name: State(unit) for unit in units}
@@ -65,6 +67,7 @@ class Supervisor:
         self._reaper = reaper
         self._on_change = on_change
         self._on_progress = on_progress
+        self._on_stopping = on_stopping
         self._published: dict[str, int] = {}
         self._is_outdated = False
         self._all_ready = False
@@ -226,6 +229,8 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """Stop in waves: a process ends only after everything that was started because of it."""
+        if self._all_ready:
+            self._on_stopping()
         left = {name: state for name, state in self._states.items() if state.child is not None}
         while left:
             wave = {n: s for n, s in left.items() if not dependents_of(self._units, n) & set(left)}

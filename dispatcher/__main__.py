@@ -8,6 +8,7 @@ import threading
 from bridge.clock_metrics import register_clock_metrics
 from bridge.environment import only_check
 from bridge.errors import SettingsError
+from bridge.gcp.firestore_mark import make_mark_store
 from bridge.gcp.pubsub import PubSubPublisher
 from bridge.metrics import make_metrics
 from bridge.storage.database_clock import DatabaseClock
@@ -16,7 +17,8 @@ from bridge.storage.restores import hold_lanes_of_a_restored_database
 from bridge.tracing import make_tracer
 from bridge.web.logs import configure_logs
 from dispatcher.app import Dispatcher
-from dispatcher.measured import MeasuredPublisher
+from dispatcher.mark_keeper import MarkKeeper
+from dispatcher.measured import MeasuredPublisher, register_mark_metrics
 from dispatcher.settings import Settings
 from dispatcher.traced import TracedPublisher
 
@@ -52,7 +54,10 @@ def main() -> int:
     metrics = make_metrics("dispatcher", settings.metrics)
     register_clock_metrics(metrics, clock)
     observed = MeasuredPublisher(TracedPublisher(publisher, tracer), metrics)
-    is_clean = Dispatcher(settings, engine, observed, clock, stop).run()
+    store = make_mark_store(settings.firestore)
+    keeper = MarkKeeper(engine, store, clock, settings.mark)
+    register_mark_metrics(metrics, keeper.age_seconds)
+    is_clean = Dispatcher(settings, engine, observed, clock, stop, keeper).run()
     publisher.close()
     engine.dispose()
     return 0 if is_clean else 1

@@ -1,7 +1,7 @@
 """The worker's wiring: one thread for each thing that may hang, and one that knows when there is work.
 
-sequencer → events relay; one relay for each SAP lane; the watchdog. Each has its own round and its own
-failures, so that a hanging topic, lane or partner holds up nothing else.
+sequencer → events relay; one relay for each SAP lane; the watchdog; the keeper of the high-water mark. Each
+has its own round and its own failures, so that a hanging topic, lane or partner holds up nothing else.
 """
 
 import threading
@@ -15,17 +15,21 @@ from bridge.clock import Clock
 from bridge.messages import EVENTS_LANE
 from bridge.storage.lanes import next_due, sap_systems
 from bridge.storage.wake import WakeListener
+from dispatcher.mark_keeper import MarkKeeper
 from dispatcher.relay import EventsRelay, OperationsRelay, Publisher
 from dispatcher.sequencer import Sequencer
 from dispatcher.settings import Settings
 from dispatcher.watchdog import Watchdog
-from dispatcher.worker import Worker
+from dispatcher.worker import Round, Worker
 
 # The process has 10 s from SIGTERM to SIGKILL on Cloud Run.
 STOP_SECONDS = 7.5
 LANES_INTERVAL_SECONDS = 30.0
 MIN_PAUSE_SECONDS = 0.02
 MAX_WAIT_SECONDS = 0.5
+# How long a start waits for the first look at the high-water mark. The gate is closed without it where
+# PostgreSQL has started; this is for a database that was made after that, in the place of another.
+FIRST_LOOK_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +44,7 @@ class Dispatcher:
         publisher: Publisher,
         clock: Clock,
         stop: threading.Event,
+        keeper: MarkKeeper | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -57,12 +62,20 @@ class Dispatcher:
         )
         watchdog = Watchdog(engine, clock, settings.watchdog, self._wake_all)
         self._watchdog = Worker("watchdog", watchdog.go_round, stop)
+        self._keeper = keeper
+        self._has_looked = threading.Event()
+        self._mark = Worker("mark keeper", self._keep_mark, stop)
+        if keeper is not None:
+            keeper.opened = self._wake_all
         self._poll_at = 0.0
         self._read_lanes_at = 0.0
         self._poll_failed = False
 
     def run(self) -> bool:
         """Work until stopped, then let every round end; return whether all did in time."""
+        if self._keeper is not None:
+            self._mark.start()
+            self._wait_for_first_look()
         for worker in (self._sequencer, self._events, self._events_help, self._watchdog):
             worker.start()
         _log.info("ready")
@@ -73,6 +86,18 @@ class Dispatcher:
             if self._clock.monotonic() >= self._poll_at:
                 self._poll()
         return self._end()
+
+    def _keep_mark(self) -> Round:
+        try:
+            return Round() if self._keeper is None else self._keeper.go_round()
+        finally:
+            self._has_looked.set()
+
+    def _wait_for_first_look(self) -> None:
+        give_up_at = self._clock.monotonic() + FIRST_LOOK_SECONDS
+        while not self._has_looked.wait(MIN_PAUSE_SECONDS):
+            if self._stop.is_set() or self._clock.monotonic() >= give_up_at:
+                return
 
     def _poll(self) -> None:
         """Wake who has something to do, in case that nobody did; know when the next thing is due."""
@@ -90,6 +115,9 @@ class Dispatcher:
                 _log.warning("poll failed", reason=type(error).__name__)
             self._poll_failed = True
         else:
+            if self._poll_failed:
+                # PostgreSQL is back, perhaps with other files
+                self._mark.wake()
             self._poll_failed = False
             pause_seconds = self._wake_due(due, now)
         self._poll_at = self._clock.monotonic() + pause_seconds
@@ -134,6 +162,7 @@ class Dispatcher:
             *(self._sequencer, self._events, self._events_help, self._watchdog),
             *self._lanes.values(),
         )
+        # not the mark keeper: a mark that was proposed and not written is proposed again
         for worker in workers:
             worker.wake()
         deadline = self._clock.monotonic() + STOP_SECONDS

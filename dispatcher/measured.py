@@ -1,11 +1,13 @@
-"""A publisher that counts what it sends: OpenTelemetry's messaging.client.sent.messages."""
+"""Metrics: what is sent (OpenTelemetry's messaging.client.sent.messages), and how old the mark is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bridge.errors import TransientError
 from bridge.messages import EventMessage, OperationMessage
-from bridge.metrics import Metrics
+from bridge.metrics import Figures, Metrics
 from dispatcher.relay import Publisher
+
+MARK_AGE = "bridge.mark.age"
 
 
 class MeasuredPublisher:
@@ -29,3 +31,13 @@ class MeasuredPublisher:
             raise
         finally:
             self._sent.add(len(messages), attributes)
+
+
+def register_mark_metrics(metrics: Metrics, age_seconds: Callable[[], float | None]) -> None:
+    """Show how old the high-water mark is; nothing while a recovery is due."""
+
+    def read() -> Figures:
+        age = age_seconds()
+        return {MARK_AGE: [] if age is None else [(age, {})]}
+
+    metrics.gauges([MARK_AGE], read)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 
 from bridge.storage.feed import partners_to_sequence, sequence_events
-from bridge.storage.restores import is_recovery_due
+from bridge.storage.restores import may_decide
 from bridge.storage.setbacks import Setbacks
 from dispatcher.worker import Round
 
@@ -40,7 +40,7 @@ class Sequencer:
         """Number what is new, one partner in one transaction; one that fails or is locked stops no other."""
         began_after = self._after
         with self._engine.begin() as connection:
-            if is_recovery_due(connection):
+            if not may_decide(connection):
                 return Round(next_seconds=RECOVERY_SECONDS)
             partners = partners_to_sequence(connection, after=began_after, limit=MAX_PARTNERS)
         is_last_page = len(partners) < MAX_PARTNERS

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridge.environment import emulator, number, required
+from bridge.gcp.firestore_documents import FirestoreSettings
 from bridge.gcp.pubsub import MAX_BATCH_MESSAGES
 from bridge.lane import GuardSettings
 from bridge.metrics import MetricsSettings
 from bridge.storage.engine import DatabaseSettings
 from bridge.tracing import TracingSettings
+from dispatcher.mark_keeper import MarkSettings
 from dispatcher.relay import RelaySettings
 from dispatcher.watchdog import WatchdogSettings
 
@@ -29,6 +31,8 @@ class Settings:
     poll_seconds: float
     relay: RelaySettings
     watchdog: WatchdogSettings
+    firestore: FirestoreSettings
+    mark: MarkSettings
     tracing: TracingSettings
     metrics: MetricsSettings
 
@@ -39,6 +43,7 @@ class Settings:
         publish_timeout_seconds = number(
             environ, "PUBLISH_TIMEOUT_SECONDS", 5.0, 0.1, MAX_PUBLISH_TIMEOUT_SECONDS
         )
+        firestore = FirestoreSettings.from_environment(environ)
         return cls(
             project=required(environ, "GOOGLE_CLOUD_PROJECT"),
             database=DatabaseSettings.from_environment(environ),
@@ -48,6 +53,13 @@ class Settings:
             pubsub_emulator_host=emulator(environ, "PUBSUB_EMULATOR_HOST"),
             publish_timeout_seconds=publish_timeout_seconds,
             poll_seconds=number(environ, "POLL_SECONDS", 1.0, 0.05, 60),
+            firestore=firestore,
+            mark=MarkSettings(
+                interval_seconds=number(environ, "MARK_INTERVAL_SECONDS", 2.0, 0.1, 60),
+                patience_seconds=number(environ, "MARK_PATIENCE_SECONDS", 60.0, 0.0, 3600),
+                # the emulator keeps nothing beyond its own end
+                may_forget=firestore.emulator_host is not None,
+            ),
             relay=RelaySettings(
                 lease_seconds=publish_timeout_seconds + LEASE_MARGIN_SECONDS,
                 max_batch=int(

@@ -9,9 +9,9 @@ from flask import Response, jsonify
 from sqlalchemy import Connection
 
 from bridge.clock import rfc3339
-from bridge.errors import RecoveryDueError, RejectedError
+from bridge.errors import RejectedError
 from bridge.storage.payments import StoredPayment
-from bridge.storage.restores import is_recovery_due
+from bridge.storage.restores import require_open_gate
 from gateway import idempotency
 from gateway.estimates import Estimates
 
@@ -50,9 +50,11 @@ def require_an_id(payment_id: str) -> None:
 
 
 def missing(connection: Connection) -> RejectedError:
-    """Return the 404; RecoveryDueError if the payment may be one that a restore has lost and SAP knows."""
-    if is_recovery_due(connection):
-        raise RecoveryDueError
+    """Return the 404; RecoveryDueError if the payment may be one that a restore has lost and SAP knows.
+
+    TransientError as long as that is not known.
+    """
+    require_open_gate(connection)
     return not_found()
 
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from bridge.environment import MAX_PORT, MAX_THREADS, http_url, required, whole
 from bridge.errors import SettingsError
-from bridge.gcp.firestore import FirestoreSettings
+from bridge.gcp.firestore_documents import FirestoreSettings
 from bridge.key_ring_file import KeyRingSettings
 from bridge.metrics import NO_METRICS, MetricsSettings
 from bridge.partner_directory import PartnerDirectorySettings

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridge.environment import MAX_PORT, MAX_THREADS, whole
-from bridge.gcp.firestore import FirestoreSettings
+from bridge.gcp.firestore_documents import FirestoreSettings
 from bridge.gcp.operators import OperatorSettings
 from bridge.storage.engine import DatabaseSettings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bridge.environment import MAX_PORT, MAX_THREADS, required, seconds, whole
 from bridge.errors import SettingsError
-from bridge.gcp.firestore import FirestoreSettings
+from bridge.gcp.firestore_documents import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
 from bridge.key_ring_file import KeyRingSettings
 from bridge.lane import GuardSettings

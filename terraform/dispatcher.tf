@@ -59,6 +59,7 @@ resource "google_cloud_run_v2_worker_pool" "dispatcher" {
   }
 
   depends_on = [
+    google_project_iam_member.firestore,
     google_project_iam_member.process,
     google_project_service.this,
     google_pubsub_topic_iam_binding.carrier_publishers,
@@ -74,6 +75,9 @@ locals {
   dispatcher_environment = merge(local.project_environment, local.telemetry_environment, local.settling_environment, {
     DATABASE_CONNECTIONS           = "10"
     DELAYED_AFTER_SECONDS          = "900"
+    FIRESTORE_DATABASE             = google_firestore_database.marks.name
+    MARK_INTERVAL_SECONDS          = "2"
+    MARK_PATIENCE_SECONDS          = "60"
     MAX_BATCH_MESSAGES             = "1000"
     POLL_SECONDS                   = "1"
     PUBLISH_TIMEOUT_SECONDS        = "5"

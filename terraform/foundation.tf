@@ -5,6 +5,7 @@ resource "terraform_data" "foundation" {
     google_artifact_registry_repository.cache,
     google_artifact_registry_repository.images,
     google_certificate_manager_dns_authorization.edge,
+    google_firestore_database.marks,
     google_firestore_database.partners,
     google_kms_crypto_key.ring,
     google_kms_crypto_key_iam_binding.wrap,

@@ -7,16 +7,14 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import hypothesis
 import pytest
+from databases import Database, local_engine
 from scratch import scratch_folder
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, text
 
-from bridge.storage.engine import DatabaseSettings, make_engine
-from devstack.logins import create_database, create_logins, login_of, url_as
+from devstack.logins import create_database, create_logins
 from devstack.postgres import Postgres, free_port
 
 # On a busy machine an example may take long, and so may making one: that says nothing about the code.
@@ -30,32 +28,7 @@ for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
     os.environ.pop(name, None)
 
 TEMPLATE = "migrated_template"
-WITH_PREPARED_STATEMENTS = ("dispatcher", "sap_adapter", "webhooks")
 _numbers = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class Database:
-    """`url` and `engine` are the owner's; `url_for("gateway")` logs in with that service's rights only."""
-
-    url: str
-    engine: Engine
-
-    def url_for(self, role):
-        return url_as(self.url, login_of(role))
-
-    def engine_for(self, role: str) -> Engine:
-        """The engine that the role has in production; whoever asks for it disposes of it."""
-        settings = DatabaseSettings(self.url_for(role), None, None, None)
-        return make_engine(
-            settings, pool_size=10, application_name=role, prepared=role in WITH_PREPARED_STATEMENTS
-        )
-
-
-def local_engine(url: str, **options: Any) -> Engine:
-    # the driver would load all of the system's certificates for each connection, to be told that TLS is off
-    no_tls = {"ssl_context": False}
-    return create_engine(url, connect_args=no_tls, hide_parameters=True, pool_size=20, **options)
 
 
 @pytest.fixture(scope="session")

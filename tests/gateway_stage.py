@@ -18,7 +18,7 @@ from partner_documents import new_partner
 from sqlalchemy import text
 
 from bridge.clock import ManualClock
-from bridge.gcp.firestore import FirestoreSettings
+from bridge.gcp.firestore_documents import FirestoreSettings
 from bridge.key_ring_file import KeyRingSettings
 from bridge.keyring import KeyRing
 from bridge.partner import Client, PartnerLimits

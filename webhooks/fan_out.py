@@ -19,7 +19,7 @@ from bridge.ports import PartnerDirectory
 from bridge.storage import webhook_sweeps, webhooks
 from bridge.storage.failures import is_away
 from bridge.storage.feed import FedEvent, feed_head, feed_page, up_to_hole
-from bridge.storage.restores import is_recovery_due
+from bridge.storage.restores import may_decide
 from bridge.storage.webhook_turns import Turn
 from bridge.storage.webhooks import Cursor, NewDelivery, Position
 from bridge.webhook_endpoint import WebhookEndpoint
@@ -136,7 +136,7 @@ class FanOut:
         """One transaction: a page of the feed, its deliveries and the cursor after it."""
         now = self._clock.now()
         with self._engine.begin() as connection:
-            if is_recovery_due(connection):
+            if not may_decide(connection):
                 # the sweeper finds the cursor behind the feed when it is over
                 return _Page([], is_last=True)
             cursor = self._lock_or_make(connection, partner, endpoint)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from bridge.environment import on_cloud_run
 from bridge.errors import SettingsError
-from bridge.gcp.firestore import FirestoreSettings
+from bridge.gcp.firestore_documents import FirestoreSettings
 from bridge.gcp.identity import CallerSettings
 from bridge.key_ring_file import KeyRingSettings
 from bridge.metrics import MetricsSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from bridge.storage.restores import is_recovery_due
+from bridge.storage.restores import may_decide
 
 # How long one partner may keep the sequencer waiting, for whatever lock.
 LOCK_TIMEOUT_MILLISECONDS = 1000
@@ -130,7 +130,7 @@ def sequence_events(connection: Connection, partner_id: str, *, limit: int) -> i
     lock, in a statement of their own, so that none is numbered twice.
     """
     partner = {"partner_id": partner_id, "lock_timeout": LOCK_TIMEOUT_MILLISECONDS}
-    if is_recovery_due(connection):
+    if not may_decide(connection):
         return 0
     counter = connection.execute(LOCK_COUNTER, partner).one_or_none()
     if counter is None:

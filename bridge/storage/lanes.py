@@ -1,6 +1,6 @@
 """The lanes as the relay sees them: the guard under lock, what is under way, when something is due."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, text
@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 from bridge.lane import Answers, Lane
 from bridge.messages import EVENTS_LANE
 from bridge.storage.lane_rows import COLUMNS, lane_of
+from bridge.storage.restores import IS_TRUSTED
 
 SELECT_SAP_SYSTEMS = text("""
     /* every SAP system has a lane */
@@ -16,7 +17,8 @@ SELECT_SAP_SYSTEMS = text("""
 
 LOCK_LANE = text(f"""
     /* one relay at a time is at a lane; the others go on with the next */
-    SELECT {COLUMNS} FROM sap_systems WHERE sap_system = :lane FOR NO KEY UPDATE SKIP LOCKED
+    SELECT {COLUMNS}, {IS_TRUSTED} AS is_trusted
+    FROM sap_systems WHERE sap_system = :lane FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - made of constants
 
 COUNT_TRAFFIC = text("""
@@ -34,12 +36,13 @@ COUNT_TRAFFIC = text("""
           FROM sap_slots WHERE sap_system = :lane) AS permits
 """)
 
-NEXT_DUE = text("""
+NEXT_DUE = text(f"""
     /* per lane, when its first unclaimed row is due; one whose turn has not come never is. A held lane is
        left out, one whose circuit is open is due when its probe is. No lane walks past the rows of another */
     SELECT open_lane.lane,
            greatest(first_row.not_before, CASE WHEN call_window = 0 THEN probe_not_before END) AS due_at
-    FROM (SELECT sap_system AS lane, call_window, probe_not_before FROM sap_systems WHERE NOT held
+    FROM (SELECT sap_system AS lane, call_window, probe_not_before FROM sap_systems
+          WHERE NOT held AND {IS_TRUSTED}
           UNION ALL SELECT :events, NULL, NULL) AS open_lane
     CROSS JOIN LATERAL (
         SELECT not_before FROM outbox
@@ -48,7 +51,7 @@ NEXT_DUE = text("""
         ORDER BY not_before LIMIT 1
     ) AS first_row
     WHERE CAST(:lane AS text) IS NULL OR open_lane.lane = :lane
-""")
+""")  # noqa: S608 - made of constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,15 @@ def sap_systems(connection: Connection) -> list[str]:
 
 
 def lock_lane(connection: Connection, lane: str) -> Lane | None:
-    """Return the lane's guard with its row locked, or None while somebody else has it."""
+    """Return the lane's guard with its row locked, or None while somebody else has it.
+
+    Before PostgreSQL was compared with the high-water mark every lane counts as held.
+    """
     row = connection.execute(LOCK_LANE, {"lane": lane}).one_or_none()
-    return lane_of(row) if row else None
+    if row is None:
+        return None
+    guard = lane_of(row)
+    return guard if row.is_trusted else replace(guard, held=True)
 
 
 def count_traffic(connection: Connection, lane: str, *, call_window: int, now: datetime) -> Traffic:

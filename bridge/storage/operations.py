@@ -20,6 +20,7 @@ from bridge.payment import (
     PaymentStatus,
     SapDocument,
 )
+from bridge.storage.restores import IS_TRUSTED
 
 LOCK_PAYMENT = text("""
     /* the payment, so that its operations are judged one after the other */
@@ -29,14 +30,16 @@ LOCK_PAYMENT = text("""
     FROM payments WHERE payment_id = :payment_id FOR NO KEY UPDATE
 """)
 
-LOCK_OPERATION = text("""
-    /* the operation that is claimed or recorded */
+LOCK_OPERATION = text(f"""
+    /* the operation that is claimed or recorded. Before the database was compared with the high-water mark
+       every lane counts as held */
     SELECT operation.*, payment.currency,
            EXISTS (SELECT FROM sap_systems AS lane
-                   WHERE lane.sap_system = operation.sap_system AND lane.held) AS is_lane_held
+                   WHERE lane.sap_system = operation.sap_system AND lane.held)
+           OR NOT {IS_TRUSTED} AS is_lane_held
     FROM operations AS operation JOIN payments AS payment USING (payment_id)
     WHERE operation_id = :operation_id FOR NO KEY UPDATE OF operation
-""")
+""")  # noqa: S608 - made of constants
 
 SELECT_OPERATIONS = text("""
     /* all steps of a payment, in their order */

@@ -10,7 +10,8 @@ from waiting import wait_until
 
 from bridge.clock import ManualClock
 from bridge.errors import TransientError, UnknownOutcomeError
-from bridge.gcp.firestore import FirestoreSettings, make_partner_store
+from bridge.gcp.firestore import make_partner_store
+from bridge.gcp.firestore_documents import FirestoreSettings
 from bridge.partner_directory import PartnerDirectorySettings, make_directory
 from bridge.partner_mirror import restore_from_mirror
 

@@ -12,7 +12,7 @@ from google.auth.transport import Request
 from bridge.clock import ManualClock, SystemClock
 from bridge.environment import CLOUD_RUN
 from bridge.errors import RejectedError, SettingsError, TransientError
-from bridge.gcp.firestore import FirestoreSettings
+from bridge.gcp.firestore_documents import FirestoreSettings
 from bridge.gcp.iap import HEADER, ISSUER, KEYS_URL
 from bridge.gcp.identity import CachedCertificates, CallerSettings
 from bridge.gcp.operators import OperatorSettings, make_operator_authenticator

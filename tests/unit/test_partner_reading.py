@@ -10,7 +10,7 @@ from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import ManualClock
 from bridge.errors import SettingsError, TransientError
-from bridge.gcp.firestore import FirestoreSettings, decode, encode
+from bridge.gcp.firestore_documents import FirestoreSettings, decode, encode
 from bridge.partner_directory import PartnerDirectorySettings
 from bridge.partner_source import PartnerSource
 from bridge.ports import InvalidDocumentError

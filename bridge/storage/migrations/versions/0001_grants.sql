@@ -112,6 +112,9 @@ GRANT SELECT (endpoint_id, event_id, status) ON webhooks.deliveries TO retention
 
 -- whoever decides looks first whether the database was restored and is not recovered
 GRANT SELECT ON database_identity, recoveries TO gateway, dispatcher, sap_adapter, webhooks;
+GRANT SELECT ON database_identity TO dead_letters;
+-- compares the database with the high-water mark outside
+GRANT UPDATE ON database_identity TO dispatcher;
 
 -- after a restore: marks what SAP is asked about, makes operations of SAP's documents, lets the feeds go on
 GRANT SELECT ON payments, operations, outbox, sap_systems, feed_counters, partner_configs TO recovery;

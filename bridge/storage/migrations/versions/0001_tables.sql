@@ -309,11 +309,32 @@ CREATE TABLE database_identity (
     is_only           boolean PRIMARY KEY DEFAULT true CHECK (is_only),
     system_identifier bigint NOT NULL,
     timeline_id       integer NOT NULL,
-    -- when it was found to be behind the high-water mark that is kept outside of it; NULL: it is not
-    suspected_at      timestamptz
+    -- when the comparison with the high-water mark outside told against it, and why; NULL: it did not
+    suspected_at      timestamptz,
+    suspected_because text CHECK (suspected_because IN ('behind', 'another-database', 'mark-missing')),
+    -- which database this is, wherever it is copied to
+    database_id       text NOT NULL,
+    -- nothing is decided unless these are the start of PostgreSQL and the table that are there now: whoever puts a
+    -- database back starts PostgreSQL again or makes the tables again
+    trusted_start     timestamptz NOT NULL,
+    trusted_table     oid NOT NULL,
+    -- since that start: it was compared with the mark; a recovery has ended, and the mark has to follow it
+    is_compared       boolean NOT NULL DEFAULT false,
+    takes_over        boolean NOT NULL DEFAULT false,
+    -- the newest mark that was proposed, the newest that is known to stand outside, and since when
+    mark_serial       bigint NOT NULL DEFAULT 0,
+    proposed_at       timestamptz,
+    noted_serial      bigint NOT NULL DEFAULT 0 CHECK (noted_serial <= mark_serial),
+    noted_at          timestamptz,
+    -- what may stand there: the token of the noted mark and of those proposed since, in order
+    mark_tokens       text[] NOT NULL DEFAULT '{}',
+    mark_epoch        bigint NOT NULL DEFAULT 1,
+    CHECK ((suspected_at IS NULL) = (suspected_because IS NULL))
 );
-INSERT INTO database_identity (system_identifier, timeline_id)
-SELECT system_identifier, timeline_id FROM pg_control_system(), pg_control_checkpoint();
+INSERT INTO database_identity (system_identifier, timeline_id, database_id, trusted_start, trusted_table)
+SELECT system_identifier, timeline_id, CAST(gen_random_uuid() AS text), pg_postmaster_start_time(),
+       CAST('database_identity' AS regclass)
+FROM pg_control_system(), pg_control_checkpoint();
 
 -- What follows a restore from backup. `since`: the moment the backup is from.
 CREATE TABLE recoveries (
