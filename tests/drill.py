@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import requests
 from local_stack import CALL_TIMEOUT_SECONDS, Stack, devstack, processes_of
 from sqlalchemy import create_engine, text
@@ -82,6 +84,44 @@ class Drill:
             what="the whole stack gone",
         )
         shutil.rmtree(self.postgres.data_folder)
+
+    @contextmanager
+    def without_database(self):
+        """PostgreSQL is stopped cleanly meanwhile, and everything else runs on."""
+        supervisor, postgres = self.stack.pid("supervisor"), psutil.Process(self.stack.pid("postgres"))
+        # it would start PostgreSQL again at once
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            postgres.send_signal(signal.SIGINT)
+            wait_until(lambda: postgres.status() == psutil.STATUS_ZOMBIE, what="the end of PostgreSQL")
+            yield
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+        wait_until(
+            lambda: self.stack.pid("postgres") != postgres.pid and self.postgres.is_ready(),
+            what="PostgreSQL is back",
+        )
+
+    def copy_data_folder(self) -> Backup:
+        """A plain copy, as a snapshot of the disk."""
+        with self.without_database():
+            self._copy(self.postgres.data_folder, self._copied)
+        return Backup(datetime.now(UTC), b"", b"")
+
+    def put_data_folder_back(self):
+        """Have the copy in the folder's place: the same cluster on the same timeline."""
+        with self.without_database():
+            self._copy(self._copied, self.postgres.data_folder)
+        shutil.rmtree(self._copied)
+
+    @property
+    def _copied(self) -> Path:
+        return self.postgres.data_folder.with_name("copied")
+
+    def _copy(self, source: Path, target: Path):
+        shutil.rmtree(target, ignore_errors=True)
+        # with its owner: as root PostgreSQL runs as another account
+        subprocess.run(["cp", "--archive", str(source), str(target)], check=True)
 
     def restore(self, backup: Backup):
         """Put the backup into a new cluster, and start the stack on it."""

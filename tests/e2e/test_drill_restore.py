@@ -9,6 +9,8 @@ import pytest
 from drill import Drill
 from waiting import wait_until
 
+from devstack.demo.instructions import Instructions
+
 pytestmark = [pytest.mark.e2e, pytest.mark.plants_faults]
 
 # payments: in all, accepted when the backup is made, posted when the database is lost
@@ -80,6 +82,48 @@ def test_a_restored_backup_posts_nothing_twice_and_loses_no_external_id(stack, r
     assert {number: after[number] for number in fed.keys() & after.keys()}.items() <= fed.items()
     refund_what_was_recovered(drill)
     assert drill.documents() == count + 1
+
+
+def test_a_data_folder_that_was_put_back_under_the_running_stack_went_on_posting(stack):
+    """The same cluster on the same timeline: nothing in the database tells that it is old."""
+    drill = Drill(stack, Instructions("put-back"))
+    before = drill.documents()
+    stack.sap("PUT", "/_control/faults", json={"mode": "down"})
+    drill.sender.send("kept", 4)
+    copied = drill.copy_data_folder()
+    # whatever is sent a second time is a second document
+    stack.sap("PUT", "/_control/faults", json={"idempotency_window_s": 0})
+    drill.sender.send("lost", 4)
+    wait_until(
+        lambda: drill.documents() == before + 8 and not unfinished(drill),
+        timeout_seconds=DRAIN_SECONDS, what="everything paid",
+    )  # fmt: skip
+    wait_until(lambda: not unnumbered(drill), what="the feed")
+    fed = drill.feeds()
+
+    drill.put_data_folder_back()
+    wait_until(lambda: set(drill.lanes().values()) == {"held"}, what="the lanes held")
+    require_that_nobody_decides(drill)
+    assert drill.feeds().items() <= fed.items()
+    assert drill.documents() == before + 8
+
+    recovery = drill.recover(copied)
+    assert (recovery["status"], recovery["unplaced_documents"]) == ("finished", [])
+    wait_until(
+        lambda: not unfinished(drill) and not unnumbered(drill),
+        timeout_seconds=DRAIN_SECONDS, what="everything found",
+    )  # fmt: skip
+    stats = stack.sap("GET", "/_control/stats")
+    assert (stats["documents"], stats["duplicates"]) == (before + 8, 0)
+    again = [drill.send_again("lost", number).status_code for number in range(4)]
+    assert again == [409] * 4
+    after = drill.feeds()
+    assert {number: after[number] for number in fed.keys() & after.keys()}.items() <= fed.items()
+    assert set(drill.lanes().values()) == {"open"}
+
+
+def unnumbered(drill):
+    return drill.rows("SELECT 1 FROM outbox WHERE lane = 'events'")
 
 
 def require_that_nobody_decides(drill):
