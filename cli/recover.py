@@ -19,6 +19,7 @@ from cli.screen import as_json, print_json, print_table
 POLL_SECONDS = 1.0
 FORMATS = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z")
 
+BY_HAND = "somebody has set it so"
 SUSPICIONS = {
     "behind": "an earlier state of the database was put back",
     "another-database": "the high-water mark is another database's; this one was made anew, or is a copy",
@@ -99,7 +100,7 @@ def _tell_suspicion(suspicion: dict[str, Any] | None) -> None:
     if suspicion is None:
         return
     click.echo(
-        f"The lanes are held since {suspicion['since']}: {SUSPICIONS[suspicion['reason']]}. "
+        f"The lanes are held since {suspicion['since']}: {SUSPICIONS.get(suspicion['reason'], BY_HAND)}. "
         f"The database stands at {suspicion['stands_at'] or 'its beginning'}; begin a recovery with --since "
         "that moment, or an earlier one.",
         err=True,

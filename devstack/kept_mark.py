@@ -11,8 +11,8 @@ from pathlib import Path
 
 from devstack.layout import PROJECT_ID, Layout
 
-# bridge/gcp/firestore_mark.py
-DOCUMENT = "high_water_marks/bridge"
+# bridge/gcp/firestore_mark.py says which
+DOCUMENT_PATH = f"/v1/projects/{PROJECT_ID}/databases/(default)/documents/high_water_marks/bridge"
 TIMEOUT_SECONDS = 5.0
 HTTP_NOT_FOUND = 404
 # what the emulator says of a document that is there already
@@ -53,5 +53,4 @@ def _file(layout: Layout) -> Path:
 
 
 def _url(layout: Layout) -> str:
-    documents = f"projects/{PROJECT_ID}/databases/(default)/documents"
-    return f"{layout.url('firestore')}/v1/{documents}/{DOCUMENT}"
+    return layout.url("firestore") + DOCUMENT_PATH

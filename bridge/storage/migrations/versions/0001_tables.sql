@@ -309,7 +309,7 @@ CREATE TABLE database_identity (
     is_only           boolean PRIMARY KEY DEFAULT true CHECK (is_only),
     system_identifier bigint NOT NULL,
     timeline_id       integer NOT NULL,
-    -- when the comparison with the high-water mark outside told against it, and why; NULL: it did not
+    -- when the comparison with the high-water mark outside told against it, and why. Without a reason: by hand
     suspected_at      timestamptz,
     suspected_because text CHECK (suspected_because IN ('behind', 'another-database', 'mark-missing')),
     -- which database this is, wherever it is copied to
@@ -328,8 +328,7 @@ CREATE TABLE database_identity (
     noted_at          timestamptz,
     -- what may stand there: the token of the noted mark and of those proposed since, in order
     mark_tokens       text[] NOT NULL DEFAULT '{}',
-    mark_epoch        bigint NOT NULL DEFAULT 1,
-    CHECK ((suspected_at IS NULL) = (suspected_because IS NULL))
+    mark_epoch        bigint NOT NULL DEFAULT 1
 );
 INSERT INTO database_identity (system_identifier, timeline_id, database_id, trusted_start, trusted_table)
 SELECT system_identifier, timeline_id, CAST(gen_random_uuid() AS text), pg_postmaster_start_time(),
