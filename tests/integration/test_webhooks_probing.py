@@ -308,7 +308,7 @@ def test_two_instances_that_are_called_at_once_send_one_probe(stage, failing):
     for thread in threads:
         thread.start()
     wait_until(lambda: sum(not thread.is_alive() for thread in threads) == 1)
-    assert len(stage.receiver.requests) == before + 1
+    wait_until(lambda: len(stage.receiver.requests) == before + 1)
     stage.receiver.gate.set()
     for thread in threads:
         thread.join()
