@@ -91,7 +91,7 @@ def main(events: int, seconds: int, rounds: int, only_turns: bool) -> None:
                 with services_on(stage) as services:
                     throughput = _throughput(services, events, seconds)
             with services_on(stage) as services:
-                turn_lines, turn_targets = turns(services, rounds, seconds)
+                turn_lines, turn_targets = turns(services, rounds, max(5, seconds // 2))
     except (StartError, OSError) as error:
         click.echo(f"bench-webhooks: {error}", err=True)
         sys.exit(1)

@@ -86,6 +86,7 @@ def make_use_cases(
         tasks,
         turns,
         record,
+        fan_out,
         Shares(clock, settings.threads),
         clock,
         tracer,

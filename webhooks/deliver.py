@@ -21,6 +21,7 @@ from bridge.storage.webhook_claims import ClaimedEvent, Pace, PutOff
 from bridge.storage.webhook_turns import Turn
 from bridge.tracing import Tracer, Value
 from bridge.webhook_endpoint import WebhookEndpoint
+from webhooks.fan_out import FanOut
 from webhooks.message import body_of, headers_of, signers_of
 from webhooks.record import Attempted, RecordAttempt
 from webhooks.sender import Answer, Sender
@@ -66,11 +67,13 @@ class _Claim:
 class _Ended:
     """How an attempt ended; None: nothing was sent.
 
-    `followers`: how many that wait for the same endpoint may come after it.
+    `followers`: how many that wait for the same endpoint may come after it. `has_opened`: it was a probe, and
+    the endpoint is well again.
     """
 
     is_success: bool | None
     followers: int = MAX_FOLLOWERS
+    has_opened: bool = False
 
 
 class Deliver:
@@ -85,6 +88,7 @@ class Deliver:
         tasks: DeliveryTasks,
         turns: Turns,
         record: RecordAttempt,
+        fan_out: FanOut,
         shares: Shares,
         clock: Clock,
         tracer: Tracer,
@@ -98,6 +102,7 @@ class Deliver:
         self._tasks = tasks
         self._turns = turns
         self._record = record
+        self._fan_out = fan_out
         self._shares = shares
         self._clock = clock
         self._tracer = tracer
@@ -139,6 +144,8 @@ class Deliver:
             ended = self._attempt(standing, told, delivery_id, attempt_number)
         finally:
             room = self._shares.end(endpoint_id, started, is_success=ended.is_success)
+        if ended.has_opened:
+            self._fan_out.fan_out(standing.partner_id)  # its events have stayed in the feed meanwhile
         return min(room, ended.followers)
 
     def probe(self, endpoint_id: str) -> None:
@@ -210,7 +217,8 @@ class Deliver:
         )
         may_go_on = self._record(attempted)
         followers = 1 if claim.event.was_put_off else MAX_FOLLOWERS
-        return _Ended(answer.is_success, followers if may_go_on else 0)
+        has_opened = claim.event.is_probe and answer.is_success
+        return _Ended(answer.is_success, followers if may_go_on else 0, has_opened=has_opened)
 
     def _claim(
         self, standing: StandingDelivery, told: _Told, delivery_id: str, attempt_number: int

@@ -6,7 +6,6 @@ stops before a number that is missing in the feed, and goes on when it is there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -37,13 +36,14 @@ _log = structlog.get_logger(__name__)
 class _Page:
     """`tasks` are due now; `is_last` when the feed had no more at that moment.
 
-    `waits`: deliveries wait for their partner's turn. `is_probe_due`: the endpoint fails and may be probed by
-    one of the deliveries, which wait.
+    `waits`: deliveries wait for their partner's turn. `is_probed`: the endpoint fails, and some wait to probe
+    it; `is_probe_due`: one may now.
     """
 
     tasks: list[DeliveryTask]
     is_last: bool
     waits: bool = False
+    is_probed: bool = False
     is_probe_due: bool = False
 
 
@@ -72,9 +72,10 @@ class FanOut:
     def fan_out(self, partner_id: str, up_to_sequence: int | None = None) -> bool:
         """Bring all endpoints of the partner up to its feed; False if a task could not be created.
 
-        `up_to_sequence` spares endpoints that are there already, and those that fail until they may be
-        probed: the sweeper brings them up, many events at a time. Raises TransientError when the partner's
-        configuration can't be read now, and what one endpoint failed by after the others have had their turn.
+        `up_to_sequence` spares endpoints that are there already. One that fails is brought up when its gate
+        opens: until then its events stay in the feed, but for what is needed to probe it. Raises
+        TransientError when the partner's configuration can't be read now, and what one endpoint failed by
+        after the others have had their turn.
         """
         with self._engine.begin() as connection:
             positions = webhooks.cursor_positions(connection, partner_id)
@@ -87,14 +88,14 @@ class FanOut:
             return True
         queue_answers = True
         failure: Exception | None = None
-        now = self._clock.now()
         new = Position(0, 0)
         # endpoints that fail come after those that are well
         for endpoint in sorted(
             partner.webhook_endpoints, key=lambda each: positions.get(each.endpoint_id, new).is_failing
         ):
             position = positions.get(endpoint.endpoint_id, new)
-            if up_to_sequence is not None and not _is_due(position, up_to_sequence, now):
+            is_there = up_to_sequence is not None and position.sequence >= up_to_sequence
+            if is_there or position.has_probes:
                 continue
             try:
                 made, queue_answers = self._bring_up(partner, endpoint, places, queue_answers=queue_answers)
@@ -128,7 +129,7 @@ class FanOut:
                 queue_answers = self._turns.call(Turn(partner.partner_id))
             if page.is_probe_due:
                 queue_answers = self._call_probe(endpoint.endpoint_id) and queue_answers
-            if page.is_last:
+            if page.is_last or page.is_probed:
                 break
         return made, queue_answers
 
@@ -182,6 +183,7 @@ class FanOut:
             [DeliveryTask(delivery_id, 1, 0, now) for delivery_id in due if delivery_id in created],
             is_last=len(entries) < self._page_events,
             waits=not is_held and not is_probed and len(deliveries) > direct,
+            is_probed=is_probed and bool(created),
             is_probe_due=is_probed
             and bool(created)
             and cursor.probe_at is not None
@@ -239,8 +241,3 @@ class FanOut:
         if cursor is None:
             _log.error("an endpoint's id is another partner's", endpoint_id=endpoint.endpoint_id)
         return cursor
-
-
-def _is_due(position: Position, up_to_sequence: int, now: datetime) -> bool:
-    may_be_sent = position.probe_at is None or position.probe_at <= now
-    return position.sequence < up_to_sequence and may_be_sent

@@ -14,11 +14,15 @@ from bridge.storage.prepared import Prepared
 from bridge.storage.webhook_probes import MAX_PROBE_AHEAD
 
 SELECT_PARTNERS_BEHIND = text("""
-    /* partners with events that an endpoint has not been walked past, or with an endpoint without a cursor */
+    /* partners with events that an endpoint has not been walked past, or with an endpoint without a cursor.
+       One that fails is walked no further while deliveries wait to probe it */
     SELECT partner_id FROM (
         SELECT cursors.partner_id
         FROM webhooks.cursors AS cursors JOIN feed_counters AS counter USING (partner_id)
         WHERE counter.last_sequence > cursors.sequence AND cursors.status <> 'deleted'
+          AND (cursors.status = 'disabled' OR cursors.probe_at IS NULL OR NOT EXISTS (
+              SELECT FROM webhooks.deliveries AS waiting
+              WHERE waiting.task = 'waiting' AND waiting.endpoint_id = cursors.endpoint_id))
         UNION
         SELECT configuration.partner_id
         FROM partner_configs AS configuration JOIN feed_counters AS counter USING (partner_id)

@@ -16,8 +16,11 @@ LOCK_TIMEOUT_MILLISECONDS = 2000
 
 SELECT_POSITIONS = text("""
     /* how far each endpoint of the partner has come, and which version of its document that needs */
-    SELECT endpoint_id, sequence, configuration_version, failing_since IS NOT NULL AS is_failing, probe_at
-    FROM webhooks.cursors
+    SELECT endpoint_id, sequence, configuration_version, failing_since IS NOT NULL AS is_failing,
+           status = 'enabled' AND probe_at IS NOT NULL AND EXISTS (
+               SELECT FROM webhooks.deliveries AS waiting
+               WHERE waiting.task = 'waiting' AND waiting.endpoint_id = cursor.endpoint_id) AS has_probes
+    FROM webhooks.cursors AS cursor
     WHERE partner_id = :partner_id AND status <> 'deleted'
 """)
 
@@ -61,12 +64,15 @@ MOVE_CURSOR = text("""
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """`sequence`: the feed has been walked up to here; `configuration_version`, `probe_at`: see the table."""
+    """`sequence`: the feed has been walked up to here; `configuration_version`: see the table.
+
+    `has_probes`: its gate is closed, and deliveries wait to probe it.
+    """
 
     sequence: int
     configuration_version: int
     is_failing: bool = False
-    probe_at: datetime | None = None
+    has_probes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -415,3 +415,59 @@ def test_an_event_type_that_is_deselected_while_its_retry_waits_is_still_deliver
     assert [row.event_id for row in rows] == [before, after[1]]
     assert {row.status for row in rows} == {"delivered"}
     assert rows[1].previous_sequence == rows[0].sequence
+
+
+def test_a_failing_endpoint_is_walked_no_further_than_its_probes_need(stage, failing):
+    """Each sweep wrote the rows of all events for all that fail, and delayed everybody meanwhile."""
+    stage.publish(*[PAID] * 3)
+    stage.instance.sweeper.sweep()
+    walked_to = stage.cursor(failing).sequence
+    assert len(waiting(stage)) == 3
+    published = stage.publish(*[PAID] * 60)
+    stage.ring()
+    stage.instance.sweeper.sweep()
+    assert stage.cursor(failing).sequence == walked_to
+    recover(stage)
+    stage.receiver.requests.clear()
+    reach_probe(stage, failing)
+    run_all(stage)
+    sent = [request.headers["webhook-id"] for request in stage.receiver.requests]
+    assert len(sent) == len(set(sent)) == FAILURES_BEFORE_PROBING + 3 + 60
+    assert set(published) <= set(sent)
+
+
+def test_a_failing_endpoint_without_a_delivery_that_could_probe_it_gets_one(stage, failing):
+    with stage.owner.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE webhooks.deliveries SET status = 'exhausted', next_attempt_at = NULL"
+        )
+    stage.queue.waiting.clear()
+    recover(stage)
+    stage.clock.advance(MAX_PROBE_PAUSE_SECONDS)
+    (event_id,) = stage.publish(PAID)
+    stage.ring()
+    run_all(stage)
+    assert stage.receiver.requests[-1].headers["webhook-id"] == event_id
+
+
+def test_an_endpoint_that_is_disabled_while_it_fails_has_all_its_events_held(stage, failing):
+    stage.publish(*[PAID] * 3)
+    stage.instance.sweeper.sweep()
+    stage.publish(*[PAID] * 20)
+    stage.disable(failing)
+    stage.instance.sweeper.sweep()
+    run_all(stage)
+    assert [row.status for row in stage.deliveries()].count("held") >= 23
+
+
+def test_an_endpoint_that_is_mended_while_its_events_are_in_the_feed_gets_them(stage, failing):
+    stage.publish(*[PAID] * 3)
+    stage.instance.sweeper.sweep()
+    published = stage.publish(*[PAID] * 20)
+    recover(stage)
+    stage.disable(failing)
+    stage.enable(failing)
+    stage.instance.sweeper.sweep()
+    run_all(stage)
+    sent = {request.headers["webhook-id"] for request in stage.receiver.requests}
+    assert set(published) <= sent
