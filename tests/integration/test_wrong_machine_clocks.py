@@ -102,6 +102,19 @@ def test_no_claim_that_runs_is_ended_by_a_dispatcher_whose_machine_is_ahead(
     assert (len(sap.booked), sap.leases_ended) == (1, 0)
 
 
+@pytest.mark.parametrize("behind", [5, 90, 600])
+def test_what_an_adapter_on_a_machine_behind_time_has_lost_settled_too_early(database, service, behind):
+    adapter, clock = service("sap_adapter", -behind)
+    bridge = make_bridge(database.engine, adapter, clock=clock)
+    operation_id = bridge.accept()
+    bridge.sap.script.append("drop")
+    with database.engine.connect() as connection:
+        lost_after = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    bridge.step(operation_id)
+    settles_in = bridge.row(operation_id).settled_at - lost_after
+    assert settles_in.total_seconds() >= SETTLING_SECONDS
+
+
 def test_who_does_not_know_the_time_claims_nothing_and_changes_nothing(bridge, database):
     unsure = Uncertain(bridge.clock, MAX_UNCERTAINTY_SECONDS * 1.01)
     adapter = make_bridge(database.engine, bridge.service_engine, clock=unsure, sap=bridge.sap)
