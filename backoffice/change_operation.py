@@ -16,6 +16,7 @@ from backoffice.order import Order, invalid_state, not_found
 from bridge.clock import Clock, Moment, moment, rfc3339
 from bridge.payment import FINAL_OPERATION_STATUSES, OperationStatus, OperatorDecision, ParkReason
 from bridge.storage import decisions
+from bridge.storage.accept import ExternalIdTakenError
 from bridge.storage.operations import LockedOperation, LockedPayment, lock_operation, lock_payment
 from bridge.storage.operator_views import find_target
 from bridge.storage.restores import require_recovered
@@ -203,7 +204,14 @@ def _accept(held: _Held, document: str | None) -> Outcome:
     if len(chosen) != 1:
         keys = ", ".join(map(str, found))
         raise invalid_state(f"Say which document it is; SAP has {keys} under the operation's reference.")
-    decisions.accept(held.connection, held.payment, held.row, chosen[0], now=held.now)
+    try:
+        decisions.accept(held.connection, held.payment, held.row, chosen[0], now=held.now)
+    except ExternalIdTakenError as error:
+        raise invalid_state(
+            "The payment had ended, and another one of the partner has its external id now:"
+            f" {held.payment.payment.external_id}. Reject that one if it has not been sent, and accept the"
+            " document then; or have it reversed in SAP, and `disown` it."
+        ) from error
     return Outcome.ACCEPTED
 
 

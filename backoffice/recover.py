@@ -9,8 +9,10 @@ from sqlalchemy import Engine
 
 from backoffice.order import Order, invalid_state
 from bridge.clock import Clock, rfc3339
+from bridge.errors import RejectedError
 from bridge.ids import new_id
 from bridge.storage import recoveries, restores
+from bridge.storage.recoveries import Recovery
 
 _log = structlog.get_logger(__name__)
 
@@ -30,23 +32,30 @@ class Recover:
         self._engine = engine
         self._clock = clock
 
-    def begin(self, since: datetime, order: Order) -> Begun:
-        """Hold all lanes and begin; RejectedError (409) if another recovery runs."""
+    def begin(self, since: datetime, order: Order, *, restart: bool = False) -> Begun:
+        """Hold all lanes and begin; a recovery since the same moment is carried on if it runs already.
+
+        `restart` abandons whichever recovery runs. RejectedError (409) if that is needed to begin this one.
+        """
         now = self._clock.now()
         recovery_id = new_id("rec", now)
         with self._engine.begin() as connection:
             restores.close_gate(connection)
             latest = recoveries.latest(connection)
-            is_the_same = latest is not None and latest.since == since
-            is_running = latest is not None and latest.finished_at is None
-            if is_the_same and (is_running or not restores.is_recovery_due(connection)):
-                return Begun(False, recoveries.view(connection) or {})
-            is_begun = recoveries.begin(
-                connection, recovery_id, since=since, started_by=order.operator, now=now
-            )
-            if not is_begun:
-                raise invalid_state("Another recovery is running; `bridge recover` tells how far it is.")
+            running = latest if latest is not None and latest.finished_at is None else None
+            if latest is not None and latest.since == since and not restart:
+                is_carried_on = running.is_at_home if running else not restores.is_recovery_due(connection)
+                if is_carried_on:
+                    return Begun(False, recoveries.view(connection) or {})
+            if running is not None and not restart:
+                raise _is_running(running)
+            recoveries.begin(
+                connection, recovery_id,
+                since=since, replaces=running, started_by=order.operator, now=now,
+            )  # fmt: skip
             restores.hold_lanes(connection)
+            if running is not None:
+                order.note(connection, "recovery.abandon", running.recovery_id, now)
             order.note(connection, f"recovery.begin since {rfc3339(since)}", recovery_id, now)
             view = recoveries.view(connection) or {}
         _log.warning("recovery begun", recovery_id=recovery_id, since=rfc3339(since))
@@ -64,3 +73,15 @@ class Recover:
             }
             suspicion = restores.suspicion(connection)
         return found if suspicion is None else {**found, "suspicion": suspicion}
+
+
+def _is_running(running: Recovery) -> RejectedError:
+    if not running.is_at_home:
+        return invalid_state(
+            "The recovery that runs came out of the backup, which was made during it, and can't be carried"
+            " on: begin with --restart."
+        )
+    return invalid_state(
+        f"A recovery since {rfc3339(running.since)} is running; `bridge recover` tells how far it is. If the"
+        " database was restored again in the meantime, or that moment is wrong, begin with --restart."
+    )

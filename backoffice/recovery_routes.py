@@ -21,7 +21,11 @@ def register_recoveries(
     @admin.post("/recoveries")
     def begin() -> Response:
         order = order_of_request(authenticate)
-        begun = recover.begin(_moment(body({"since"}).get("since"), clock), order)
+        asked = body({"since", "restart"})
+        restart = asked.get("restart", False)
+        if not isinstance(restart, bool):
+            raise invalid(FieldError("/restart", "must be true or false"))
+        begun = recover.begin(_moment(asked.get("since"), clock), order, restart=restart)
         response = jsonify(begun.recovery)
         response.status_code = 201 if begun.is_new else 200
         return response

@@ -37,6 +37,7 @@ NAMES = (
     "bridge.operation.unknown",
     "bridge.operation.unknown.age",
     "bridge.operation.parked",
+    "bridge.document.unplaced",
     "bridge.webhook.delivery.age",
     "bridge.webhook.endpoint.disabled",
     "bridge.dead_letter.open",
@@ -118,5 +119,6 @@ def _elsewhere(state: StateFigures, now: datetime) -> Iterator[_Figure]:
     yield "bridge.outbox.age", state.unpublished.age_seconds(now), events
     yield "bridge.feed.lag", state.unsequenced.age_seconds(now), {}
     yield "bridge.operation.parked", state.parked_for_operators, {}
+    yield "bridge.document.unplaced", state.unplaced_documents, {}
     yield "bridge.webhook.endpoint.disabled", state.disabled_endpoints, {}
     yield "bridge.dead_letter.open", state.dead_letters.count, {}

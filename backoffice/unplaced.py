@@ -14,11 +14,13 @@ from bridge.storage import recovered_steps, unplaced_documents
 from bridge.storage.recovered_steps import LostStep
 from bridge.storage.recoveries import latest
 from bridge.storage.restores import require_recovered
+from bridge.storage.unplaced_documents import SettledAs
 
 _log = structlog.get_logger(__name__)
 
 MAX_LISTED = 500
 ENDED = "booked-though-ended"
+ACTIONS = {SettledAs.PLACED: "accept", SettledAs.DISMISSED: "dismiss"}
 
 
 class UnplacedDocuments:
@@ -41,21 +43,21 @@ class UnplacedDocuments:
         SAP is asked about it as about everything that a recovery finds. RejectedError (409) names what is in
         the way.
         """
-        return self._settle(sap_system, document, order, "accept", self._accept)
+        return self._settle(sap_system, document, order, SettledAs.PLACED, self._accept)
 
     def dismiss(self, sap_system: str, document: SapDocument, order: Order) -> bool:
         """Take the document off the list: it is not ours, or has been dealt with in SAP."""
-        return self._settle(sap_system, document, order, "dismiss", lambda *_: None)
+        return self._settle(sap_system, document, order, SettledAs.DISMISSED, lambda *_: None)
 
     def _settle(
         self,
         sap_system: str,
         document: SapDocument,
         order: Order,
-        action: str,
+        settled_as: SettledAs,
         act: Callable[[Connection, Row[tuple[object, ...]]], str | None],
     ) -> bool:
-        now = self._clock.now()
+        now, action = self._clock.now(), ACTIONS[settled_as]
         with self._engine.begin() as connection:
             require_recovered(connection)
             row = unplaced_documents.lock(connection, sap_system, document)
@@ -66,7 +68,7 @@ class UnplacedDocuments:
             reason = act(connection, row)
             if reason is not None:
                 raise invalid_state(f"The document can't be given an operation: {reason}.")
-            unplaced_documents.settle(connection, sap_system, document, now=now)
+            unplaced_documents.settle(connection, sap_system, document, settled_as, now=now)
             order.note(connection, f"unplaced-document.{action}", f"{sap_system}/{document}", now)
         _log.warning(
             "unplaced document settled", sap_system=sap_system, document=str(document), action=action
@@ -92,4 +94,6 @@ class UnplacedDocuments:
             sap_system=row.sap_system,
             company_code=row.company_code,
         )
-        return recovered_steps.place(connection, lost, since=recovery.since, lanes_are_held=False, now=now)
+        return recovered_steps.place(
+            connection, lost, since=recovery.reads_since, lanes_are_held=False, now=now
+        )

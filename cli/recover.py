@@ -32,6 +32,11 @@ SUSPICIONS = {
 @click.option(
     "--since", type=click.DateTime(FORMATS), help="The moment the backup is from. Begins a recovery."
 )
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Abandon the recovery that runs and begin another, e.g. after a restore of a backup made during it.",
+)
 @click.option("--reason", callback=checked_reason, help="Why; it is kept in the audit trail. No names.")
 @click.option(
     "--job",
@@ -41,16 +46,25 @@ SUSPICIONS = {
 @click.option("--wait-seconds", type=click.IntRange(0), default=86_400, show_default=True)
 @as_json
 def recover(
-    url: str, since: datetime | None, reason: str | None, job: str | None, wait_seconds: int, as_json: bool
+    url: str,
+    since: datetime | None,
+    restart: bool,
+    reason: str | None,
+    job: str | None,
+    wait_seconds: int,
+    as_json: bool,
 ) -> None:
     """Find what SAP has and a restored database has not; the lanes are held until it is done.
 
     Every unfinished operation is asked about before it goes on, the feeds go on above a jump in a new epoch,
     and payments that were lost are made again from SAP's documents, so that nobody can send them twice.
-    May be interrupted and repeated. Without --since it tells how the last recovery stands.
+    May be interrupted and repeated, then without --restart. Without --since it tells how the last recovery
+    stands.
     """
     api = Api(url)
     if since is None:
+        if restart:
+            raise click.UsageError("--restart needs --since: the moment the backup is from")
         latest = api.get("/admin/recoveries/latest").body
         _tell_suspicion(latest.get("suspicion"))
         _tell(latest["recovery"], as_json=as_json)
@@ -58,7 +72,8 @@ def recover(
     if reason is None:
         raise click.UsageError("--reason is missing: it is kept in the audit trail")
     moment = since.replace(tzinfo=UTC) if since.tzinfo is None else since
-    api.send("POST", "/admin/recoveries", {"since": moment.isoformat()}, reason=reason)
+    wish = {"since": moment.isoformat(), "restart": restart}
+    api.send("POST", "/admin/recoveries", wish, reason=reason)
     process = None
     if job:
         # what the command prints is for people; standard output is the recovery's

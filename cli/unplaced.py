@@ -29,8 +29,13 @@ def list_unplaced(api: Api, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    shown = ({**one, "amount": f"{one['amount']['value']} {one['amount']['currency']}"} for one in found)
+    shown = ({**one, "amount": _amount(one["amount"])} for one in found)
     print_table(COLUMNS, ([one[column] for column in COLUMNS] for one in shown))
+
+
+def _amount(amount: dict[str, str] | None) -> str | None:
+    """None: the document can't be read."""
+    return None if amount is None else f"{amount['value']} {amount['currency']}"
 
 
 @unplaced.command()

@@ -160,6 +160,11 @@ class Claiming:
         if not row.sent_unresolved and partner is not None and partner.posting == "held":
             self._park(connection, payment, row, ParkReason.PARTNER_HELD, now)
             return False
+        if not row.sent_unresolved and row.has_unplaced_document:
+            # it may be this very step, booked before a restore
+            log.error("unplaced-document", operation_id=operation_id)
+            self._park(connection, payment, row, ParkReason.REFERENCE_CONFLICT, now)
+            return False
         if not row.sent_unresolved and not allows(payment.payment, row.operation):
             log.error("not-allowed-any-more", operation_id=operation_id, status=payment.payment.status)
             if row.position == 1:

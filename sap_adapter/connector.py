@@ -91,11 +91,20 @@ class PostedDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableDocument:
+    """A document of ours that can't be read; nor can its reference, if that is empty."""
+
+    document: SapDocument
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentPage:
     """Some of the target's documents; the next page begins at `next_offset`, None: this is the last."""
 
     documents: tuple[PostedDocument, ...]
     next_offset: int | None
+    unreadable: tuple[UnreadableDocument, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from bridge.errors import TransientError
 from bridge.money import InvalidMoneyError, Money
 from bridge.payment import SapDocument
-from sap_adapter.connector import DocumentPage, FoundDocument, PostedDocument
+from sap_adapter.connector import DocumentPage, FoundDocument, PostedDocument, UnreadableDocument
 from sap_adapter.document_mark import read_mark
 
 FIELDS = (
@@ -45,7 +45,8 @@ def read_documents(content: bytes) -> list[FoundDocument]:
 def read_page(content: bytes, *, offset: int, page_items: int, reference_field: str) -> DocumentPage:
     """Return the whole documents of a page of items, and where the next page begins.
 
-    The last document of a full page may go on in the next one: it is left to that.
+    The last document of a full page may go on in the next one: it is left to that. A document that can't be
+    read is returned as such; TransientError if the answer is no list of items.
     """
     try:
         items = _items(content)
@@ -55,11 +56,17 @@ def read_page(content: bytes, *, offset: int, page_items: int, reference_field: 
             documents = documents[:-1]
             if not documents:
                 raise ValueError("one document fills the page")
-        read = sum(len(group) for _, group in documents)
-        posted = tuple(_posted(key, group, reference_field) for key, group in documents)
     except _UNREADABLE as error:
         raise TransientError("SAP's list of documents is not readable") from error
-    return DocumentPage(posted, None if is_last else offset + read)
+    read = sum(len(group) for _, group in documents)
+    posted, unreadable = [], []
+    for key, group in documents:
+        try:
+            posted.append(_posted(key, group, reference_field))
+        except _UNREADABLE:
+            reference = group[0].get(reference_field)
+            unreadable.append(UnreadableDocument(key, reference if isinstance(reference, str) else ""))
+    return DocumentPage(tuple(posted), None if is_last else offset + read, tuple(unreadable))
 
 
 def _items(content: bytes) -> list[Item]:

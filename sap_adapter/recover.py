@@ -14,6 +14,7 @@ from bridge.environment import only_check, required, seconds
 from bridge.errors import SettingsError
 from bridge.storage.database_clock import DatabaseClock
 from bridge.storage.engine import DatabaseSettings, make_engine, wait_for_database
+from bridge.storage.recoveries import RestoredRecoveryError
 from bridge.web.logs import configure_logs
 from sap_adapter.recovery import NotConfiguredError, RecoveryJob
 from sap_adapter.s4hana import S4HanaConnector, SapConnection, Timeouts
@@ -66,7 +67,7 @@ def main() -> int:
         wait_for_database(engine)
         if not job.run():
             sys.stderr.write("recovery: there is none to carry on; begin one by `bridge recover`\n")
-    except NotConfiguredError as error:
+    except (NotConfiguredError, RestoredRecoveryError) as error:
         sys.stderr.write(f"recovery: {error}\n")
         return 1
     finally:

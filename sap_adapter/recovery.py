@@ -9,16 +9,18 @@ from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from bridge.clock import Clock
 from bridge.errors import TransientError
 from bridge.payment import OperationKind, OperationStatus
 from bridge.storage import audit, recovered, recovered_steps, recoveries, restores, unplaced_documents
+from bridge.storage.failures import constraint_of, sqlstate
 from bridge.storage.recovered import FeedStart
 from bridge.storage.recovered_steps import KnownReference, LostStep
 from bridge.storage.recoveries import LaneWalk, Recovery
-from bridge.storage.unplaced_documents import Unplaced
-from sap_adapter.connector import DocumentPage, DocumentSource, PostedDocument
+from bridge.storage.unplaced_documents import SettledAs, Unplaced
+from sap_adapter.connector import DocumentPage, DocumentSource, PostedDocument, UnreadableDocument
 from sap_adapter.document_mark import partners_by_hash, read_mark
 
 _log = structlog.get_logger(__name__)
@@ -28,6 +30,8 @@ MAX_EXTERNAL_ID_CHARACTERS = 35
 # A day before the backup: SAP enters documents by its own calendar, not by UTC.
 EARLIER = timedelta(days=1)
 RETRY_SECONDS = 5.0
+# Classes of SQLSTATE: a value that a column can't hold, a constraint that a row breaks.
+UNWRITABLE = ("22", "23")
 # Payments before what follows them; a refund follows a capture.
 PASSES = (
     frozenset({OperationKind.PAYMENT, OperationKind.AUTHORIZE}),
@@ -67,7 +71,10 @@ class RecoveryJob:
         self._wait = wait
 
     def run(self) -> bool:
-        """Work until the recovery is finished; False if there is none. NotConfiguredError: it can't be."""
+        """Work until the recovery is finished; False if there is none.
+
+        NotConfiguredError, RestoredRecoveryError: it can't be, and the text says what to do.
+        """
         recovery = self._running()
         if recovery is None:
             return False
@@ -123,7 +130,7 @@ class RecoveryJob:
         source = self._sources.get(walk.sap_system)
         if source is None:
             raise NotConfiguredError(f"SAP_CONNECTIONS_FILE has no connection to {walk.sap_system}")
-        day = (recovery.since - EARLIER).date()
+        day = (recovery.reads_since - EARLIER).date()
         while walk.finished_at is None:
             try:
                 page = source.documents_since(day, walk.next_offset)
@@ -151,10 +158,12 @@ class RecoveryJob:
             placed = Placed()
             for document in page.documents:
                 _place_one(connection, recovery, walk, document, partners, placed, now)
+            for unreadable in page.unreadable if walk.pass_number == 0 else ():
+                _note_unreadable(connection, recovery, walk, unreadable, placed)
             after = _next(walk, page, now)
             recoveries.save_lane(
                 connection, recovery, after,
-                documents_read=len(page.documents) if walk.pass_number == 0 else 0,
+                documents_read=len(page.documents) + len(page.unreadable) if walk.pass_number == 0 else 0,
                 operations_made=placed.operations, documents_unplaced=placed.unplaced,
             )  # fmt: skip
         _log.info(
@@ -198,18 +207,40 @@ def _place_one(
     placed: Placed,
     now: datetime,
 ) -> None:
-    why = _place_document(connection, recovery, walk, document, partners, placed, now)
+    try:
+        with connection.begin_nested():
+            why = _place_document(connection, recovery, walk, document, partners, placed, now)
+    except DBAPIError as error:
+        if (sqlstate(error) or "")[:2] not in UNWRITABLE:
+            raise
+        # what the document says makes no row: it stops only itself
+        _log.error("document not placed", sap_system=walk.sap_system, constraint=constraint_of(error))
+        why = "no-valid-step", None
     if why is None:
         return
     reason, step = why
-    _log.error("document in SAP without an operation", sap_system=walk.sap_system, reason=reason)
-    unplaced_documents.note(
-        connection, recovery.recovery_id,
-        Unplaced(
-            walk.sap_system, document.found.document, document.found.amount.minor,
-            document.found.amount.currency, document.reference, reason, step,
-        ),
+    amount = document.found.amount
+    found = Unplaced(
+        walk.sap_system, document.found.document, amount.minor, amount.currency, document.reference,
+        reason, step,
     )  # fmt: skip
+    _note(connection, recovery, found, placed)
+
+
+def _note_unreadable(
+    connection: Connection, recovery: Recovery, walk: LaneWalk, document: UnreadableDocument, placed: Placed
+) -> None:
+    """Keep it in sight, unless an operation has its reference: SAP is asked about that one in its turn."""
+    if recovered_steps.find_reference(connection, document.reference) is None:
+        found = Unplaced(
+            walk.sap_system, document.document, None, None, document.reference, "unreadable", None
+        )  # fmt: skip
+        _note(connection, recovery, found, placed)
+
+
+def _note(connection: Connection, recovery: Recovery, found: Unplaced, placed: Placed) -> None:
+    _log.error("document in SAP without an operation", sap_system=found.sap_system, reason=found.reason)
+    unplaced_documents.note(connection, recovery.recovery_id, found)
     placed.unplaced += 1
 
 
@@ -227,16 +258,23 @@ def _place_document(
     step = lost if isinstance(lost, LostStep) else None
     if walk.pass_number != (_pass_of(step.kind) if step else 0):
         return None
+    key = document.found.document
+    if unplaced_documents.is_dismissed(connection, walk.sap_system, key):
+        return None
     known = recovered_steps.find_reference(connection, document.reference)
     if known is not None:
         reason = _contradiction(known, document)
-        return (reason, step) if reason else None
-    if not isinstance(lost, LostStep):
-        return lost, None
-    reason = recovered_steps.place(connection, lost, since=recovery.since, lanes_are_held=True, now=now)
+    elif not isinstance(lost, LostStep):
+        reason = lost
+    else:
+        reason = recovered_steps.place(
+            connection, lost, since=recovery.reads_since, lanes_are_held=True, now=now
+        )
+        placed.operations += reason is None
     if reason is not None:
-        return reason, lost
-    placed.operations += 1
+        return reason, step
+    # an earlier recovery may have put it on the list
+    unplaced_documents.settle(connection, walk.sap_system, key, SettledAs.PLACED, now=now)
     return None
 
 

@@ -33,7 +33,8 @@ SOAP_PATH = "/sap/bc/srt/scs_ext/sap/journalentrycreaterequestconfi"
 ODATA_PATH = "/sap/opu/odata/sap/API_OPLACCTGDOCITEMCUBE_SRV/A_OperationalAcctgDocItemCube"
 KEY = ("CompanyCode", "FiscalYear", "AccountingDocument", "AccountingDocumentItem")
 # The lines of a few hundred documents: well below the bytes of an answer.
-PAGE_ITEMS = 500
+# more than a document can have (999), so that one that fills a page does not stop the walk
+PAGE_ITEMS = 1000
 MAX_ANSWER_BYTES = 1024 * 1024
 # What journal_entry writes the reference to. In any other field SAP answers "none", twice, and we post again.
 REFERENCE_FIELDS = frozenset({"DocumentReferenceID", "OriginalReferenceDocument"})

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask.testing import FlaskClient
 from posting_stage import SETTLING_SECONDS, Bridge, make_bridge
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, text
 
 from backoffice.app import create_app
 from backoffice.settings import Settings
@@ -80,7 +80,7 @@ def make_backoffice(database):
     adapter = database.engine_for("sap_adapter")
     bridge = make_bridge(database.engine, adapter)
     url = database.url_for("backoffice")
-    engine = create_engine(url, hide_parameters=True, pool_size=10)
+    engine = database.engine_for("backoffice")
     settings = Settings.from_environment(
         {
             "DATABASE_URL": url,

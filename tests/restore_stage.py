@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from backoffice_stage import OPERATOR, make_backoffice
 from fakes.accepted import PARTNER_ID
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from waiting import wait_until
 
@@ -14,7 +14,7 @@ from bridge.clock import rfc3339
 from bridge.payment import OperationKind
 from bridge.storage.accept import make_statement_engine
 from bridge.storage.engine import DatabaseSettings
-from devstack.logins import create_database, drop_database
+from bridge.storage.events import put_back
 from dispatcher.watchdog import Watchdog, WatchdogSettings
 from gateway.cancel_payment import CancelPayment
 from gateway.idempotency import Fingerprints
@@ -28,9 +28,9 @@ WATCHDOG = WatchdogSettings(5.0, 60.0, 60.0, 900.0)
 class Restorable:
     """The stage, whose database can be copied and put back; SAP goes on as it is."""
 
-    def __init__(self, stage, server, database):
+    def __init__(self, stage, maintenance, database):
         self.stage, self.bridge = stage, stage.bridge
-        self.server = server
+        self.maintenance = maintenance
         self.name = database.engine.url.database
         self.backup = f"{self.name}_backup"
         self.recovery_engine = database.engine_for("recovery")
@@ -46,7 +46,7 @@ class Restorable:
     def close(self):
         for engine in self.services:
             engine.dispose()
-        drop_database(self.server.url("postgres"), self.backup)
+        self._drop(self.backup)
 
     def back_up(self):
         self.since = self.bridge.clock.now()
@@ -59,29 +59,30 @@ class Restorable:
     def _copy(self, source, target):
         for engine in self.engines:
             engine.dispose()
-        drop_database(self.server.url("postgres"), target)
+        self._drop(target)
         wait_until(lambda: self._is_copied(source, target), what="the last session gone")
 
     def _is_copied(self, source, target):
         """A database is copied only when nobody is connected to it; sessions end a moment after they left."""
         self._end_sessions(source)
         with suppress(ProgrammingError):
-            create_database(self.server.url("postgres"), target, template=source)
+            self.maintenance.execute(text(f"CREATE DATABASE {target} TEMPLATE {source} STRATEGY FILE_COPY"))
             return True
         return False
 
+    def _drop(self, name):
+        self.maintenance.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+
     def _end_sessions(self, name):
         """Some are of connections that belong to no pool: whoever rings the bell keeps one."""
-        engine = create_engine(self.server.url("postgres"), isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(
-                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
-                {"name": name},
-            )
-        engine.dispose()
+        self.maintenance.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
+            {"name": name},
+        )
 
-    def begin(self, since=None):
-        return self.stage.post("/admin/recoveries", {"since": rfc3339(since or self.since)})
+    def begin(self, since=None, *, restart=False):
+        body = {"since": rfc3339(since or self.since)} | ({"restart": True} if restart else {})
+        return self.stage.post("/admin/recoveries", body)
 
     def job(self, source=None):
         return RecoveryJob(
@@ -106,17 +107,37 @@ class Restorable:
 
     def let_all_go_on(self):
         """Dispatch whatever is due, until nothing waits."""
-        for _ in range(200):
-            due = self.rows(
-                "SELECT operation_id, not_before FROM outbox"
-                " WHERE operation_id IS NOT NULL AND not_before IS NOT NULL ORDER BY not_before, identity"
-            )
+        for number in range(400):
+            due = self.due()
             if not due:
                 return
             seconds = (due[0].not_before - self.bridge.clock.now()).total_seconds()
-            self.bridge.clock.advance(max(seconds, 0))
+            # no permit is free while SAP may be working on lost calls: let them settle
+            self.bridge.clock.advance(max(seconds, 1.0 if number > 100 else 0.0))
             self.bridge.step(due[0].operation_id)
-        raise AssertionError("still waiting")
+        rows = self.rows(
+            "SELECT operation_id, position, kind, status, sent_unresolved, attempts, settled_at, none_seen_at"
+            " FROM operations WHERE status NOT IN ('succeeded', 'rejected', 'cancelled')"
+        )
+        lane = self.rows("SELECT * FROM sap_systems")
+        raise AssertionError("\n".join(map(str, ("still waiting", self.bridge.clock.now(), *lane, *rows))))
+
+    def due(self):
+        """What waits to be dispatched, the next one first."""
+        return self.rows(
+            "SELECT operation_id, not_before FROM outbox"
+            " WHERE operation_id IS NOT NULL AND not_before IS NOT NULL ORDER BY not_before, identity"
+        )
+
+    def open_lane(self):
+        """Undo what faults did to the lane's window: no relay is here to send probes. A hold stays."""
+        with self.bridge.engine.begin() as connection:
+            connection.execute(
+                text("""
+                UPDATE sap_systems
+                SET call_window = hard_cap, failed_probes = 0, failing_operations = '{}'
+                """)
+            )
 
     def references(self):
         return [reference for reference, _ in self.bridge.sap.booked]
@@ -156,9 +177,38 @@ class Restorable:
         partner = self.bridge.directory.configuration.model_copy(update={"partner_id": partner_id})
         return use_case(partner, instruction, OperationKind(kind), amount)
 
+    def queue(self, operation_id):
+        """Give an accepted operation the row of the outbox that the gateway writes with it."""
+        with self.bridge.engine.begin() as connection:
+            put_back(
+                connection, operation_id, not_before=self.bridge.clock.now(), now=self.bridge.clock.now()
+            )
+
+    def send_again_as(self, operation_id, external_id, *, amount_minor=None):
+        """Have the payment of the operation sent again under the external id of a lost one."""
+        with self.bridge.engine.begin() as connection:
+            connection.execute(
+                text("""
+                UPDATE payments SET external_id = :external_id, amount_minor = coalesce(:amount, amount_minor)
+                WHERE payment_id = (SELECT payment_id FROM operations WHERE operation_id = :id)
+                """),
+                {"external_id": external_id, "amount": amount_minor, "id": operation_id},
+            )
+            connection.execute(
+                text("""
+                UPDATE operations SET amount_minor = coalesce(:amount, amount_minor) WHERE operation_id = :id
+                """),
+                {"amount": amount_minor, "id": operation_id},
+            )
+
 
 @pytest.fixture
-def restorable(database, postgres_server):
+def bridge(restorable):
+    return restorable.bridge
+
+
+@pytest.fixture
+def restorable(database, maintenance):
     """The bridge on a database that can be backed up and put back."""
     with database.engine.begin() as connection:
         connection.execute(
@@ -166,7 +216,7 @@ def restorable(database, postgres_server):
             {"partner_id": PARTNER_ID},
         )
     for stage in make_backoffice(database):
-        restorable = Restorable(stage, postgres_server, database)
+        restorable = Restorable(stage, maintenance, database)
         try:
             yield restorable
         finally:

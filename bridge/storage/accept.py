@@ -98,6 +98,10 @@ class KeyInProgressError(Exception):
     """Another transaction with the same key has not ended within the lock timeout."""
 
 
+# what keeps two living payments of a partner from having the same external id
+EXTERNAL_ID_INDEX = "payments_external_id"
+
+
 class ExternalIdTakenError(Exception):
     """A living payment of the partner has the external id; nothing was written."""
 
@@ -195,7 +199,7 @@ def accept(connection: Connection, new: NewPayment) -> bool:
         return bool(_ACCEPT.rows(connection, parameters_of(new)))
     except DBAPIError as error:
         state = sqlstate(error)
-        if state == UNIQUE_VIOLATION and constraint_of(error) == "payments_external_id":
+        if state == UNIQUE_VIOLATION and constraint_of(error) == EXTERNAL_ID_INDEX:
             raise ExternalIdTakenError from error
         if state == LOCK_NOT_AVAILABLE and waited_for(error) == "idempotency_keys":
             raise KeyInProgressError from error

@@ -10,6 +10,7 @@ Lock order: payment, operation, event.
 from datetime import datetime
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 
 from bridge.clock import Latest
 from bridge.payment import (
@@ -30,9 +31,11 @@ from bridge.payment import (
     has_its_turn,
 )
 from bridge.storage import audit
+from bridge.storage.accept import EXTERNAL_ID_INDEX, ExternalIdTakenError
 from bridge.storage.cancel import Step, reject_successors, tell_steps
 from bridge.storage.delays import tell_delay
 from bridge.storage.events import put_back
+from bridge.storage.failures import constraint_of
 from bridge.storage.operate import let_next_go
 from bridge.storage.operations import LockedOperation, LockedPayment, lock_operation, operations_of_payment
 
@@ -201,23 +204,30 @@ def accept(
     *,
     now: datetime,
 ) -> None:
-    """Record a document that SAP has and that did not fit, and tell the partner what was booked."""
+    """Record a document that SAP has and that did not fit, and tell the partner what was booked.
+
+    ExternalIdTakenError if the payment had ended and another one has its external id now: the caller's
+    transaction has to be undone.
+    """
     operation = row.operation
     connection.execute(ACCEPT, {"operation_id": operation.operation_id, "now": now} | document.as_json())
     fits = allows(payment.payment, operation)
     book = after_success if fits else as_booked
     after = book(payment.payment, operation.kind, operation.amount.minor, now)
-    connection.execute(
-        BOOK,
-        {
-            "payment_id": after.payment_id,
-            "status": str(after.status),
-            "captured_minor": after.captured_minor,
-            "refunded_minor": after.refunded_minor,
-            "misfit": not fits,
-            "now": now,
-        },
-    )
+    booked = {
+        "payment_id": after.payment_id,
+        "status": str(after.status),
+        "captured_minor": after.captured_minor,
+        "refunded_minor": after.refunded_minor,
+        "misfit": not fits,
+        "now": now,
+    }
+    try:
+        connection.execute(BOOK, booked)
+    except IntegrityError as error:
+        if constraint_of(error) == EXTERNAL_ID_INDEX:
+            raise ExternalIdTakenError from error
+        raise
     let_next_go(connection, after.payment_id, now=now)
     step = Step(operation.operation_id, operation.kind, row.traceparent)
     told = [(step, SUCCESS_EVENTS[operation.kind])]

@@ -36,7 +36,11 @@ LOCK_OPERATION = text(f"""
     SELECT operation.*, payment.currency,
            EXISTS (SELECT FROM sap_systems AS lane
                    WHERE lane.sap_system = operation.sap_system AND lane.held)
-           OR NOT {IS_TRUSTED} AS is_lane_held
+           OR NOT {IS_TRUSTED} AS is_lane_held,
+           EXISTS (SELECT FROM unplaced_documents AS document
+                   WHERE document.partner_id = payment.partner_id
+                     AND document.external_id = payment.external_id
+                     AND document.settled_at IS NULL) AS has_unplaced_document
     FROM operations AS operation JOIN payments AS payment USING (payment_id)
     WHERE operation_id = :operation_id FOR NO KEY UPDATE OF operation
 """)  # noqa: S608 - made of constants
@@ -107,6 +111,7 @@ class LockedOperation:
     position: int
     sap_system: str
     is_lane_held: bool
+    has_unplaced_document: bool
     sap_reference: str
     generation: int
     dispatch_number: int
@@ -151,6 +156,7 @@ def lock_operation(connection: Connection, operation_id: str) -> LockedOperation
         position=row.position,
         sap_system=row.sap_system,
         is_lane_held=row.is_lane_held,
+        has_unplaced_document=row.has_unplaced_document,
         sap_reference=row.sap_reference,
         generation=row.generation,
         dispatch_number=row.dispatch_number,

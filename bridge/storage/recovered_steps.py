@@ -46,6 +46,8 @@ INSERT_PAYMENT = text("""
                 SELECT time_zone FROM payments
                 WHERE partner_id = :partner_id AND company_code = :company_code LIMIT 1
             ), 'UTC'), '{}', :now, :now, :now)
+    ON CONFLICT (partner_id, external_id) WHERE status NOT IN ('rejected', 'cancelled') DO NOTHING
+    RETURNING payment_id
 """)
 
 INSERT_OPERATION = text("""
@@ -59,10 +61,13 @@ INSERT_OPERATION = text("""
 """)
 
 ADOPT = text("""
-    /* the partner has sent again what SAP has already: it gets the reference of that document */
+    /* the partner has sent again what SAP has already: it gets the reference of that document, and goes on
+       if it was parked because of it */
     UPDATE operations
     SET sap_reference = :reference,
-        status = CASE WHEN status = 'parked' THEN status WHEN position = 1 THEN 'unknown' ELSE 'accepted' END,
+        status = CASE WHEN status = 'parked' AND parked_reason <> 'reference-conflict' THEN status
+                      WHEN position = 1 THEN 'unknown' ELSE 'accepted' END,
+        parked_reason = nullif(parked_reason, 'reference-conflict'), found_documents = NULL,
         sent_unresolved = true, settled_at = coalesce(settled_at, :now), none_seen_at = NULL,
         dispatched_at = NULL, encrypted_document = NULL, document_type = NULL, posting_date = NULL,
         next_open_day = false, updated_at = :now
@@ -88,9 +93,14 @@ ARRANGE = text("""
 """)
 
 WAIT_BEHIND = text("""
-    /* asked about when their turn comes, not before */
+    /* asked about when their turn comes, not before. A first step keeps its status: it has its turn */
     UPDATE operations SET status = 'accepted', updated_at = :now
-    WHERE payment_id = :payment_id AND status = 'unknown' AND operation_id <> :next_id
+    WHERE payment_id = :payment_id AND status = 'unknown' AND position > 1
+""")
+
+IS_ANY_CLAIMED = text("""
+    /* whether a step of the payment is with SAP now, or a process has died at it */
+    SELECT EXISTS (SELECT FROM operations WHERE payment_id = :payment_id AND lease_until IS NOT NULL)
 """)
 
 ASK_NEXT = text("""
@@ -149,30 +159,24 @@ def place(
     Unless `lanes_are_held`, such a step may be with SAP under its own reference: it then keeps that.
     """
     payment_id = _living(connection, lost)
+    if payment_id is not None and not lanes_are_held and is_any_claimed(connection, payment_id):
+        return STEP_WITH_SAP
     if not lost.is_first:
         return _place_later_step(connection, payment_id, lost, since, lanes_are_held, now)
-    if payment_id is None:
-        _make_payment(connection, lost, now)
+    if payment_id is None and _make_payment(connection, lost, now):
         return None
+    # if it could not be made, a partner has sent it again at this moment
+    payment_id = payment_id or _living(connection, lost)
+    if payment_id is None:
+        return "external-id-taken"
     return _give_to_the_first(connection, payment_id, lost, lanes_are_held, now)
 
 
-def _make_payment(connection: Connection, lost: LostStep, now: datetime) -> None:
+def _make_payment(connection: Connection, lost: LostStep, now: datetime) -> bool:
+    """Make the payment again; False, and nothing is written, if another one has its external id."""
     payment_id = new_id("pay", now)
-    connection.execute(
-        INSERT_PAYMENT,
-        {
-            "payment_id": payment_id,
-            "partner_id": lost.partner_id,
-            "external_id": lost.external_id,
-            "currency": lost.amount.currency,
-            "amount_minor": lost.amount.minor,
-            "capture": "manual" if lost.kind == OperationKind.AUTHORIZE else "automatic",
-            "sap_system": lost.sap_system,
-            "company_code": lost.company_code,
-            "now": now,
-        },
-    )
+    if not _insert_payment(connection, payment_id, lost, now):
+        return False
     operation_id = _insert(connection, payment_id, lost, 1, now)
     put_back(connection, operation_id, not_before=now, now=now)
     payment = lock_payment(connection, payment_id)
@@ -187,6 +191,25 @@ def _make_payment(connection: Connection, lost: LostStep, now: datetime) -> None
             traceparent=None,
             now=now,
         )
+    return True
+
+
+def _insert_payment(connection: Connection, payment_id: str, lost: LostStep, now: datetime) -> bool:
+    row = connection.execute(
+        INSERT_PAYMENT,
+        {
+            "payment_id": payment_id,
+            "partner_id": lost.partner_id,
+            "external_id": lost.external_id,
+            "currency": lost.amount.currency,
+            "amount_minor": lost.amount.minor,
+            "capture": "manual" if lost.kind == OperationKind.AUTHORIZE else "automatic",
+            "sap_system": lost.sap_system,
+            "company_code": lost.company_code,
+            "now": now,
+        },
+    ).first()
+    return row is not None
 
 
 def _give_to_the_first(
@@ -307,12 +330,22 @@ def _arrange(connection: Connection, payment_id: str, operation_ids: Sequence[st
     let_turn_come(connection, payment_id, now=now)
 
 
+def is_any_claimed(connection: Connection, payment_id: str) -> bool:
+    """Tell whether a process is at a step of the payment, which the caller has locked."""
+    return bool(connection.execute(IS_ANY_CLAIMED, {"payment_id": payment_id}).scalar_one())
+
+
+def wait_for_their_turn(connection: Connection, payment_id: str, *, now: datetime) -> None:
+    """Have later steps whose outcome is unknown wait until `let_turn_come` finds that they are next."""
+    connection.execute(WAIT_BEHIND, {"payment_id": payment_id, "now": now})
+
+
 def let_turn_come(connection: Connection, payment_id: str, *, now: datetime) -> None:
     """Queue the payment's first step that has not ended; the others wait behind it."""
     steps = _steps(connection, payment_id)
     unfinished = [step for step in steps if step.status not in FINAL_OPERATION_STATUSES]
     next_id = unfinished[0].operation_id
-    connection.execute(WAIT_BEHIND, {"payment_id": payment_id, "next_id": next_id, "now": now})
+    wait_for_their_turn(connection, payment_id, now=now)
     connection.execute(ASK_NEXT, {"next_id": next_id, "now": now})
     for step in unfinished:
         if step.status != "parked":

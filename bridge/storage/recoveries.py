@@ -10,20 +10,34 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from bridge.clock import rfc3339
+from bridge.errors import BridgeError
 from bridge.storage import unplaced_documents
 from bridge.storage.recovered import FeedStart
 
 BEGIN = text("""
     /* a recovery; the unique index lets one run at a time */
-    INSERT INTO recoveries (recovery_id, since, started_by, started_at, updated_at)
-    VALUES (:recovery_id, :since, :started_by, :now, :now)
-    ON CONFLICT DO NOTHING
-    RETURNING recovery_id
+    INSERT INTO recoveries (recovery_id, since, reads_since, started_by, system_identifier, timeline_id,
+                            started_at, updated_at)
+    SELECT :recovery_id, :since, least(:since, CAST(:reads_since AS timestamptz)), :started_by,
+           system_identifier, greatest(timeline_id, min_recovery_end_timeline), :now, :now
+    FROM pg_control_system(), pg_control_checkpoint(), pg_control_recovery()
 """)
 
 BEGIN_LANES = text("""
     /* the documents of every SAP system are walked through */
     INSERT INTO recovery_lanes (recovery_id, sap_system) SELECT :recovery_id, sap_system FROM sap_systems
+""")
+
+ABANDON = text("""
+    /* the recovery that runs: another one takes its place in the same transaction */
+    UPDATE recoveries SET finished_at = :now, is_abandoned = true, updated_at = :now WHERE finished_at IS NULL
+""")
+
+IS_AT_HOME = text("""
+    /* whether the database is still where the recovery was begun */
+    SELECT system_identifier = :system_identifier
+           AND greatest(timeline_id, min_recovery_end_timeline) = :timeline_id
+    FROM pg_control_system(), pg_control_checkpoint(), pg_control_recovery()
 """)
 
 SELECT_LATEST = text("""
@@ -71,10 +85,16 @@ MAX_UNPLACED_SHOWN = 200
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """A recovery as it stands; `marked_to` is the operation that the walk through them has come to."""
+    """A recovery as it stands; `marked_to` is the operation that the walk through them has come to.
+
+    `since` is the moment of the backup, `reads_since` where the documents are read from. Unless it
+    `is_at_home` it was restored with the database, and knows nothing of what has happened since.
+    """
 
     recovery_id: str
     since: datetime
+    reads_since: datetime
+    is_at_home: bool
     started_by: str
     feeds_resumed: int | None
     marked_to: str
@@ -93,27 +113,60 @@ class LaneWalk:
     finished_at: datetime | None
 
 
+class RestoredRecoveryError(BridgeError):
+    """The recovery that runs came out of the backup; another one has to be begun in its place."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the database was restored again, from a backup that was made during this recovery;"
+            " begin another by `bridge recover --since … --restart`"
+        )
+
+
 def begin(
-    connection: Connection, recovery_id: str, *, since: datetime, started_by: str, now: datetime
-) -> bool:
-    """Begin a recovery; False if one is running."""
-    parameters = {"recovery_id": recovery_id, "since": since, "started_by": started_by, "now": now}
-    if connection.execute(BEGIN, parameters).first() is None:
-        return False
+    connection: Connection,
+    recovery_id: str,
+    *,
+    since: datetime,
+    replaces: Recovery | None,
+    started_by: str,
+    now: datetime,
+) -> None:
+    """Begin a recovery. `replaces`: the one that runs, which is abandoned.
+
+    What that one has not placed yet is left to the new one, which therefore reads documents from as early on.
+    """
+    if replaces is not None:
+        connection.execute(ABANDON, {"now": now})
+    parameters = {
+        "recovery_id": recovery_id,
+        "since": since,
+        "reads_since": replaces and replaces.reads_since,
+        "started_by": started_by,
+        "now": now,
+    }
+    connection.execute(BEGIN, parameters)
     connection.execute(BEGIN_LANES, {"recovery_id": recovery_id})
-    return True
 
 
 def latest(connection: Connection) -> Recovery | None:
     """Return the recovery that runs, or the last one."""
     row = connection.execute(SELECT_LATEST).one_or_none()
-    return None if row is None else _recovery(row)
+    return None if row is None else _recovery(connection, row)
 
 
 def lock_running(connection: Connection) -> Recovery | None:
-    """Lock the recovery that runs, so that nobody else takes its next step; None if none runs."""
+    """Lock the recovery that runs, so that nobody else takes its next step; None if none runs.
+
+    RestoredRecoveryError if it is not to be carried on.
+    """
     row = connection.execute(LOCK).one_or_none()
-    return None if row is None else _recovery(row)
+    if row is None:
+        return None
+    recovery = _recovery(connection, row)
+    if not recovery.is_at_home:
+        raise RestoredRecoveryError
+    return recovery
 
 
 def lane_walks(connection: Connection, recovery_id: str) -> list[LaneWalk]:
@@ -190,6 +243,7 @@ def view(connection: Connection) -> dict[str, Any] | None:
         "id": row.recovery_id,
         "status": "running" if row.finished_at is None else "finished",
         "since": rfc3339(row.since),
+        "reads_since": rfc3339(row.reads_since),
         "started_by": row.started_by,
         "started_at": rfc3339(row.started_at),
         "updated_at": rfc3339(row.updated_at),
@@ -212,10 +266,13 @@ def view(connection: Connection) -> dict[str, Any] | None:
     }
 
 
-def _recovery(row: Row[tuple[object, ...]]) -> Recovery:
+def _recovery(connection: Connection, row: Row[tuple[object, ...]]) -> Recovery:
+    home = {"system_identifier": row.system_identifier, "timeline_id": row.timeline_id}
     return Recovery(
         recovery_id=row.recovery_id,
         since=row.since,
+        reads_since=row.reads_since,
+        is_at_home=connection.execute(IS_AT_HOME, home).scalar_one(),
         started_by=row.started_by,
         feeds_resumed=row.feeds_resumed,
         marked_to=row.marked_to,

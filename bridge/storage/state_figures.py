@@ -19,7 +19,8 @@ SELECT_STATE = text("""
            unpublished.count AS unpublished, unpublished.since AS unpublished_since,
            overdue.count AS overdue, overdue.since AS overdue_since,
            held.count AS held_deliveries, disabled.count AS disabled_endpoints,
-           dead.count AS dead_letters, dead.since AS dead_letters_since
+           dead.count AS dead_letters, dead.since AS dead_letters_since,
+           unplaced.count AS unplaced_documents
     FROM (SELECT count(*), min(updated_at) AS since,
                  count(*) FILTER (WHERE parked_reason <> 'partner-held') AS for_operators FROM (
               SELECT updated_at, parked_reason FROM operations WHERE status = 'parked'
@@ -47,6 +48,8 @@ SELECT_STATE = text("""
     CROSS JOIN (SELECT count(*), min(received_at) AS since FROM (
               SELECT received_at FROM dead_letters WHERE status = 'open'
               ORDER BY received_at LIMIT :max_rows) AS bounded) AS dead
+    CROSS JOIN (SELECT count(*) FROM (
+              SELECT FROM unplaced_documents WHERE settled_at IS NULL LIMIT :max_rows) AS bounded) AS unplaced
 """)
 
 SELECT_UNKNOWN = text("""
@@ -125,6 +128,7 @@ class StateFigures:
     dead_letters: Waiting
     held_deliveries: int
     disabled_endpoints: int
+    unplaced_documents: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,7 @@ def state_figures(connection: Connection, now: datetime) -> StateFigures:
         dead_letters=Waiting(row.dead_letters, row.dead_letters_since),
         held_deliveries=row.held_deliveries,
         disabled_endpoints=row.disabled_endpoints,
+        unplaced_documents=row.unplaced_documents,
     )
 
 

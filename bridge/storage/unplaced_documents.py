@@ -6,24 +6,38 @@ Every function takes a connection inside the caller's transaction.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
+from sqlalchemy.exc import IntegrityError
 
 from bridge.money import Money
 from bridge.payment import SapDocument
+from bridge.storage.accept import EXTERNAL_ID_INDEX
+from bridge.storage.failures import constraint_of
 from bridge.storage.operations import lock_payment
-from bridge.storage.recovered_steps import LostStep, let_turn_come
+from bridge.storage.recovered_steps import (
+    STEP_WITH_SAP,
+    LostStep,
+    is_any_claimed,
+    let_turn_come,
+    wait_for_their_turn,
+)
 
 INSERT = text("""
-    /* an operator has to look at it */
+    /* an operator has to look at it, unless one has dismissed it already */
     INSERT INTO unplaced_documents
         (sap_system, company_code, fiscal_year, document_number, recovery_id, sap_reference, reason,
          amount_minor, currency, partner_id, external_id, kind)
     VALUES (:sap_system, :company_code, :fiscal_year, :document_number, :recovery_id, :reference, :reason,
             :amount_minor, :currency, CAST(:partner_id AS text), CAST(:external_id AS text),
             CAST(:kind AS text))
-    ON CONFLICT DO NOTHING
+    ON CONFLICT (sap_system, company_code, fiscal_year, document_number) DO UPDATE
+    SET recovery_id = excluded.recovery_id, sap_reference = excluded.sap_reference, reason = excluded.reason,
+        amount_minor = excluded.amount_minor, currency = excluded.currency, partner_id = excluded.partner_id,
+        external_id = excluded.external_id, kind = excluded.kind, settled_at = NULL, settled_as = NULL
+    WHERE unplaced_documents.settled_as IS DISTINCT FROM 'dismissed'
 """)
 
 SELECT_OPEN = text("""
@@ -42,10 +56,19 @@ LOCK = text("""
 """)
 
 SETTLE = text("""
-    /* an operator has dealt with it */
-    UPDATE unplaced_documents SET settled_at = :now
+    /* it leaves the list */
+    UPDATE unplaced_documents SET settled_at = :now, settled_as = :settled_as
     WHERE sap_system = :sap_system AND company_code = :company_code AND fiscal_year = :fiscal_year
-      AND document_number = :number
+      AND document_number = :number AND settled_at IS NULL
+""")
+
+IS_DISMISSED = text("""
+    /* whether an operator has said that nothing is to be made of it */
+    SELECT EXISTS (
+        SELECT FROM unplaced_documents
+        WHERE sap_system = :sap_system AND company_code = :company_code AND fiscal_year = :fiscal_year
+          AND document_number = :number AND settled_as = 'dismissed'
+    )
 """)
 
 FIND_PAYMENT = text("""
@@ -65,30 +88,34 @@ REVIVE = text("""
 """)
 
 REVIVE_PAYMENT = text("""
-    /* it holds its external id again, unless another payment does */
+    /* it holds its external id again; the unique index refuses if another payment does */
     UPDATE payments SET status = 'accepted', updated_at = :now
-    WHERE payment_id = :payment_id AND status IN ('cancelled', 'rejected') AND NOT EXISTS (
-        SELECT FROM payments AS other
-        WHERE other.partner_id = payments.partner_id AND other.external_id = payments.external_id
-          AND other.status NOT IN ('cancelled', 'rejected'))
+    WHERE payment_id = :payment_id AND status IN ('cancelled', 'rejected')
 """)
+
+
+class SettledAs(StrEnum):
+    """How a document left the list: it was given an operation, or an operator has dismissed it."""
+
+    PLACED = "placed"
+    DISMISSED = "dismissed"
 
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """A document and why it has no operation; `step` is what it says of itself, if that can be read."""
+    """A document and why it has no operation; amount and `step` are what it says, if that can be read."""
 
     sap_system: str
     document: SapDocument
-    amount_minor: int
-    currency: str
+    amount_minor: int | None
+    currency: str | None
     reference: str
     reason: str
     step: LostStep | None
 
 
 def note(connection: Connection, recovery_id: str, found: Unplaced) -> None:
-    """Keep the document in sight; one that is there already stays as it is."""
+    """Keep the document in sight, unless an operator has dismissed it."""
     connection.execute(
         INSERT,
         {
@@ -113,8 +140,17 @@ def lock(connection: Connection, sap_system: str, document: SapDocument) -> Row[
     return connection.execute(LOCK, {"sap_system": sap_system} | document.as_json()).one_or_none()
 
 
-def settle(connection: Connection, sap_system: str, document: SapDocument, *, now: datetime) -> None:
-    connection.execute(SETTLE, {"sap_system": sap_system, "now": now} | document.as_json())
+def is_dismissed(connection: Connection, sap_system: str, document: SapDocument) -> bool:
+    parameters = {"sap_system": sap_system} | document.as_json()
+    return bool(connection.execute(IS_DISMISSED, parameters).scalar_one())
+
+
+def settle(
+    connection: Connection, sap_system: str, document: SapDocument, settled_as: SettledAs, *, now: datetime
+) -> None:
+    """Take the document off the list; nothing happens to one that is not on it."""
+    parameters = {"sap_system": sap_system, "settled_as": str(settled_as), "now": now}
+    connection.execute(SETTLE, parameters | document.as_json())
 
 
 def revive(connection: Connection, reference: str, *, now: datetime) -> str | None:
@@ -125,14 +161,20 @@ def revive(connection: Connection, reference: str, *, now: datetime) -> str | No
     payment_id = connection.execute(FIND_PAYMENT, {"reference": reference}).scalar_one_or_none()
     if payment_id is None or lock_payment(connection, payment_id) is None:
         return None
+    if is_any_claimed(connection, payment_id):
+        return STEP_WITH_SAP
+    # a later step may be unknown, and one at a time can be: it waits behind this one
+    wait_for_their_turn(connection, payment_id, now=now)
     row = connection.execute(REVIVE, {"reference": reference, "now": now}).one_or_none()
-    if row is None:
-        return None
-    if row.position == 1:
-        done = connection.execute(REVIVE_PAYMENT, {"payment_id": row.payment_id, "now": now})
-        if done.rowcount == 0:
+    if row is not None and row.position == 1:
+        try:
+            with connection.begin_nested():
+                connection.execute(REVIVE_PAYMENT, {"payment_id": payment_id, "now": now})
+        except IntegrityError as error:
+            if constraint_of(error) != EXTERNAL_ID_INDEX:
+                raise
             return "external-id-taken"
-    let_turn_come(connection, row.payment_id, now=now)
+    let_turn_come(connection, payment_id, now=now)
     return None
 
 
@@ -149,7 +191,7 @@ def view(row: Row[tuple[object, ...]]) -> dict[str, Any]:
         "fiscal_year": row.fiscal_year,
         "number": row.document_number,
         "sap_reference": row.sap_reference,
-        "amount": Money(row.amount_minor, row.currency).as_json(),
+        "amount": None if row.amount_minor is None else Money(row.amount_minor, row.currency).as_json(),
         "partner_id": row.partner_id,
         "external_id": row.external_id,
         "kind": row.kind,

@@ -131,6 +131,9 @@ def register_problems(app: Flask, base_url: str = "") -> None:
         problem = problem_of(error)
         if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("unexpected error", exc_info=error)
+        elif isinstance(error, RecoveryDueError):
+            # expected, from many at once, until the recovery is over: one line each, without a traceback
+            _log.warning("unavailable", reason=str(error))
         elif problem.status >= 500:
             _log.warning("unavailable", exc_info=error)
         return render(problem, base_url)

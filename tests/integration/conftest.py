@@ -3,7 +3,7 @@
 import pytest
 from accepted import add_lanes
 from edge_stage import Edge, RecordingGateway, token_by
-from restore_stage import restorable  # noqa: F401 - a fixture for the tier
+from restore_stage import bridge, restorable  # noqa: F401 - fixtures for the tier
 
 
 def pytest_addoption(parser):

@@ -15,11 +15,6 @@ ADMIN = "/admin/unplaced-documents"
 
 
 @pytest.fixture
-def bridge(restorable):
-    return restorable.bridge
-
-
-@pytest.fixture
 def misfit(restorable, bridge):
     """A refund that SAP has booked although the payment had nothing left: it was refunded by hand here."""
     first = bridge.accept()
@@ -104,11 +99,7 @@ def test_a_reference_conflict_had_no_way_out(restorable, bridge):
     restorable.restore()
     restorable.begin()
     again = bridge.accept()
-    with bridge.engine.begin() as connection:
-        connection.execute(
-            text("UPDATE payments SET external_id = :id, amount_minor = 1"), {"id": external_id}
-        )
-        connection.execute(text("UPDATE operations SET amount_minor = 1"))
+    restorable.send_again_as(again, external_id, amount_minor=1)
     assert restorable.job().run()
     restorable.let_all_go_on()
     assert bridge.row(again).parked_reason == "reference-conflict"
@@ -187,7 +178,7 @@ def unplaced(restorable, bridge):
     restorable.restore()
     restorable.begin()
     other = bridge.accept("authorize")
-    rename(bridge, other, external_id)
+    restorable.send_again_as(other, external_id)
     assert restorable.job().run()
     restorable.let_all_go_on()
     restorable.stage.act(other, "reject")
@@ -196,24 +187,37 @@ def unplaced(restorable, bridge):
     return external_id
 
 
-def rename(bridge, operation_id, external_id):
-    """Have the payment sent again under the external id of a lost one."""
-    with bridge.engine.begin() as connection:
-        connection.execute(
-            text("UPDATE payments SET external_id = :external_id WHERE payment_id = :payment_id"),
-            {"external_id": external_id, "payment_id": bridge.row(operation_id).payment_id},
-        )
+@pytest.mark.parametrize("settled_by", ["accept", "dismiss"])
+def test_a_payment_sent_again_was_posted_beside_the_unplaced_document_of_the_lost_one(
+    restorable, bridge, unplaced, settled_by
+):
+    again = bridge.accept()
+    restorable.send_again_as(again, unplaced)
+    bridge.step(again)
+    row = bridge.row(again)
+    assert (row.status, row.parked_reason) == ("parked", "reference-conflict")
+    assert bridge.events(again)[-1] == "payment.delayed"
+    path = f"{ADMIN}/s4-main/1000/2026/1400000001/{settled_by}"
+    assert restorable.stage.post(path).json == {"changed": True}
+    if settled_by == "dismiss":
+        assert restorable.stage.act(again, "redrive") == "redriven"
+    restorable.let_all_go_on()
+    number = {"accept": "1400000001", "dismiss": "1400000002"}[settled_by]
+    assert (bridge.row(again).status, bridge.row(again).sap_document_number) == ("succeeded", number)
 
 
 @pytest.mark.parametrize("word", ["ok", "commit-then-drop"])
 def test_a_document_was_given_to_a_payment_that_sap_was_just_booking(restorable, bridge, unplaced, word):
-    """Its own document was then looked for by nobody: paid twice, and one of them out of sight."""
+    """Its own document was then looked for by nobody: paid twice, and one of them out of sight.
+
+    It was on its way before the document was put on the list.
+    """
     again = bridge.accept()
-    rename(bridge, again, unplaced)
     place = f"{ADMIN}/s4-main/1000/2026/1400000001/accept"
     refused, post = [], bridge.sap.post
 
     def accepted_meanwhile(sending):
+        restorable.send_again_as(again, unplaced)
         refused.append(restorable.stage.post(place))
         return post(sending)
 
@@ -232,7 +236,7 @@ def test_a_document_was_given_to_a_payment_that_sap_was_just_booking(restorable,
 
 def test_a_document_is_given_to_a_payment_that_nobody_has_sent(restorable, bridge, unplaced):
     again = bridge.accept()
-    rename(bridge, again, unplaced)
+    restorable.send_again_as(again, unplaced)
     assert restorable.stage.post(f"{ADMIN}/s4-main/1000/2026/1400000001/accept").json == {"changed": True}
     restorable.let_all_go_on()
     row = bridge.row(again)
@@ -251,14 +255,14 @@ def test_a_lost_document_was_given_to_a_refund_that_sap_was_just_booking(restora
     restorable.recover()
     assert [one["reason"] for one in restorable.unplaced()] == ["payment-unknown"]
     restorable.let_all_go_on()
-    with bridge.engine.begin() as connection:
-        connection.execute(
-            text("UPDATE unplaced_documents SET external_id = :id"), {"id": unknown.external_id}
-        )
     bridge.clock.advance(1)
     refund = bridge.queue(first, "refund", 50000)
     bridge.sap.script.append("commit-then-drop")
     bridge.step(refund)
+    with bridge.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE unplaced_documents SET external_id = :id"), {"id": unknown.external_id}
+        )
     place = f"{ADMIN}/s4-main/1000/2026/1400000002/accept"
     assert "step-with-sap" in restorable.stage.post(place).json["detail"]
     restorable.let_all_go_on()

@@ -9,20 +9,9 @@ from bridge.partner_mirror import PartnerMirror
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def bridge(restorable):
-    return restorable.bridge
-
-
 def set_manual(bridge):
     with bridge.engine.begin() as connection:
         connection.execute(text("UPDATE payments SET capture = 'manual'"))
-
-
-def rename(bridge, external_id):
-    """Have the payment sent again under the external id of a lost one."""
-    with bridge.engine.begin() as connection:
-        connection.execute(text("UPDATE payments SET external_id = :id"), {"id": external_id})
 
 
 def steps(restorable):
@@ -149,7 +138,7 @@ def test_a_document_of_another_kind_was_given_to_a_payment_sent_again(
     restorable.restore()
     restorable.begin()
     again = bridge.accept(new_kind)
-    rename(bridge, external_id)
+    restorable.send_again_as(again, external_id)
     assert restorable.job().run()
     restorable.let_all_go_on()
     row = bridge.row(again)
@@ -170,7 +159,7 @@ def test_what_followed_a_payment_that_could_not_be_placed_is_not_given_to_anothe
     restorable.restore()
     restorable.begin()
     again = bridge.accept("payment")
-    rename(bridge, external_id)
+    restorable.send_again_as(again, external_id)
     assert restorable.job().run()
     restorable.let_all_go_on()
     assert steps(restorable) == [("payment", 125000, "parked")]

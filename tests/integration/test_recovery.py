@@ -4,9 +4,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-import restore_stage
 from fakes.accepted import PARTNER_ID, insert_later_step
-from restore_stage import SETTLING_SECONDS, Restorable
+from restore_stage import SETTLING_SECONDS
 from sqlalchemy import text
 
 from bridge.clock import rfc3339
@@ -18,14 +17,6 @@ from sap_adapter.document_mark import document_mark
 from sap_adapter.recovery import NotConfiguredError, RecoveryJob
 
 pytestmark = pytest.mark.integration
-
-# for modules that try more on the same stage
-restorable = restore_stage.restorable
-
-
-@pytest.fixture
-def bridge(restorable: Restorable):
-    return restorable.bridge
 
 
 def test_what_sap_had_is_found_and_what_was_lost_is_made_again(restorable, bridge):
@@ -211,8 +202,7 @@ def test_a_payment_sent_again_before_its_document_was_found_gets_that_document(r
     restorable.restore()
     restorable.begin()
     again = bridge.accept()
-    with bridge.engine.begin() as connection:
-        connection.execute(text("UPDATE payments SET external_id = :id"), {"id": external_id})
+    restorable.send_again_as(again, external_id)
     assert restorable.job().run()
     restorable.let_all_go_on()
     row = bridge.row(again)
@@ -229,11 +219,7 @@ def test_a_lost_payment_sent_again_over_another_amount_is_parked_and_not_posted(
     restorable.restore()
     restorable.begin()
     again = bridge.accept()
-    with bridge.engine.begin() as connection:
-        connection.execute(
-            text("UPDATE payments SET external_id = :id, amount_minor = 1"), {"id": external_id}
-        )
-        connection.execute(text("UPDATE operations SET amount_minor = 1"))
+    restorable.send_again_as(again, external_id, amount_minor=1)
     assert restorable.job().run()
     restorable.let_all_go_on()
     assert bridge.row(again).parked_reason == "reference-conflict"

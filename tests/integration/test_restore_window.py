@@ -32,11 +32,6 @@ ALL_OPERATOR_DECISIONS = [
 
 
 @pytest.fixture
-def bridge(restorable):
-    return restorable.bridge
-
-
-@pytest.fixture
 def lost(restorable, bridge):
     """A payment that SAP has booked, in a database that does not know it."""
     operation_id = bridge.accept()

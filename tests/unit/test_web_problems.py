@@ -4,9 +4,10 @@ import pytest
 from flask import Flask
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from structlog.testing import capture_logs
 from werkzeug.exceptions import ImATeapot, RequestEntityTooLarge
 
-from bridge.errors import FieldError, PermanentError, RejectedError, TransientError
+from bridge.errors import FieldError, PermanentError, RecoveryDueError, RejectedError, TransientError
 from bridge.web.problems import problem_of, register_problems
 from bridge.web.request_id import current_traceparent, register_request_id
 
@@ -48,6 +49,23 @@ def test_each_error_is_told_without_its_text(error, status, slug):
     assert (problem.status, problem.slug) == (status, slug)
     assert SECRET not in problem.detail
     assert ("Retry-After" in problem.headers) == (status == 503)
+
+
+@pytest.mark.parametrize(
+    ("error", "has_traceback"), [(RecoveryDueError(), False), (TransientError("x"), True)]
+)
+def test_every_decision_refused_during_a_recovery_logged_a_traceback(error, has_traceback):
+    app = Flask("test")
+    register_problems(app)
+
+    @app.get("/")
+    def fail():
+        raise error
+
+    with capture_logs() as lines:
+        assert app.test_client().get("/").status_code == 503
+    (line,) = lines
+    assert (line["log_level"], line["event"], "exc_info" in line) == ("warning", "unavailable", has_traceback)
 
 
 @pytest.mark.parametrize(("wished", "told"), [(None, "5"), (0.2, "1"), (17, "17"), (1e9, "3600")])

@@ -80,7 +80,7 @@ GRANT UPDATE (status, captured_minor, refunded_minor, is_overbooked, updated_at)
 GRANT UPDATE (sap_company_code, sap_fiscal_year, sap_document_number, found_documents, sap_reference, position)
     ON operations TO backoffice;
 GRANT INSERT ON payments, operations TO backoffice;
-GRANT UPDATE (settled_at) ON unplaced_documents TO backoffice;
+GRANT UPDATE (settled_at, settled_as) ON unplaced_documents TO backoffice;
 GRANT UPDATE (status, parked_reason, operator_decision, dispatched_at, dispatches_without_claim,
               encrypted_document, document_type, posting_date, next_open_day, settled_at, none_seen_at, sap_answer_forgotten, attempts, claims_finished,
               failure_code, failure_message, failure_pointer, encrypted_sap_log, sent_unresolved,
@@ -90,6 +90,7 @@ GRANT UPDATE (hard_cap, call_window, held, held_by) ON sap_systems TO backoffice
 GRANT INSERT, DELETE ON sap_slots TO backoffice;
 GRANT UPDATE (status) ON dead_letters TO backoffice;
 GRANT INSERT ON recoveries, recovery_lanes TO backoffice;
+GRANT UPDATE (finished_at, is_abandoned, updated_at) ON recoveries TO backoffice;
 
 -- erases, and can change nothing else; it holds no key, so what it sees of these columns is whether they are set
 GRANT SELECT (payment_id, created_at, encrypted_parties, receipt) ON payments TO retention;
@@ -115,16 +116,18 @@ GRANT SELECT ON database_identity, recoveries TO gateway, dispatcher, sap_adapte
 GRANT SELECT ON database_identity TO dead_letters;
 -- compares the database with the high-water mark outside
 GRANT UPDATE ON database_identity TO dispatcher;
+-- and whether a document in SAP waits for an operator
+GRANT SELECT ON unplaced_documents TO sap_adapter, dead_letters;
 
 -- after a restore: marks what SAP is asked about, makes operations of SAP's documents, lets the feeds go on
 GRANT SELECT ON payments, operations, outbox, sap_systems, feed_counters, partner_configs TO recovery;
 GRANT SELECT, UPDATE ON recoveries, recovery_lanes, database_identity TO recovery;
-GRANT SELECT, INSERT ON unplaced_documents TO recovery;
+GRANT SELECT, INSERT, UPDATE ON unplaced_documents TO recovery;
 GRANT INSERT ON payments, operations, audit TO recovery;
 GRANT SELECT, INSERT ON events TO recovery;
 -- locking a payment asks for the right to change it
 GRANT UPDATE (updated_at) ON payments TO recovery;
-GRANT UPDATE (position, status, parked_reason, delayed_at, sap_reference, sent_unresolved, settled_at, none_seen_at, lease_until, dispatched_at,
+GRANT UPDATE (position, status, parked_reason, found_documents, delayed_at, sap_reference, sent_unresolved, settled_at, none_seen_at, lease_until, dispatched_at,
               dispatches_without_claim, claims_finished, encrypted_document, document_type, posting_date,
               next_open_day, updated_at) ON operations TO recovery;
 GRANT INSERT, UPDATE ON outbox, feed_counters TO recovery;

@@ -339,7 +339,12 @@ FROM pg_control_system(), pg_control_checkpoint();
 CREATE TABLE recoveries (
     recovery_id       text PRIMARY KEY,
     since             timestamptz NOT NULL,
+    -- documents are read from here on: `since`, or earlier if this recovery replaces one that had not finished
+    reads_since       timestamptz NOT NULL CHECK (reads_since <= since),
     started_by        text NOT NULL,
+    -- where it was begun. Found elsewhere, it came out of a backup itself and is not carried on
+    system_identifier bigint NOT NULL,
+    timeline_id       integer NOT NULL,
     -- NULL until the feeds go on above a jump; then no feed has a number up to the floor that is not older
     feeds_resumed     integer,
     feed_floor        bigint,
@@ -350,7 +355,9 @@ CREATE TABLE recoveries (
     is_marked         boolean NOT NULL DEFAULT false,
     started_at        timestamptz NOT NULL,
     updated_at        timestamptz NOT NULL,
-    finished_at       timestamptz
+    -- NULL while it runs; `is_abandoned`: another one was begun in its place
+    finished_at       timestamptz,
+    is_abandoned      boolean NOT NULL DEFAULT false CHECK (NOT is_abandoned OR finished_at IS NOT NULL)
 );
 CREATE UNIQUE INDEX recoveries_one_at_a_time ON recoveries ((true)) WHERE finished_at IS NULL;
 
@@ -377,16 +384,21 @@ CREATE TABLE unplaced_documents (
     recovery_id     text NOT NULL REFERENCES recoveries,
     sap_reference   text NOT NULL,
     reason          text NOT NULL,
-    amount_minor    bigint NOT NULL,
-    currency        text NOT NULL,
+    -- NULL: it can't be read
+    amount_minor    bigint,
+    currency        text,
     -- what the document says of itself, as far as it can be read
     partner_id      text,
     external_id     text,
     kind            text,
-    -- when an operator has dealt with it
+    -- when it left the list, and how: it was given an operation, or an operator has dismissed it
     settled_at      timestamptz,
-    PRIMARY KEY (sap_system, company_code, fiscal_year, document_number)
+    settled_as      text CHECK (settled_as IN ('placed', 'dismissed')),
+    PRIMARY KEY (sap_system, company_code, fiscal_year, document_number),
+    CHECK ((settled_at IS NULL) = (settled_as IS NULL))
 );
+-- nothing of a payment is sent while a document that names it is unplaced
+CREATE INDEX unplaced_documents_open ON unplaced_documents (partner_id, external_id) WHERE settled_at IS NULL;
 
 -- jti of client assertions already used (RFC 7523): each once until it expires.
 CREATE TABLE client_assertions (
