@@ -157,13 +157,16 @@ class Actors:
         return self._settle(found, "accept") if found else "nobody"
 
     def dismiss_unplaced(self):
-        """The accountant reverses the document in SAP before an operator takes it off the list."""
+        """The accountant reverses the document, with what followed it, and an operator dismisses them."""
         found = self._one_of(self.unplaced())
         if found is None:
             return "nobody"
-        outcome = self._settle(found, "dismiss")
-        if outcome == "done":
-            self._write_off(f"{found['company_code']}/{found['fiscal_year']}/{found['number']}")
+        is_first = found["kind"] in ("payment", "authorize")
+        same = [one for one in self.unplaced() if one["external_id"] == found["external_id"]]
+        for one in same if is_first else [found]:
+            outcome = self._settle(one, "dismiss")
+            if outcome == "done":
+                self._write_off(f"{one['company_code']}/{one['fiscal_year']}/{one['number']}")
         return outcome
 
     def make_room_for_unplaced(self):

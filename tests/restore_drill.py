@@ -98,7 +98,8 @@ class RestoreDrill:
         if self.is_noticed:
             self.restorable.lose_home()
         # nothing is dispatched: lanes are held by whoever noticed it, or by the runbook
-        self.enter("window")
+        is_second = self.actors.phase == "after"
+        self.enter("second window" if is_second else "window")
         acts = [*IN_THE_WINDOW, *((SENT_AGAIN, external_id) for external_id in self.lost)]
         self.random.shuffle(acts)
         self.actors.is_fitting = True
@@ -167,6 +168,9 @@ class RestoreDrill:
             assert counted["window", act, outcome], (act, counted)
             assert not counted["window", act, other], (act, counted)
             assert not counted["recovering", act, "done"], (act, counted)
+            # the recovery that a backup has brought back keeps the gate closed by itself
+            is_closed = self.is_noticed or self.second == "during"
+            assert not counted["second window", act, "done" if is_closed else "waits"], (act, counted)
         assert counted["window", SENT_AGAIN, "done"] >= 2, counted
         for act in AFTERWARDS:
             assert counted["after", act, "done"], (act, counted)

@@ -37,6 +37,15 @@ SELECT_STEPS = text("""
     WHERE payment_id = :payment_id ORDER BY position
 """)
 
+IS_FIRST_UNPLACED = text("""
+    /* whether the document that the payment began with has no operation yet */
+    SELECT EXISTS (
+        SELECT FROM unplaced_documents
+        WHERE partner_id = :partner_id AND external_id = :external_id AND settled_at IS NULL
+          AND kind IN ('payment', 'authorize')
+    )
+""")
+
 INSERT_PAYMENT = text("""
     /* a payment that was lost: it holds its external id. Names, accounts and texts are gone */
     INSERT INTO payments (payment_id, partner_id, external_id, status, currency, amount_minor, capture,
@@ -242,6 +251,9 @@ def _place_later_step(
     One that was asked for after it over the same amount is taken for the lost one, sent again. A step of the
     backup is not: SAP may have it as well, by its own reference.
     """
+    parameters = {"partner_id": lost.partner_id, "external_id": lost.external_id}
+    if connection.execute(IS_FIRST_UNPLACED, parameters).scalar_one():
+        return "payment-unplaced"
     if payment_id is None:
         return "payment-unknown"
     steps = _steps(connection, payment_id)

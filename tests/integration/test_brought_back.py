@@ -100,3 +100,28 @@ def test_a_document_brings_back_what_an_order_ended_and_is_off_the_list(restorab
     restorable.restore()
     restorable.recover()
     assert restorable.unplaced() == []
+
+
+def test_a_lost_refund_was_given_to_another_payment_with_the_external_id(restorable, bridge):
+    """The document of its own payment was on the list: the partner had sent that again as another kind."""
+    restorable.back_up()
+    lost = bridge.accept()
+    external_id = bridge.row(lost).payment_id
+    bridge.step(lost)
+    bridge.step(bridge.queue(lost, "refund", 1000))
+    restorable.restore()
+    restorable.begin()
+    again = bridge.accept("authorize")
+    restorable.send_again_as(again, external_id)
+    assert restorable.job().run()
+    assert [one["reason"] for one in restorable.unplaced()] == ["sent-again-otherwise", "payment-unplaced"]
+    # the payment is not parked any more: SAP is asked before the order is carried out
+    assert restorable.stage.act(again, "reject") == "pending"
+    refused = accept_document(restorable, 1400000002)
+    assert (refused.status_code, "payment-unplaced" in refused.json["detail"]) == (409, True)
+    restorable.let_all_go_on()
+    for number in (1400000001, 1400000002):
+        assert accept_document(restorable, number).status_code == 200
+    restorable.let_all_go_on()
+    (payment,) = restorable.rows("SELECT status, refunded_minor FROM payments WHERE status <> 'rejected'")
+    assert tuple(payment) == ("partially_refunded", 1000)
