@@ -252,16 +252,22 @@ class HeldClaim:
         tell_delay(self.connection, self.payment.payment, self.row, self.now)
 
     def park(
-        self, reason: ParkReason, *, definitely_not_posted: bool, found: Sequence[SapDocument] = ()
+        self,
+        reason: ParkReason,
+        *,
+        definitely_not_posted: bool,
+        found: Sequence[SapDocument] = (),
+        settled_at: Latest | None = None,
     ) -> None:
         """Park the operation; unless definitely not posted, SAP is asked before it is ever posted again.
 
-        `found`: documents that SAP has under its reference and that can't be recorded.
+        `found`: documents that SAP has under its reference and that can't be recorded; until `settled_at`,
+        if that is later than the operation's own, it may show others.
         """
         outcomes.record_parked(
             self.connection, self.claim.operation_id, reason,
             definitely_not_posted=definitely_not_posted, refused=False, claimed=True, now=self.now,
-            found=found,
+            found=found, settled_at=settled_at,
         )  # fmt: skip
         tell_delay(self.connection, self.payment.payment, self.row, self.now)
 

@@ -222,7 +222,13 @@ class Recorder:
         elif documents:
             log.error("reference-conflict", operation_id=held.claim.operation_id, documents=len(documents))
             found = [each.document for each in documents[:MAX_DOCUMENTS_KEPT]]
-            held.park(ParkReason.REFERENCE_CONFLICT, definitely_not_posted=False, found=found)
+            settled_at = None
+            if held.row.settled_at is not None and held.claim.claimed_at < held.row.settled_at:
+                # asked too early, however late the answer came: the list is not final, nothing is disowned
+                settled_at = held.moment.latest_in(self._settings.read_lag_seconds)
+            held.park(
+                ParkReason.REFERENCE_CONFLICT, definitely_not_posted=False, found=found, settled_at=settled_at
+            )
         else:
             self._none(held)
 

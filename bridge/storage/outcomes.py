@@ -37,6 +37,7 @@ PARK = text("""
         generation = generation + :generations, failure_code = :code, failure_message = :message,
         encrypted_sap_log = coalesce(:encrypted_sap_log, encrypted_sap_log),
         found_documents = CAST(:found_documents AS text),
+        settled_at = greatest(settled_at, CAST(:settled_at AS timestamptz)),
         sap_answer_forgotten = sap_answer_forgotten AND CAST(:generations AS integer) = 0,
         delayed_at = coalesce(delayed_at, :now),
         claims_finished = CASE WHEN :claimed THEN claims_started ELSE claims_finished END,
@@ -135,6 +136,7 @@ def record_parked(
     failure: Failure | None = None,
     encrypted_sap_log: str | None = None,
     found: Sequence[SapDocument] = (),
+    settled_at: Latest | None = None,
 ) -> None:
     """Park the operation. `refused`: SAP said no, so the next sending needs a new generation's UUID.
 
@@ -152,6 +154,7 @@ def record_parked(
             "message": failure.message if failure else None,
             "encrypted_sap_log": encrypted_sap_log,
             "found_documents": ",".join(map(str, found)) or None,
+            "settled_at": settled_at,
             "claimed": claimed,
             "now": now,
         },

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from backoffice_stage import OPERATOR
-from posting_stage import SETTLING_SECONDS
+from posting_stage import READ_LAG_SECONDS, SETTLING_SECONDS
 from sqlalchemy import text
 
 from bridge.money import Money
@@ -292,4 +292,33 @@ def test_an_operation_was_disowned_while_sap_was_still_booking_it(restorable, br
     assert restorable.stage.act(operation_id, "redrive") == "redriven"
     restorable.let_all_go_on()
     assert bridge.row(operation_id).found_documents == "1000/2026/1400000099,1000/2026/1400000001"
+    assert restorable.stage.act(operation_id, "accept", document=str(own.document)) == "accepted"
+
+
+def test_a_slow_question_counted_as_asked_when_its_answer_came(restorable, bridge, monkeypatch):
+    """SAP looked before the call had settled and answered afterwards: its list was taken for final."""
+    operation_id = bridge.accept()
+    bridge.sap.script.append("drop")
+    bridge.step(operation_id)
+    (sent,) = bridge.sap.sendings
+    bridge.sap._book(sent)
+    reference, own = bridge.sap.booked.pop()
+    bridge.sap.booked.append((reference, _another(own)))
+    find = bridge.sap.find
+
+    def find_slowly(*question):
+        answer = find(*question)
+        bridge.clock.advance(SETTLING_SECONDS)
+        return answer
+
+    monkeypatch.setattr(bridge.sap, "find", find_slowly)
+    restorable.let_all_go_on()
+    monkeypatch.undo()
+    assert bridge.row(operation_id).parked_reason == "reference-conflict"
+    path = f"/admin/payments/{operation_id}/disown"
+    assert restorable.stage.post(path).status_code == 409
+    bridge.sap.booked.append((reference, own))
+    bridge.clock.advance(READ_LAG_SECONDS)
+    assert restorable.stage.act(operation_id, "redrive") == "redriven"
+    restorable.let_all_go_on()
     assert restorable.stage.act(operation_id, "accept", document=str(own.document)) == "accepted"
