@@ -64,9 +64,13 @@ class CanaryPartner:
     identity_token: Callable[[], str]
     pause: Callable[[float], object] = time.sleep
 
-    def pay(self, percent: int, name: str) -> int:
-        """Make payments, see each paid and every webhook delivered; CanaryError if one is not in time."""
+    def pay(self, percent: int, name: str) -> tuple[int, bool]:
+        """Make payments, see each paid and every webhook delivered; CanaryError if one is not in time.
+
+        Return how many payments were made, and whether the partner has an endpoint that webhooks went to.
+        """
         token = self._token()
+        is_told = bool(self._endpoints(token))
         made = [self._pay(token, f"canary-{name}-{percent}-{n}") for n in range(payments_at(percent))]
         self._until(
             PAID_WITHIN_SECONDS,
@@ -74,7 +78,7 @@ class CanaryPartner:
             "not paid",
         )
         self._until(TOLD_WITHIN_SECONDS, lambda: self._pending_deliveries(token), "webhooks not delivered")
-        return len(made)
+        return len(made), is_told
 
     def _token(self) -> str:
         basic = base64.b64encode(f"{self.client.client_id}:{self.client.client_secret}".encode()).decode()
@@ -97,11 +101,13 @@ class CanaryPartner:
             raise CanaryError(f"the canary's payment {payment} is {status}")
         return bool(status == SETTLED)
 
+    def _endpoints(self, token: str) -> list[Any]:
+        return list(self._ask("GET", "/v1/webhook-endpoints", token)["data"])
+
     def _pending_deliveries(self, token: str) -> list[str]:
-        endpoints = self._ask("GET", "/v1/webhook-endpoints", token)["data"]
         return [
             delivery["id"]
-            for endpoint in endpoints
+            for endpoint in self._endpoints(token)
             for delivery in self._ask(
                 "GET", f"/v1/webhook-endpoints/{endpoint['id']}/deliveries?status=pending&limit=10", token
             )["data"]

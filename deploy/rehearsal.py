@@ -15,7 +15,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # where the first block of the README says which environment it is
-ENVIRONMENT = re.compile(r"^export E=\S+ PROJECT=\S+ REGION=\S+$", re.MULTILINE)
+ENVIRONMENT = re.compile(r"^export E=\S+$", re.MULTILINE)
+PROJECT = re.compile(r'^project_id *= *"(.*)"', re.MULTILINE)
 SECTIONS = (
     ("terraform/README.md", "The first apply"),
     ("terraform/README.md", "A way in, and the first payment"),
@@ -47,36 +48,47 @@ def sections() -> list[Section]:
     return found
 
 
-def script(environment: str | None, project: str | None, region: str) -> str:
-    """Return everything as one script of a shell; with a project, one that asks before each section."""
+def project_of(environment: str) -> str:
+    """Return the project that the environment's settings name, which every command takes it from."""
+    file = REPOSITORY / f"terraform/environments/{environment}.tfvars"
+    found = PROJECT.search(file.read_text(encoding="utf-8"))
+    return found[1] if found else ""
+
+
+def script(environment: str, *, asks: bool) -> str:
+    """Return everything as one script of a shell, which asks before each section or not."""
     lines = ["set -euo pipefail"]
     for number, section in enumerate(sections(), 1):
         heading = f"{number}. {section.title}"
         lines.append(f"\n# {heading}\n")
-        if project:
+        if asks:
             question = shlex.quote(f"{heading}: go on? Return, or Ctrl-C ")
             lines.append(f"read -r -p {question} < /dev/tty")
         lines += section.blocks
-    text = "\n".join(lines) + "\n"
-    if project:
-        names = f"E={shlex.quote(environment or 'staging')} PROJECT={shlex.quote(project)} REGION={region}"
-        text, replaced = ENVIRONMENT.subn(f"export {names}", text)
-        if replaced != 1:
-            raise ValueError("terraform/README.md no longer says where the environment is named")
+    text, replaced = ENVIRONMENT.subn(f"export E={environment}", "\n".join(lines) + "\n")
+    if replaced != 1:
+        raise ValueError("terraform/README.md no longer says where the environment is named")
     return text
 
 
 def main(arguments: list[str]) -> int:
     """Print, or run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--project", help="an empty project; without one the commands are printed")
+    parser.add_argument(
+        "--project", help="the empty project that the settings name; without it the commands are printed"
+    )
     parser.add_argument("--environment", default="staging", choices=("staging", "prod"))
-    parser.add_argument("--region", default="europe-west3")
     given = parser.parse_args(arguments)
-    text = script(given.environment, given.project, given.region)
     if not given.project:
-        sys.stdout.write(text)
+        sys.stdout.write(script(given.environment, asks=False))
         return 0
+    named = project_of(given.environment)
+    if named != given.project:
+        parser.error(
+            f"terraform/environments/{given.environment}.tfvars has project_id = {named}, "
+            f"and not {given.project}: edit that file first (terraform/README.md, Before you start)"
+        )
+    text = script(given.environment, asks=True)
     return subprocess.run(["bash", "-xc", text], cwd=REPOSITORY, check=False).returncode  # noqa: S603, S607
 
 

@@ -135,8 +135,9 @@ def pay(plan: Plan, percent: int) -> None:
         identity_token(plan.cloud_run.url(plan.smoked)),
         plan.sleep,
     )
-    made = partner.pay(percent, f"{datetime.now(UTC):%Y%m%d%H%M%S}")
-    tell(f"{percent} %: {made} payments of the canary partner are paid and told")
+    made, is_told = partner.pay(percent, f"{datetime.now(UTC):%Y%m%d%H%M%S}")
+    told = " and told" if is_told else "; it has no webhook endpoint: webhooks were not tried"
+    tell(f"{percent} %: {made} payments of the canary partner are paid{told}")
 
 
 def watch(plan: Plan, candidates: dict[str, str], began: datetime, percent: int) -> None:

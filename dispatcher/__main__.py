@@ -1,4 +1,4 @@
-"""`python -m dispatcher`: the worker. It has no HTTP; SIGTERM and SIGINT stop it within 8 s."""
+"""`python -m dispatcher`: the worker. Its only HTTP is /livez; SIGTERM and SIGINT stop it within 8 s."""
 
 import os
 import signal
@@ -17,6 +17,7 @@ from bridge.storage.restores import hold_lanes_of_a_restored_database
 from bridge.tracing import make_tracer
 from bridge.web.logs import configure_logs
 from dispatcher.app import Dispatcher
+from dispatcher.liveness import LivenessServer
 from dispatcher.mark_keeper import MarkKeeper
 from dispatcher.measured import MeasuredPublisher, register_mark_metrics
 from dispatcher.settings import Settings
@@ -57,7 +58,10 @@ def main() -> int:
     store = make_mark_store(settings.firestore)
     keeper = MarkKeeper(engine, store, clock, settings.mark)
     register_mark_metrics(metrics, keeper.age_seconds)
-    is_clean = Dispatcher(settings, engine, observed, clock, stop, keeper).run()
+    dispatcher = Dispatcher(settings, engine, observed, clock, stop, keeper)
+    if settings.liveness is not None:
+        LivenessServer(*settings.liveness, dispatcher.stuck)
+    is_clean = dispatcher.run()
     publisher.close()
     engine.dispose()
     return 0 if is_clean else 1

@@ -30,6 +30,8 @@ MAX_WAIT_SECONDS = 0.5
 # How long a start waits for the first look at the high-water mark. The gate is closed without it where
 # PostgreSQL has started; this is for a database that was made after that, in the place of another.
 FIRST_LOOK_SECONDS = 5.0
+# No round takes so long: each of its statements and publishes ends by its own timeout within seconds.
+LONGEST_ROUND_SECONDS = 300.0
 
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +72,16 @@ class Dispatcher:
         self._poll_at = 0.0
         self._read_lanes_at = 0.0
         self._poll_failed = False
+        self._turned_at = clock.monotonic()
+
+    def stuck(self, longest_round_seconds: float = LONGEST_ROUND_SECONDS) -> list[str]:
+        """Return the names of the threads that no longer go round: what only a restart mends."""
+        names = [
+            worker.name for worker in (*self._workers(), self._mark) if worker.is_stuck(longest_round_seconds)
+        ]
+        if self._clock.monotonic() - self._turned_at > longest_round_seconds:
+            names.append("poll")
+        return names
 
     def run(self) -> bool:
         """Work until stopped, then let every round end; return whether all did in time."""
@@ -80,6 +92,7 @@ class Dispatcher:
             worker.start()
         _log.info("ready")
         while not self._stop.is_set():
+            self._turned_at = self._clock.monotonic()
             wait_seconds = min(max(self._poll_at - self._clock.monotonic(), 0.0), MAX_WAIT_SECONDS)
             if self._listener.wait(wait_seconds, self._stop):
                 self._wake_all()
@@ -157,11 +170,12 @@ class Dispatcher:
     def _help_with_events(self) -> None:
         self._events_help.wake()
 
+    def _workers(self) -> tuple[Worker, ...]:
+        # A copy of the lanes: others come here too, while one may be added.
+        return (self._sequencer, self._events, self._events_help, self._watchdog, *list(self._lanes.values()))
+
     def _end(self) -> bool:
-        workers = (
-            *(self._sequencer, self._events, self._events_help, self._watchdog),
-            *self._lanes.values(),
-        )
+        workers = self._workers()
         # not the mark keeper: a mark that was proposed and not written is proposed again
         for worker in workers:
             worker.wake()

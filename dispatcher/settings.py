@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bridge.environment import emulator, number, required
+from bridge.environment import MAX_PORT, emulator, number, required, whole
 from bridge.gcp.firestore_documents import FirestoreSettings
 from bridge.gcp.pubsub import MAX_BATCH_MESSAGES
 from bridge.lane import GuardSettings
@@ -29,6 +29,7 @@ class Settings:
     pubsub_emulator_host: str | None
     publish_timeout_seconds: float
     poll_seconds: float
+    liveness: tuple[str, int] | None
     relay: RelaySettings
     watchdog: WatchdogSettings
     firestore: FirestoreSettings
@@ -53,6 +54,7 @@ class Settings:
             pubsub_emulator_host=emulator(environ, "PUBSUB_EMULATOR_HOST"),
             publish_timeout_seconds=publish_timeout_seconds,
             poll_seconds=number(environ, "POLL_SECONDS", 1.0, 0.05, 60),
+            liveness=_liveness(environ),
             firestore=firestore,
             mark=MarkSettings(
                 interval_seconds=number(environ, "MARK_INTERVAL_SECONDS", 2.0, 0.1, 60),
@@ -78,3 +80,10 @@ class Settings:
                 guard=GuardSettings.from_environment(environ),
             ),
         )
+
+
+def _liveness(environ: Mapping[str, str]) -> tuple[str, int] | None:
+    """Return the address at which the liveness probe is answered, None for nowhere."""
+    if not environ.get("LIVENESS_PORT"):
+        return None
+    return environ.get("HOST") or "127.0.0.1", whole(environ, "LIVENESS_PORT", 0, at_most=MAX_PORT)

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ class Worker:
         self._stop = stop
         self._wanted = threading.Event()
         self._failures = 0
+        self._round_began: float | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -62,10 +64,19 @@ class Worker:
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
+    def is_stuck(self, longest_round_seconds: float) -> bool:
+        """Tell whether its thread has died, or has been in one round for longer than any round takes."""
+        began = self._round_began
+        hangs = began is not None and time.monotonic() - began > longest_round_seconds
+        died = self._thread.ident is not None and not self._thread.is_alive()
+        return not self._stop.is_set() and (hangs or died)
+
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wanted.clear()
+            self._round_began = time.monotonic()
             done = self._safely()
+            self._round_began = None
             if done is None:
                 # Numbers that nobody could guess are not needed for spreading load.
                 self._stop.wait(backoff_seconds(self._failures, random.random()))  # noqa: S311 - see above

@@ -1,4 +1,7 @@
-# `terraform init -backend-config=environments/<environment>.backend.hcl` names the bucket.
+# The bucket is made by hand and named after the project (README.md, step 1):
+# `terraform init -backend-config=bucket=PROJECT-terraform`.
 terraform {
-  backend "gcs" {}
+  backend "gcs" {
+    prefix = "bridge"
+  }
 }

@@ -20,6 +20,13 @@ resource "google_artifact_registry_repository_iam_binding" "cache" {
   members    = [google_service_account.deployer.member]
 }
 
+resource "google_artifact_registry_repository_iam_binding" "docker_hub" {
+  repository = google_artifact_registry_repository.docker_hub.name
+  location   = var.region
+  role       = "roles/artifactregistry.reader"
+  members    = [google_service_account.deployer.member]
+}
+
 # production copies images from here
 resource "google_artifact_registry_repository_iam_binding" "promoters" {
   count = length(var.promoters) > 0 ? 1 : 0
@@ -124,6 +131,7 @@ resource "google_cloudbuild_trigger" "main" {
 locals {
   build_substitutions = merge({
     _API           = var.token_issuer
+    _HUB           = "${var.region}-docker.pkg.dev/${var.project_id}/${google_artifact_registry_repository.docker_hub.repository_id}"
     _PREFIX        = local.prefix
     _REGION        = var.region
     _REGISTRY      = "${var.region}-docker.pkg.dev/${var.project_id}/${google_artifact_registry_repository.images.repository_id}"

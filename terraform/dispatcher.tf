@@ -28,6 +28,27 @@ resource "google_cloud_run_v2_worker_pool" "dispatcher" {
         limits = { cpu = "1", memory = "512Mi" }
       }
 
+      # It fails once a thread hangs in one round for five minutes, or has died: what only a restart mends. A database
+      # that is away is no reason; rounds fail then, and end (dispatcher/liveness.py).
+      startup_probe {
+        period_seconds    = 3
+        timeout_seconds   = 3
+        failure_threshold = 80
+        http_get {
+          path = "/livez"
+          port = local.dispatcher.liveness_port
+        }
+      }
+      liveness_probe {
+        period_seconds    = 30
+        timeout_seconds   = 5
+        failure_threshold = 3
+        http_get {
+          path = "/livez"
+          port = local.dispatcher.liveness_port
+        }
+      }
+
       dynamic "env" {
         for_each = merge(local.dispatcher_environment, local.database_environment["dispatcher"])
         content {
@@ -71,10 +92,13 @@ locals {
   dispatcher = {
     module      = "dispatcher"
     connections = 10
+    # a worker pool has no address: only the probe reaches it
+    liveness_port = 8080
   }
   dispatcher_environment = merge(local.project_environment, local.telemetry_environment, local.settling_environment, {
     DATABASE_CONNECTIONS           = "10"
     DELAYED_AFTER_SECONDS          = "900"
+    LIVENESS_PORT                  = tostring(local.dispatcher.liveness_port)
     FIRESTORE_DATABASE             = google_firestore_database.marks.name
     MARK_INTERVAL_SECONDS          = "2"
     MARK_PATIENCE_SECONDS          = "60"

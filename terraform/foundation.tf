@@ -3,6 +3,7 @@
 resource "terraform_data" "foundation" {
   depends_on = [
     google_artifact_registry_repository.cache,
+    google_artifact_registry_repository.docker_hub,
     google_artifact_registry_repository.images,
     google_certificate_manager_dns_authorization.edge,
     google_firestore_database.marks,

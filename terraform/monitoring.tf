@@ -15,7 +15,7 @@ resource "google_monitoring_alert_policy" "this" {
   display_name          = "${var.environment}: ${each.key}"
   combiner              = "OR"
   severity              = each.value.severity
-  notification_channels = [google_monitoring_notification_channel.email.id]
+  notification_channels = each.value.severity == "CRITICAL" ? local.critical_channels : local.channels
 
   conditions {
     display_name = each.value.says
@@ -112,7 +112,7 @@ resource "google_monitoring_alert_policy" "burn_rate" {
   display_name          = "${var.environment}: burn rate of ${each.key}"
   combiner              = "AND"
   severity              = "CRITICAL"
-  notification_channels = [google_monitoring_notification_channel.email.id]
+  notification_channels = local.critical_channels
 
   dynamic "conditions" {
     for_each = toset(["3600s", "300s"])
@@ -192,6 +192,8 @@ resource "google_monitoring_dashboard" "this" {
 }
 
 locals {
+  channels          = [google_monitoring_notification_channel.email.id]
+  critical_channels = concat(local.channels, var.pager_channels)
   alerts            = { for name, alert in yamldecode(file("${path.module}/alerts.yaml")) : name => merge({ log = null }, alert) }
   alerts_of_metrics = { for name, alert in local.alerts : name => alert if alert.log == null }
   logging_resources = join(" OR ", [for kind in ["cloud_run_job", "cloud_run_revision", "cloud_run_worker_pool"] : "\"${kind}\""])

@@ -152,6 +152,17 @@ variable "operators" {
   }
 }
 
+variable "pager_channels" {
+  description = "Notification channels that exist already and wake somebody (PagerDuty, webhook, SMS): CRITICAL alerts go there beside the mail. Made in the console, for their keys are secrets: projects/PROJECT/notificationChannels/NUMBER."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for channel in var.pager_channels : can(regex("^projects/[^/]+/notificationChannels/[0-9]+$", channel))])
+    error_message = "pager_channels are names of channels: projects/PROJECT/notificationChannels/NUMBER, as `gcloud beta monitoring channels list --format='value(name)'` prints them."
+  }
+}
+
 variable "private_dns" {
   description = "Domains (with a dot at the end) that name servers of SAP's network answer: domain to their addresses, reached by VPN or Interconnect."
   type        = map(list(string))
@@ -166,6 +177,11 @@ variable "private_dns" {
 variable "project_id" {
   description = "The project; one per environment."
   type        = string
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project_id))
+    error_message = "project_id is the project's id, not its name or number: 6 to 30 lower-case letters, digits and hyphens, as `gcloud projects list` prints it. An id with a domain (example.com:bridge) is not supported: accounts and images are named differently there. Use a project without one."
+  }
 }
 
 variable "promote_from" {
@@ -194,6 +210,11 @@ variable "public_domain" {
   description = "Domain of the load balancer with Cloud Armor before the API Gateway; null for the API Gateway's own address."
   type        = string
   default     = null
+
+  validation {
+    condition     = var.public_domain == null || can(regex("^([a-z0-9-]+\\.)+[a-z]+$", var.public_domain))
+    error_message = "public_domain is a host name, as in api.example.com: no https:// before it, no slash after it."
+  }
 }
 
 variable "recovery_region" {
@@ -202,8 +223,8 @@ variable "recovery_region" {
   default     = "europe-west4"
 
   validation {
-    condition     = var.recovery_region != var.region && startswith(var.recovery_region, "europe-")
-    error_message = "recovery_region is another region than `region`, in Europe."
+    condition     = var.recovery_region != var.region && contains(local.european_regions, var.recovery_region)
+    error_message = "recovery_region is another region than `region`, one of ${join(", ", local.european_regions)}."
   }
 }
 
@@ -232,14 +253,24 @@ variable "refund_window_days" {
 }
 
 variable "region" {
-  description = "Where everything but the API Gateway runs."
+  description = "Where everything but the API Gateway runs; in Europe, as backups and keys are."
   type        = string
   default     = "europe-west3"
+
+  validation {
+    condition     = contains(local.european_regions, var.region)
+    error_message = "region is none of Cloud Run's in Europe (cloud.google.com/run/docs/locations): ${join(", ", local.european_regions)}. Backups and keys are kept in Europe; for another continent change their locations too (database.tf, kms.tf)."
+  }
 }
 
 variable "repository_url" {
   description = "Where the repository's files can be read, without a slash at its end: alerts link their runbooks there."
   type        = string
+
+  validation {
+    condition     = can(regex("^https://[^ ]+[^/ ]$", var.repository_url))
+    error_message = "repository_url begins with https:// and has no slash at its end: https://forge.example.com/payments/bridge/blob/main."
+  }
 }
 
 variable "sap_mock" {
@@ -332,4 +363,12 @@ variable "token_issuer" {
     condition     = var.public_domain == null || var.token_issuer == "https://${coalesce(var.public_domain, "-")}"
     error_message = "with a public_domain, the token_issuer is that domain."
   }
+}
+
+locals {
+  # cloud.google.com/run/docs/locations
+  european_regions = [
+    "europe-central2", "europe-north1", "europe-north2", "europe-southwest1", "europe-west1", "europe-west10", "europe-west12",
+    "europe-west2", "europe-west3", "europe-west4", "europe-west6", "europe-west8", "europe-west9",
+  ]
 }

@@ -106,9 +106,7 @@ def replay(environment, folder, terraform_environment):
         '{"s4-main": {"base_url": "https://sap.invalid", "user": "u", "password": "p"}}'
     )
     (secrets / "sap-mock-password").write_text("p")
-    lines = "".join(blocks()).replace(
-        "E=staging PROJECT=example-bridge-staging", f"E={environment} PROJECT=example-bridge-{environment}"
-    )
+    lines = "".join(blocks()).replace("export E=staging\n", f"export E={environment}\n")
     key = f"projects/example-bridge-{environment}/locations/europe/keyRings/bridge/cryptoKeys/"
     with KmsServer(f"{key}party-data", f"{key}webhook-secrets") as kms:
         done = subprocess.run(

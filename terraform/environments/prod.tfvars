@@ -1,5 +1,6 @@
 environment     = "prod"
 project_id      = "example-bridge-prod"
+region          = "europe-west3"
 billing_account = "000000-000000-000000"
 alert_email     = "payments-oncall@example.com"
 token_issuer    = "https://api.example.com"

@@ -1,5 +1,6 @@
 environment     = "staging"
 project_id      = "example-bridge-staging"
+region          = "europe-west3"
 billing_account = "000000-000000-000000"
 alert_email     = "payments-team@example.com"
 token_issuer    = "https://api.staging.example.com"

@@ -40,21 +40,43 @@ def test_make_prints_the_whole_way():
 
 
 def test_it_is_one_script_that_a_shell_can_read():
-    for project in (None, "rehearsal-4711"):
-        subprocess.run(
-            ["bash", "-n"], input=script("staging", project, "europe-west3"), text=True, check=True
-        )
+    for asks in (False, True):
+        text = script("staging", asks=asks)
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+        assert text.count("read -r -p") == asks * len(SECTIONS)
 
 
-def test_a_given_project_is_the_one_that_is_used():
-    text = script("staging", "rehearsal-4711", "europe-west4")
-    assert "export E=staging PROJECT=rehearsal-4711 REGION=europe-west4" in text
-    assert "example-bridge-staging" not in text
-    assert text.count("read -r -p") == len(SECTIONS)
+def test_every_command_takes_project_and_region_from_the_settings():
+    text = script("prod", asks=False)
+    assert "export E=prod\n" in text
+    assert "example-bridge" not in text
+    names = text.partition("export E=prod\n")[2].partition("gcloud ")[0]
+    done = subprocess.run(
+        ["bash", "-euc", "export E=prod\n" + names + 'echo "$PROJECT $REGION $ISSUER"'],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "example-bridge-prod europe-west3 https://api.example.com\n"
+
+
+@pytest.mark.parametrize("project", ["somebody-elses", "example.com:bridge"])
+def test_a_project_that_the_settings_do_not_name_is_refused_before_anything_runs(project):
+    done = subprocess.run(
+        [sys.executable, "deploy/rehearsal.py", f"--project={project}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "terraform/environments/staging.tfvars has project_id = example-bridge-staging" in done.stderr
+    assert "edit that file first" in done.stderr
 
 
 def test_whoever_runs_it_leaves_nothing_to_pay_for():
-    *_, last = in_script(script(None, None, "europe-west3"), "gcloud")
+    *_, last = in_script(script("staging", asks=False), "gcloud")
     assert last[:2] == ["projects", "delete"] or ["projects", "delete", "$PROJECT"] in list(
         in_script(sections()[-1].blocks[-1], "gcloud")
     )
@@ -68,7 +90,7 @@ def test_a_document_that_has_lost_its_section_is_noticed(monkeypatch):
 
 def test_without_a_terminal_nothing_is_run():
     done = subprocess.run(
-        [sys.executable, "deploy/rehearsal.py", "--project=nobody", "--environment=prod"],
+        [sys.executable, "deploy/rehearsal.py", "--project=example-bridge-prod", "--environment=prod"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -149,7 +149,7 @@ class Answers(BaseHTTPRequestHandler):
         asked = urlsplit(self.path)
         deliveries = [{"id": "dlv_1"}] if self.server.undelivered else []
         api = {
-            "/v1/webhook-endpoints": {"data": [{"id": "we_1"}]},
+            "/v1/webhook-endpoints": {"data": self.server.endpoints},
             "/v1/webhook-endpoints/we_1/deliveries": {"data": deliveries},
         }
         if asked.path == "/readyz":
@@ -208,6 +208,7 @@ def google():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     server.ready, server.errors, server.requests, server.slow = True, 0, 1000, 0
     server.payments, server.payment_status, server.undelivered = [], "paid", False
+    server.endpoints = [{"id": "we_1"}]
     server.looks, server.away, server.away_status, server.nonsense = 0, 0, 503, False
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -253,6 +254,13 @@ def test_the_canary_partner_pays_at_each_step_so_often_that_each_revision_meets_
     steps = [key.split("-")[2] for key in google.payments]
     assert [steps.count(percent) for percent in ("10", "50", "100")] == [29, 5, 1]
     assert len(set(google.payments)) == len(google.payments)
+
+
+def test_a_canary_partner_without_an_endpoint_tries_no_webhooks_and_it_is_said(tmp_path, google):
+    google.endpoints = []
+    done = Project(tmp_path, google.url).run(google.url)
+    assert done.returncode == 0
+    assert "10 %: 29 payments of the canary partner are paid; it has no webhook endpoint" in done.stderr
 
 
 @pytest.mark.parametrize("status", ["rejected", "cancelled"])

@@ -139,6 +139,20 @@ NOT_TAKEN = {
     "a SAP system of the events' name": ({"sap_systems": "{events=4}"}, 'not "events"'),
     "an issuer with a slash": ({"token_issuer": "https://api.example.com/"}, "without a path or a slash"),
 }
+# in a plan of their own: what depends on a variable is not looked at while that one is refused
+WRONG_NAMES = {
+    "a project with a domain in its id": (
+        {"project_id": "example.com:bridge"},
+        "An id with a domain (example.com:bridge) is not supported",
+    ),
+    "a region that is none": ({"region": "eu-west-3"}, "region is none of Cloud Run's in Europe"),
+    "a domain that is an address": ({"public_domain": "https://api.example.com"}, "no https:// before it"),
+    "links that lead nowhere": (
+        {"repository_url": "forge.example.com/bridge/"},
+        "repository_url begins with",
+    ),
+    "a pager by its name": ({"pager_channels": '["PagerDuty"]'}, "as `gcloud beta monitoring channels list"),
+}
 
 # Terraform takes these; the rules do not. All in one configuration, as they do not hide one another.
 AGAINST_THE_RULES = {
@@ -269,13 +283,26 @@ def test_a_plan_refuses(refused_plans, name, mistake):
 
 @pytest.fixture(scope="module")
 def refused_variables(initialized):
-    variables = {name: value for given, _ in NOT_TAKEN.values() for name, value in given.items()}
-    return _unwrapped(initialized.plan("prod", fails=True, **variables))
+    return [
+        _unwrapped(
+            initialized.plan(
+                "prod",
+                fails=True,
+                **{name: value for given, _ in mistakes.values() for name, value in given.items()},
+            )
+        )
+        for mistakes in (NOT_TAKEN, WRONG_NAMES)
+    ]
 
 
 @pytest.mark.parametrize("name", NOT_TAKEN)
 def test_production_does_not_take(refused_variables, name):
-    assert NOT_TAKEN[name][1] in refused_variables
+    assert NOT_TAKEN[name][1] in refused_variables[0]
+
+
+@pytest.mark.parametrize("name", WRONG_NAMES)
+def test_a_name_that_is_none_is_refused_and_it_is_said_how_to_write_it(refused_variables, name):
+    assert WRONG_NAMES[name][1] in refused_variables[1]
 
 
 @pytest.fixture(scope="module")

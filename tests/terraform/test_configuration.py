@@ -12,6 +12,10 @@ import yaml
 from terraform_provider.answers import READER_ADDRESS
 from terraform_stage import IMAGES, REPOSITORY
 
+from bridge.errors import RejectedError
+from dispatcher import liveness
+from gateway.caller_address import CallerAddress
+
 pytestmark = pytest.mark.terraform
 
 LONGEST_CALL = re.compile(
@@ -235,8 +239,12 @@ def test_no_yaml_alias_reaches_the_api_gateway(applied):
     """Its converter reads `*name` as a string."""
     [config] = rules.of(applied, "google_api_gateway_api_config")
     [document] = config.values["openapi_documents"][0]["document"]
+    contents = base64.b64decode(document["contents"]).decode()
+    aliases = [event.anchor for event in yaml.parse(contents) if isinstance(event, yaml.AliasEvent)]
+    assert aliases == []
+    # the name tells API Gateway how to read it
     assert document["path"].endswith(".json")
-    json.loads(base64.b64decode(document["contents"]))
+    json.loads(contents)
 
 
 def test_a_deployment_leaves_nothing_that_terraform_would_undo_or_send_again():
@@ -269,6 +277,60 @@ def test_the_counters_are_at_the_primary(applied):
     }
     assert given["RATE_LIMIT_STORAGE_URL"].endswith(":6379/0")
     assert READER_ADDRESS not in given["RATE_LIMIT_STORAGE_URL"]
+
+
+def test_the_callers_address_is_found_where_terraform_says_that_it_is(applied, environment):
+    """The entries that Google's proxies append, as documented: tests/unit/test_caller_address.py."""
+    caller, balancer, front_end = "198.51.100.7", "203.0.113.200", "2600:1900:2000:91::1"
+    [gateway] = [
+        each
+        for each in rules.of(applied, "google_cloud_run_v2_service")
+        if each.values["name"] == "bridge-gateway"
+    ]
+    given = {
+        variable["name"]: variable["value"]
+        for resource, variable in rules.variables(applied)
+        if resource is gateway
+    }
+    hops = int(given["FORWARDED_HOPS"])
+    if environment == "staging":
+        assert "EDGE_KEY" not in given
+        chain = f"203.0.113.9,{caller},{front_end}"
+        assert CallerAddress(hops).of({"X-Forwarded-For": chain}, "169.254.1.1") == caller
+        return
+    assert "EDGE_KEY" in given
+    [backend] = rules.of(applied, "google_compute_backend_service")
+    set_by_the_balancer = dict(header.split(":", 1) for header in backend.values["custom_request_headers"])
+    headers = {
+        name: value.replace("{client_ip_address}", caller) for name, value in set_by_the_balancer.items()
+    }
+    headers["X-Forwarded-For"] = f"{caller},{balancer},{front_end}"
+    edge = CallerAddress(hops, headers["X-Edge-Key"].encode())
+    assert edge.of(headers, "169.254.1.1") == caller
+    with pytest.raises(RejectedError):
+        edge.of({"X-Forwarded-For": f"203.0.113.9,{caller},{front_end}"}, "169.254.1.1")
+
+
+def test_what_is_critical_wakes_somebody_where_there_is_a_pager(initialized, applied):
+    for policy in rules.of(applied, "google_monitoring_alert_policy"):
+        assert len(policy.values["notification_channels"]) == 1, policy.address
+    pager = "projects/p/notificationChannels/4711"
+    said = initialized.plan("prod", pager_channels=f'["{pager}"]')
+    policies = re.findall(
+        r"# google_monitoring_alert_policy\.(.*?)will be created(.*?)\n    \}\n", said, re.DOTALL
+    )
+    woken = {pager in body for _, body in policies if '"CRITICAL"' in body}
+    assert woken == {True}
+    assert not any(pager in body for _, body in policies if '"CRITICAL"' not in body)
+
+
+def test_a_dispatcher_that_hangs_is_restarted(applied):
+    [pool] = rules.of(applied, "google_cloud_run_v2_worker_pool")
+    [container] = pool.values["template"][0]["containers"]
+    port = {variable["name"]: variable["value"] for variable in container["env"]}["LIVENESS_PORT"]
+    for probe in (container["liveness_probe"], container["startup_probe"]):
+        assert probe[0]["http_get"][0]["path"] == liveness.PATH
+        assert str(probe[0]["http_get"][0]["port"]) == port
 
 
 def test_backups_outlive_the_instance(applied):

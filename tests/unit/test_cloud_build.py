@@ -42,7 +42,7 @@ def configured(file, name):
 def test_every_image_is_named_by_its_digest(build, scripts):
     for step in build["steps"]:
         assert DIGEST.search(step["name"]), step["id"]
-    assert "image=moby/buildkit" in scripts["build"]
+    assert "/moby/buildkit" in scripts["build"]
     for image in re.findall(r"image=(\S+/\S+)", scripts["build"]):
         assert DIGEST.search(image), image
     for name, script in scripts.items():
@@ -50,6 +50,23 @@ def test_every_image_is_named_by_its_digest(build, scripts):
             assert "@$(.venv/bin/python deploy/digest.py" in image or image == "$$image", (name, image)
     dockerfile = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
     assert ":latest" not in dockerfile
+
+
+def test_no_image_is_pulled_from_docker_hub_itself(build, scripts, promotion):
+    """Its limit counts addresses, and builds share theirs with everybody's."""
+    for step in [*build["steps"], *promotion["steps"]]:
+        assert step["name"].startswith(("${_HUB}/library/", "gcr.io/google.com/cloudsdktool/")), step["id"]
+    assert "image=${_HUB}/moby/buildkit" in scripts["build"]
+    assert "python=\"${_HUB}/library/$(sed -n 's/^ARG PYTHON=//p' Dockerfile)\"" in scripts["build"]
+    assert '--build-arg "PYTHON=$$python"' in scripts["build"]
+    registry = (REPOSITORY / "terraform/registry.tf").read_text(encoding="utf-8")
+    assert 'public_repository = "DOCKER_HUB"' in registry
+
+
+def test_each_image_that_is_built_is_scanned_before_it_runs(scripts):
+    built, scanned = (re.findall(r"targets=\"?([\w ]+)", scripts[name]) for name in ("build", "scan"))
+    assert scanned == built == ["services", "services sap_mock"]
+    assert "grep -qx CRITICAL" in scripts["scan"].partition("for target in")[2].partition("done")[0]
 
 
 def test_the_steps_follow_one_another(build):
@@ -76,7 +93,8 @@ def test_everything_that_terraform_runs_is_deployed(scripts):
 
 def test_images_are_built_once_with_bill_of_materials(build, scripts, promotion):
     assert [name for name, script in scripts.items() if "buildx build" in script] == ["build"]
-    assert "--sbom=true --provenance=mode=max" in scripts["build"]
+    assert "--sbom=generator=${_HUB}/docker/buildkit-syft-scanner" in scripts["build"]
+    assert "--provenance=mode=max" in scripts["build"]
     assert "--cache-from" in scripts["build"]
     # nothing is built for production; what staging has run is copied by its digest, and compared
     assert not any("buildx build" in script for script in scripts_of(promotion).values())
@@ -115,7 +133,7 @@ def test_layers_go_to_a_repository_whose_tags_may_move(scripts):
 
 def test_docker_speaks_what_cloud_builds_daemon_speaks(build, promotion):
     for step in [*build["steps"], *promotion["steps"]]:
-        if step["name"].startswith("docker:"):
+        if "/docker:" in step["name"]:
             assert step["env"] == ["DOCKER_API_VERSION=1.41"], step["id"]
 
 
@@ -161,7 +179,7 @@ def test_a_dollar_that_is_the_shells_is_doubled(scripts, promotion):
         assert single == [], name
         assert set(re.findall(r"(?<!\$)\$\{(\w+)\}", script)) <= {
             *("PROJECT_ID", "COMMIT_SHA", "BUILD_ID"),
-            *("_API", "_CACHE", "_FROM", "_PREFIX", "_REGION", "_REGISTRY", "_WITH_SAP_MOCK"),
+            *("_API", "_CACHE", "_FROM", "_HUB", "_PREFIX", "_REGION", "_REGISTRY", "_WITH_SAP_MOCK"),
         }, name
 
 

@@ -91,7 +91,7 @@ def test_each_stage_has_a_name_and_one_base_that_nobody_can_move(stages):
     [base] = re.findall(r"^ARG PYTHON=(\S+)$", text, re.MULTILINE)
     assert re.fullmatch(r"python:3\.\d+-slim@sha256:[0-9a-f]{64}", base)
     # what is tested is what is deployed: the pipeline's Python is the image's
-    assert f"name: {base}\n" in (REPOSITORY / "cloudbuild.yaml").read_text(encoding="utf-8")
+    assert f"name: ${{_HUB}}/library/{base}\n" in (REPOSITORY / "cloudbuild.yaml").read_text(encoding="utf-8")
 
 
 def test_the_cache_of_packages_is_no_layer(stages):

@@ -1,2 +1,0 @@
-bucket = "example-bridge-prod-terraform"
-prefix = "bridge"

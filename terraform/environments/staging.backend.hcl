@@ -1,2 +1,0 @@
-bucket = "example-bridge-staging-terraform"
-prefix = "bridge"
