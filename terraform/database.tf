@@ -175,7 +175,8 @@ locals {
   database_logins = {
     for key in local.processes : key => "${local.names[key]}@${var.project_id}.iam"
   }
-  # migrations, the superuser's, an operator's, Cloud SQL's own
+  # migrations, the superuser's, an operator's, Cloud SQL's own, and a second pair of dispatchers while they are replaced. A
+  # service's maximum counts the instances of all its revisions together, so that a rollout opens no more.
   database_connections_reserved = 20
   database_connections_at_most = sum([
     for key, service in local.services : service.connections * var.scaling[key].max if service.connections > 0
