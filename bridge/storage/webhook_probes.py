@@ -50,8 +50,13 @@ RETURN_PROBE = text("""
 """)
 
 ALLOW_PROBE = text("""
-    /* the partner has asked for a delivery: it may probe the endpoint at once */
-    UPDATE webhooks.cursors SET probe_at = :now WHERE endpoint_id = :endpoint_id AND probe_at > :now
+    /* the partner has asked for a delivery: it may probe the endpoint at once, unless a probe is under way */
+    UPDATE webhooks.cursors AS cursor SET probe_at = :now
+    WHERE endpoint_id = :endpoint_id AND probe_at > :now
+      AND NOT EXISTS (SELECT FROM webhooks.deliveries AS running
+                      WHERE running.partner_id = cursor.partner_id AND running.status = 'pending'
+                        AND running.task = 'made' AND running.endpoint_id = cursor.endpoint_id
+                        AND running.lease_until = cursor.probe_at)
 """)
 
 LOCK_CLOSED_GATE = text("""
@@ -121,7 +126,7 @@ def return_probe(connection: Connection, endpoint_id: str, *, lease_until: datet
 
 
 def allow_probe(connection: Connection, endpoint_id: str, *, now: datetime) -> None:
-    """Make the next probe due, if the endpoint fails. The caller has locked its cursor."""
+    """Make the next probe due, if the endpoint fails and no probe runs. The caller has locked its cursor."""
     connection.execute(ALLOW_PROBE, {"endpoint_id": endpoint_id, "now": now})
 
 

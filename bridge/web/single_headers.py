@@ -11,7 +11,8 @@ from typing import Any
 # Whatever a service reads one value of, and what frames a message. X-Forwarded-For and others are lists.
 SINGLE_HEADERS = (
     "Authorization", "Content-Length", "Content-Type", "Host", "Idempotency-Key", "If-Match", "If-None-Match",
-    "traceparent", "X-Forwarded-Authorization", "X-Operator", "X-Reason", "X-Request-ID",
+    "traceparent", "X-Edge-Client-Address", "X-Edge-Key", "X-Forwarded-Authorization", "X-Operator",
+    "X-Reason", "X-Request-ID",
 )  # fmt: skip
 _BY_UPPER_NAME = {name.upper(): name for name in SINGLE_HEADERS}
 # by WSGI's names (PEP 3333)

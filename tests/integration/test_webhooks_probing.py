@@ -315,6 +315,30 @@ def test_two_instances_that_are_called_at_once_send_one_probe(stage, failing):
     assert attempts_made(stage) == before + 1
 
 
+def test_a_redelivery_while_a_probe_was_under_way_made_a_second_attempt_beside_it(stage, failing):
+    stage.publish(PAID)
+    stage.instance.sweeper.sweep()
+    reach_probe(stage, failing)
+    run_all(stage)  # the tasks of the first attempts: they come to wait
+    reach_probe(stage, failing)
+    stage.receiver.gate.clear()
+    before = len(stage.receiver.requests)
+    probe = threading.Thread(target=stage.instance.deliver.probe, args=(failing.endpoint_id,))
+    probe.start()
+    wait_until(lambda: len(stage.receiver.requests) == before + 1)
+    under_way = stage.cursor(failing).probe_at
+    (asked, *_) = [row for row in stage.deliveries() if row.lease_until is None]
+    with stage.owner.begin() as connection:
+        assert webhook_deliveries.send_again(connection, asked.delivery_id, now=stage.now())
+        webhook_probes.allow_probe(connection, failing.endpoint_id, now=stage.now())
+    stage.instance.sweeper.sweep_wanted()
+    assert stage.cursor(failing).probe_at == under_way
+    assert asked.delivery_id in {row.delivery_id for row in waiting(stage)}
+    stage.receiver.gate.set()
+    probe.join()
+    assert len(stage.receiver.requests) == before + 1
+
+
 def test_a_delivery_that_came_to_wait_while_the_gate_was_opened_was_forgotten(stage, failing):
     """Either it waits before the gate opens, and is called, or it sees the gate open and is sent."""
     (event_id,) = stage.publish(PAID)
