@@ -8,7 +8,7 @@ from typing import IO
 
 from devstack import edge, lock, stack_file
 from devstack.emulators import find_emulators
-from devstack.kept_mark import save_mark
+from devstack.kept_mark import mark_saved
 from devstack.keys import load_or_create, write_sap_connections
 from devstack.layout import SAP_SYSTEMS, Layout
 from devstack.postgres import Postgres
@@ -67,16 +67,16 @@ def _run_locked(
             was_ready = True
             on_ready()
 
-    supervisor = Supervisor(
-        build_table(layout, keys, emulators, postgres),
-        layout,
-        reaper,
-        on_change=on_change,
-        on_progress=on_progress,
-        on_stopping=lambda: save_mark(layout),
-    )
     try:
-        supervisor.run()
+        with mark_saved(layout) as save_mark:
+            Supervisor(
+                build_table(layout, keys, emulators, postgres),
+                layout,
+                reaper,
+                on_change=on_change,
+                on_progress=on_progress,
+                on_stopping=save_mark,
+            ).run()
     finally:
         layout.stack_file.unlink(missing_ok=True)
         reaper.finish()
