@@ -6,16 +6,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from accepted import LANE, OTHER_LANE, add_lanes, add_payments, change, outbox_rows, scalar
+from fakes.mark_store import InMemoryMarkStore
 from fakes.publisher import InMemoryPublisher
-from sqlalchemy import event
+from sqlalchemy import event, text
 from waiting import DEADLINE_SECONDS, wait_until
 
 from bridge.clock import SystemClock
+from bridge.high_water_mark import HighWaterMark
 from bridge.messages import EVENTS_LANE, EVENTS_TOPIC, operations_topic
 from bridge.storage.engine import DatabaseSettings, make_engine
 from bridge.storage.wake import Waker
 from dispatcher import app
 from dispatcher.app import Dispatcher
+from dispatcher.mark_keeper import MarkKeeper
 from dispatcher.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -47,12 +50,13 @@ def engine(database):
 def start(database, owner, engine, publisher):
     running = []
 
-    def start(**environment):
+    def start(mark_store=None, **environment):
         settings = Settings.from_environment(
             {"DATABASE_URL": database.url_for("dispatcher"), "GOOGLE_CLOUD_PROJECT": "p"} | environment
         )
-        stop = threading.Event()
-        dispatcher = Dispatcher(settings, engine, publisher, SystemClock(), stop)
+        stop, clock = threading.Event(), SystemClock()
+        keeper = None if mark_store is None else MarkKeeper(engine, mark_store, clock, settings.mark)
+        dispatcher = Dispatcher(settings, engine, publisher, clock, stop, keeper)
         thread = threading.Thread(target=dispatcher.run)
         thread.start()
         running.append((stop, thread))
@@ -209,3 +213,47 @@ def test_a_publish_that_never_ends_does_not_keep_the_worker_past_its_time(
     assert scalar(owner, claimed, lane=LANE) == 1, "the publish has ended before the worker"
     gate.set()
     wait_until(lambda: outbox_rows(owner) == {}, what="the end of the publish")
+
+
+def test_a_store_of_the_mark_that_hangs_holds_up_neither_start_nor_stop(owner, start, publisher, monkeypatch):
+    monkeypatch.setattr(app, "FIRST_LOOK_SECONDS", 0.05)
+    store, released = InMemoryMarkStore(), threading.Event()
+    store.after_read = lambda: released.wait(DEADLINE_SECONDS)
+    accept(owner)
+    stop, thread = start(store)
+    wait_until(lambda: publisher.messages(TOPIC), what="the operation goes out")
+    stop.set()
+    thread.join(DEADLINE_SECONDS)
+    assert not thread.is_alive()
+    released.set()
+
+
+def test_nothing_went_out_of_a_database_made_anew_before_the_mark_was_looked_at(
+    database, owner, start, publisher
+):
+    """PostgreSQL runs and knows the tables that the migrations have just made in the place of others."""
+    store = InMemoryMarkStore()
+    store.write(HighWaterMark("older", 7, "token", 1, now()), None)
+    accept(owner)
+    start(store, POLL_SECONDS="0.05")
+    wait_until(lambda: store.read().mark.serial == 7 and is_suspected(owner), what="the look at the mark")
+    accept(owner)
+    wait_until(lambda: scalar(owner, "SELECT bool_and(held) FROM sap_systems"), what="the lanes held")
+    assert publisher.calls == 0
+
+
+def is_suspected(owner):
+    return scalar(owner, "SELECT suspected_because FROM database_identity") == "another-database"
+
+
+def test_postgresql_that_has_started_is_compared_at_once_and_the_lanes_go_on(owner, start, publisher):
+    store = InMemoryMarkStore()
+    start(store, POLL_SECONDS="0.05")
+    wait_until(lambda: store.read() is not None, what="the first mark")
+    with owner.begin() as connection:
+        connection.execute(
+            text("UPDATE database_identity SET trusted_start = trusted_start - interval '1 second'")
+        )
+    accept(owner)
+    wait_until(lambda: publisher.messages(TOPIC), what="the operation goes out")
+    assert store.read().mark.serial > 1
