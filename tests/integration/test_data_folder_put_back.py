@@ -12,6 +12,8 @@ from scratch import scratch_folder
 from sqlalchemy import text
 
 from bridge.errors import RecoveryDueError, TransientError
+from bridge.storage.delays import tell_delay
+from bridge.storage.events import put_back as queue
 from bridge.storage.feed import feed_page
 from bridge.storage.recovered import FEED_JUMP
 from dispatcher.mark_keeper import MarkKeeper, MarkSettings
@@ -98,6 +100,9 @@ def test_a_copy_of_the_data_folder_was_put_back_and_everything_went_on(put_back)
     for error in (TransientError, RecoveryDueError):
         bridge.step(known[1])
         again = bridge.accept()
+        with bridge.engine.begin() as connection:
+            tell_delay(connection, again, now=bridge.clock.now())
+            queue(connection, again, not_before=bridge.clock.now(), now=bridge.clock.now())
         relay.go_round()
         sequencer.go_round()
         with pytest.raises(error):

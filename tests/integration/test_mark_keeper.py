@@ -125,7 +125,7 @@ def test_after_a_start_of_postgresql_nothing_is_decided_before_the_mark_has_move
         assert not may_decide(connection)
         assert lock_lane(connection, LANE).held
         assert LANE not in next_due(connection, kept.clock.now())
-        assert sequence_events(connection, "par_1", limit=10) == 0
+        assert sequence_events(connection, "par_a", limit=10) == 0
         with pytest.raises(TransientError) as refused:
             require_recovered(connection)
     assert not isinstance(refused.value, RecoveryDueError)
@@ -136,6 +136,7 @@ def test_after_a_start_of_postgresql_nothing_is_decided_before_the_mark_has_move
     assert kept.mark().serial == before.serial + 1
     with engine.begin() as connection:
         assert not lock_lane(connection, LANE).held
+        assert sequence_events(connection, "par_a", limit=10) == 1
         assert LANE in next_due(connection, kept.clock.now())
 
 
