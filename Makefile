@@ -72,7 +72,7 @@ chaos-smoke: install ## kill -9 every process of the stack in turn, each during 
 exactly-once: install ## 500 payments each through lost calls, lost answers, a forgetful SAP and a dying adapter
 	$(BIN)/pytest tests/chaos/test_exactly_once.py --chaos-full -v --durations=0
 
-wrong-clocks: install ## services whose clocks are wrong or jump, 80 payments each; two adapters apart, 500 each
+wrong-clocks: install ## services whose clocks are wrong or jump, 80 payments each; two adapters apart, 500 each (70 min)
 	$(BIN)/pytest tests/chaos/test_wrong_clocks.py tests/chaos/test_adapters_apart.py --chaos-full -v --durations=0
 
 chaos-webhooks: install ## 500 events to a failing receiver while webhooks and the task queue are killed and all tasks lost
