@@ -26,6 +26,10 @@ pytestmark = pytest.mark.integration
 class PutBack(Restorable):
     """Backed up by a copy of the folder; every start of PostgreSQL breaks all connections."""
 
+    def __init__(self, stage, server, database):
+        super().__init__(stage, None, database)
+        self.server = server
+
     def back_up(self):
         self.since = self.bridge.clock.now()
         self.copied = self._stopped(self.server.copy)
