@@ -335,7 +335,11 @@ variable "scaling" {
     error_message = "scaling: min is 0 or more, max at least 1 and at least min."
   }
   validation {
-    condition     = var.scaling["backoffice"].min >= 1
+    condition     = toset(keys(var.scaling)) == toset(concat(keys(local.services), ["dispatcher"]))
+    error_message = "scaling names each process, and nothing else: ${join(", ", concat(keys(local.services), ["dispatcher"]))}."
+  }
+  validation {
+    condition     = try(var.scaling["backoffice"].min, 1) >= 1
     error_message = "scaling: one backoffice at least is always there. It tells how everything stands, and alerts hang on it."
   }
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 OFFLINE = REPOSITORY / ".terraform-offline"
 ENVIRONMENTS = ("staging", "prod")
-COMMAND_TIMEOUT_SECONDS = 240
+COMMAND_TIMEOUT_SECONDS = 600
 DIGEST = "sha256:" + "a1" * 32
 IMAGES = {"services_image": f"registry.invalid/bridge/services@{DIGEST}"}
 MOCK_IMAGE = {"sap_mock_image": f"registry.invalid/bridge/sap_mock@{DIGEST}"}

@@ -151,6 +151,10 @@ WRONG_NAMES = {
         {"repository_url": "forge.example.com/bridge/"},
         "repository_url begins with",
     ),
+    "bounds for nobody": (
+        {"scaling": "{gateway={min=1,max=1},backoffice={min=1,max=1}}"},
+        "scaling names each process, and nothing else: backoffice, dead_letters, gateway, partners,",
+    ),
     "a pager by its name": ({"pager_channels": '["PagerDuty"]'}, "as `gcloud beta monitoring channels list"),
 }
 

@@ -7,7 +7,7 @@ import first_apply
 import pytest
 from terraform_stage import REPOSITORY
 
-pytestmark = [pytest.mark.terraform, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.terraform, pytest.mark.timeout(1000)]
 
 README = first_apply.README.read_text(encoding="utf-8")
 
