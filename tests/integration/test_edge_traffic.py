@@ -1,6 +1,8 @@
 """The real Envoy before a gateway that records what arrives: bodies, connections, ids, limits, logs."""
 
+import contextlib
 import json
+import socket
 
 import pytest
 from edge_stage import call_on
@@ -56,6 +58,19 @@ def test_without_a_token_a_large_body_is_not_waited_for(edge, gateway):
         connection.endheaders()
         assert connection.getresponse().status == 401
     assert gateway.arrived == []
+
+
+@pytest.mark.parametrize("connections", [16, 100, 1000])
+def test_half_requests_wait_at_the_edge_and_keep_nobody_from_being_served(edge, gateway, token, connections):
+    """As API Gateway does: the gateway behind it gets a request once it is whole (docs/performance.md)."""
+    half = b"POST /oauth2/token HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf"
+    with contextlib.ExitStack() as slow:
+        for _ in range(connections):
+            peer = slow.enter_context(socket.create_connection(("127.0.0.1", edge.port)))
+            peer.sendall(half)
+        for _ in range(20):
+            assert edge.call("GET", "/v1/payments/1", token=token).status == 200
+        assert [arrived.method for arrived in gateway.arrived] == ["GET"] * 20
 
 
 def test_a_connection_serves_many_requests(edge, gateway, token):
