@@ -93,7 +93,7 @@ bench-accept: $(VENV)/.installed-bench ## accepting, beside a bare Flask route, 
 bench-sap: $(VENV)/.installed-bench ## the relay, and draining a backlog after an outage of SAP; draws docs/outage.svg
 	$(BIN)/python -m benchmarks.sap
 
-bench-webhooks: install ## deliveries, beside a bare client loop and beside endpoints that hang
+bench-webhooks: install ## deliveries, against a bare client loop, endpoints that hang and other partners (8 min)
 	$(BIN)/python -m benchmarks.webhooks
 
 bench-consumption: install ## what one payment uses of everything that Google Cloud charges for (docs/cost.md)

@@ -62,7 +62,8 @@ def make_use_cases(
     """
     random = SystemRandom()
     tasks = DeliveryTasks(queue, settings.tasks.target_url, calls_at_once=task_calls_at_once)
-    turns = Turns(engine, tasks, clock, lost_after_seconds=settings.sweep_grace_seconds)
+    shares = Shares(clock, settings.threads)
+    turns = Turns(engine, tasks, shares, clock, lost_after_seconds=settings.sweep_grace_seconds)
     fan_out = FanOut(engine, directory, tasks, turns, clock)
     sender = Sender(
         clock,
@@ -87,7 +88,7 @@ def make_use_cases(
         turns,
         record,
         fan_out,
-        Shares(clock, settings.threads),
+        shares,
         clock,
         tracer,
         timeout_seconds=settings.timeout_seconds,

@@ -304,8 +304,7 @@ class Deliver:
 
     def _go_on(self, partner_id: str, endpoint_id: str, followers: int) -> None:
         """Call the partner's next, and whoever has waited for the workers that all slow endpoints share."""
-        without = self._shares.full(partner_id)
-        self._turns.call(Turn(partner_id, endpoint_id, max(followers, 0), MAX_FOLLOWERS, without))
+        self._turns.call(Turn(partner_id, endpoint_id, max(followers, 0), MAX_FOLLOWERS))
         refused = self._shares.next_refused()
         if refused is not None:
-            self._turns.call(Turn(refused, limit=1, without=self._shares.full(refused)))
+            self._turns.call(Turn(refused, limit=1))

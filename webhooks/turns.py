@@ -1,5 +1,6 @@
 """Partners take turns: a partner's waiting deliveries get their tasks as its places become free."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import Connection, Engine
@@ -8,6 +9,7 @@ from bridge.clock import Clock
 from bridge.storage import webhook_turns
 from bridge.storage.transactions import single_statements
 from bridge.storage.webhook_turns import Turn
+from webhooks.shares import Shares
 from webhooks.tasks import DeliveryTasks, tasks_for
 
 
@@ -15,16 +17,21 @@ class Turns:
     """`lost_after_seconds`: a task that is late by so much is taken for lost, and holds no place any more."""
 
     def __init__(
-        self, engine: Engine, tasks: DeliveryTasks, clock: Clock, *, lost_after_seconds: float
+        self, engine: Engine, tasks: DeliveryTasks, shares: Shares, clock: Clock, *, lost_after_seconds: float
     ) -> None:
         self._engine = engine
         self._tasks = tasks
+        self._shares = shares
         self._clock = clock
         self._lost_after = timedelta(seconds=lost_after_seconds)
 
     def call(self, turn: Turn) -> bool:
-        """Make the tasks of those whose turn it is; False if the queue can't be reached."""
+        """Make the tasks of those whose turn it is; False if the queue can't be reached.
+
+        Endpoints without room in this process are left out: their tasks would come for nothing.
+        """
         now = self._clock.now()
+        turn = replace(turn, without=self._shares.full(turn.partner_id))
         with single_statements(self._engine) as connection:
             taken = webhook_turns.take_turn(connection, turn, now=now, lost_after=self._lost_after)
         return self._tasks.create(tasks_for(taken, now))

@@ -1,10 +1,12 @@
 """Partners take turns: few tasks of each stand in the queue, and nothing that waits is forgotten."""
 
 import json
+import threading
 from contextlib import contextmanager
 
 import pytest
 from partner_documents import new_partner
+from waiting import wait_until
 from webhook_stage import Stage, endpoint
 
 from bridge.storage import webhook_deliveries, webhook_turns
@@ -211,3 +213,24 @@ def test_an_endpoint_at_its_rate_takes_no_place_from_the_others_of_its_partner(s
     stage.ring()
     run_all(stage)
     assert len(sent(stage, "/other")) == 1
+
+
+def test_fan_out_made_tasks_for_an_endpoint_without_room_that_came_for_nothing(stage):
+    """While endpoints hang, each event of their partner made as many tasks as fit the queue."""
+    stage.set_endpoints(endpoint(stage.receiver.url))
+    tell(stage, 2)
+    stage.receiver.gate.clear()
+    attempt = threading.Thread(target=stage.take, args=(stage.queue.waiting[0],))
+    attempt.start()
+    wait_until(lambda: sent(stage))
+    stage.queue.waiting.clear()
+    with stage.owner.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE webhooks.deliveries SET task = 'waiting' WHERE lease_until IS NULL"
+        )
+    tell(stage, 5)
+    assert queued(stage) == []
+    stage.receiver.gate.set()
+    attempt.join()
+    run_all(stage)
+    assert len(sent(stage)) == 7
