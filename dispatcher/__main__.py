@@ -60,7 +60,11 @@ def main() -> int:
     register_mark_metrics(metrics, keeper.age_seconds)
     dispatcher = Dispatcher(settings, engine, observed, clock, stop, keeper)
     if settings.liveness is not None:
-        LivenessServer(*settings.liveness, dispatcher.stuck)
+        try:
+            LivenessServer(*settings.liveness, dispatcher.stuck)
+        except OSError as error:
+            sys.stderr.write(f"dispatcher: LIVENESS_PORT {settings.liveness[1]} can't be used: {error}\n")
+            return 2
     is_clean = dispatcher.run()
     publisher.close()
     engine.dispose()

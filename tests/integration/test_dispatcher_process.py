@@ -66,10 +66,25 @@ def worker_environment(database):
 
 def test_the_worker_says_ready_and_nothing_else_while_idle_and_stops_in_time(start, worker_environment):
     address = f"127.0.0.1:{free_port()}"
-    worker = start("dispatcher", PUBSUB_EMULATOR_HOST=address, **worker_environment)
+    port = free_port()
+    worker = start("dispatcher", PUBSUB_EMULATOR_HOST=address, LIVENESS_PORT=str(port), **worker_environment)
     wait_until(lambda: "ready" in worker.messages())
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=DEADLINE_SECONDS) as answer:
+        assert json.load(answer) == {"stuck": []}
     assert worker.stop() == 0
     assert worker.messages() == ["ready", "stopped"]
+
+
+def test_a_port_that_is_taken_is_one_clear_line(start, worker_environment):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        worker = start(
+            "dispatcher", PUBSUB_EMULATOR_HOST="127.0.0.1:1", LIVENESS_PORT=str(port), **worker_environment
+        )
+        assert worker.process.wait(DEADLINE_SECONDS) == 2
+    assert worker.lines() == [
+        f"dispatcher: LIVENESS_PORT {port} can't be used: [Errno 98] Address already in use"
+    ]
 
 
 def test_a_publish_that_hangs_does_not_keep_the_worker_from_stopping_nor_the_row_claimed(
