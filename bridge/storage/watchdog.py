@@ -173,12 +173,13 @@ WILL_MOVE = text("""
 """)
 
 MARK_DELAYED = text("""
-    /* the partner is told once */
+    /* the partner is told once. The payment is locked as well: while the step before this one ends, the event
+       would show a payment that is older than the event before it. Nothing waits, so no order is broken */
     UPDATE operations SET delayed_at = :now
     WHERE operation_id IN (
-        SELECT operation_id FROM operations
+        SELECT operation_id FROM operations JOIN payments USING (payment_id)
         WHERE operation_id = :operation_id AND delayed_at IS NULL
-          AND status IN ('scheduled', 'accepted', 'processing', 'unknown', 'parked')
+          AND operations.status IN ('scheduled', 'accepted', 'processing', 'unknown', 'parked')
         FOR NO KEY UPDATE SKIP LOCKED
     )
     RETURNING payment_id

@@ -236,6 +236,21 @@ def test_a_long_wait_is_told_once(owner, watchdog, clock):
     assert len(data["payment"]["operations"]) == 1
 
 
+def test_a_delay_was_told_with_a_payment_older_than_the_event_before_it(owner, watchdog, clock):
+    """The step before it was being recorded meanwhile: a delay is told before that or after it."""
+    [operation_id] = add_payments(owner, 1)
+    payment_id = operation(owner, operation_id).payment_id
+    clock.advance(901)
+    with owner.begin() as recording:
+        authorized = text("UPDATE payments SET status = 'authorized' WHERE payment_id = :id")
+        recording.execute(authorized, {"id": payment_id})
+        drain(watchdog)
+        assert delayed_events(owner, operation_id) == 0
+    drain(watchdog)
+    data = scalar(owner, "SELECT data FROM events WHERE event_type = 'payment.delayed'")
+    assert data["payment"]["status"] == "authorized"
+
+
 @pytest.mark.parametrize("status", ["scheduled", "processing"])
 def test_a_scheduled_payment_is_accepted_when_its_day_has_come(owner, watchdog, clock, status):
     """While its lane was closed it stayed `scheduled` for days; and while SAP's answer was awaited."""
