@@ -6,7 +6,7 @@ not resolved, nothing goes past the resolver: a decision then waits for SAP's an
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 import structlog
@@ -19,6 +19,7 @@ from bridge.storage import decisions
 from bridge.storage.accept import ExternalIdTakenError
 from bridge.storage.operations import LockedOperation, LockedPayment, lock_operation, lock_payment
 from bridge.storage.operator_views import find_target
+from bridge.storage.read_lag import read_lag_excess_seconds
 from bridge.storage.restores import require_recovered
 
 _log = structlog.get_logger(__name__)
@@ -219,13 +220,16 @@ def _disown(held: _Held) -> Outcome:
     if held.status == OperationStatus.REJECTED:
         return Outcome.UNCHANGED
     _require_documents(held)
-    settled_at = held.row.settled_at
     is_conflict = held.row.parked_reason == ParkReason.REFERENCE_CONFLICT
-    if is_conflict and settled_at is not None and held.row.updated_at < settled_at:
-        raise invalid_state(
-            "SAP may have booked the operation since it was asked; `redrive` it after"
-            f" {rfc3339(settled_at)}, and disown what SAP lists then."
-        )
+    if is_conflict and held.row.settled_at is not None:
+        # SAP shows what it has booked as much later as its read side is later than configured
+        excess = timedelta(seconds=read_lag_excess_seconds(held.connection, held.row.sap_system))
+        listed_at = held.row.settled_at + excess
+        if held.row.updated_at < listed_at:
+            raise invalid_state(
+                "SAP may have booked the operation since it was asked; `redrive` it after"
+                f" {rfc3339(listed_at)}, and disown what SAP lists then."
+            )
     decisions.reject(held.connection, held.payment, held.row, now=held.now)
     return Outcome.REJECTED
 

@@ -223,7 +223,8 @@ class Recorder:
             log.error("reference-conflict", operation_id=held.claim.operation_id, documents=len(documents))
             found = [each.document for each in documents[:MAX_DOCUMENTS_KEPT]]
             settled_at = None
-            if held.row.settled_at is not None and held.claim.claimed_at < held.row.settled_at:
+            listed_at = held.row.settled_at and held.row.settled_at + self._excess(held)
+            if listed_at is not None and held.claim.claimed_at < listed_at:
                 # asked too early, however late the answer came: the list is not final, nothing is disowned
                 settled_at = held.moment.latest_in(self._settings.read_lag_seconds)
             held.park(
@@ -252,7 +253,7 @@ class Recorder:
         row, now, operation_id = held.row, held.now, held.claim.operation_id
         asked_at = held.claim.claimed_at
         # where SAP's read side is later than configured, all of this takes as much longer
-        excess = timedelta(seconds=read_lag_excess_seconds(held.connection, held.claim.sap_system))
+        excess = self._excess(held)
         counts_at = (row.settled_at or asked_at) + excess
         lag = timedelta(seconds=self._settings.read_lag_seconds) + excess
         if asked_at < counts_at:
@@ -278,6 +279,11 @@ class Recorder:
                 held.connection, operation_id, refused=row.sap_answer_forgotten, counted=False, now=now
             )
             held.return_to_lane(0.0)
+
+    @staticmethod
+    def _excess(held: HeldClaim) -> timedelta:
+        """By how much SAP's read side is later than configured."""
+        return timedelta(seconds=read_lag_excess_seconds(held.connection, held.claim.sap_system))
 
     def _next_question_seconds(self, counts_at: datetime, excess: timedelta, now: datetime) -> float:
         """Ask again after as long as it has been unknown: early at first, then rarely, then when settled."""

@@ -68,7 +68,8 @@ LOCK_UNFINISHED = text("""
 """)
 
 MARK = text("""
-    /* SAP may have it: it is asked when its turn comes. What an operator has parked stays parked till then.
+    /* SAP may have it: it is asked when its turn comes. What an operator has parked stays parked till then,
+       without the documents that SAP listed before the backup: there may be others by now.
        A call may run until its lease ends, and is settled so much later */
     UPDATE operations AS operation
     SET status = CASE WHEN status = 'parked' OR EXISTS (
@@ -79,7 +80,8 @@ MARK = text("""
         sent_unresolved = true,
         settled_at = greatest(settled_at, CAST(:settled_at AS timestamptz),
                               lease_until + make_interval(secs => CAST(:settling_seconds AS float8))),
-        none_seen_at = NULL, lease_until = NULL, dispatched_at = NULL, dispatches_without_claim = 0,
+        found_documents = NULL, none_seen_at = NULL, lease_until = NULL,
+        dispatched_at = NULL, dispatches_without_claim = 0,
         claims_finished = claims_started, updated_at = :now
     WHERE operation_id = ANY(CAST(:operation_ids AS text[]))
     RETURNING operation_id, status

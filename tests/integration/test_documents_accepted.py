@@ -322,3 +322,54 @@ def test_a_slow_question_counted_as_asked_when_its_answer_came(restorable, bridg
     assert restorable.stage.act(operation_id, "redrive") == "redriven"
     restorable.let_all_go_on()
     assert restorable.stage.act(operation_id, "accept", document=str(own.document)) == "accepted"
+
+
+@pytest.fixture
+def conflict(restorable, bridge):
+    """A lost call: SAP has listed somebody else's document, and the operation's own is still to come."""
+    operation_id = bridge.accept()
+    bridge.sap.script.append("drop")
+    bridge.step(operation_id)
+    (sent,) = bridge.sap.sendings
+    bridge.sap._book(sent)
+    reference, own = bridge.sap.booked.pop()
+    bridge.sap.booked.append((reference, _another(own)))
+    return operation_id, (reference, own)
+
+
+def test_an_operation_was_disowned_by_a_list_that_came_out_of_the_backup(restorable, bridge, conflict):
+    """The job was started late, and what it changed looked like an answer of SAP after the settling."""
+    operation_id, own = conflict
+    restorable.let_all_go_on()
+    assert bridge.row(operation_id).parked_reason == "reference-conflict"
+    restorable.back_up()
+    bridge.sap.booked.append(own)
+    restorable.restore()
+    assert restorable.begin().status_code == 201
+    bridge.clock.advance(2 * SETTLING_SECONDS)
+    assert restorable.job().run()
+    refused = restorable.stage.post(f"/admin/payments/{operation_id}/disown")
+    assert (refused.status_code, "redrive" in refused.json["detail"]) == (409, True)
+    assert restorable.stage.act(operation_id, "redrive") == "redriven"
+    restorable.let_all_go_on()
+    assert bridge.row(operation_id).found_documents == "1000/2026/1400000099,1000/2026/1400000001"
+
+
+def test_an_operation_was_disowned_before_a_read_side_that_lags_had_shown_its_document(
+    restorable, bridge, conflict
+):
+    operation_id, own = conflict
+    with bridge.engine.begin() as connection:
+        connection.execute(text("UPDATE sap_systems SET read_lag_excess_seconds = 100"))
+    bridge.clock.advance((bridge.row(operation_id).settled_at - bridge.clock.now()).total_seconds())
+    bridge.step(operation_id)
+    assert bridge.row(operation_id).parked_reason == "reference-conflict"
+    path = f"/admin/payments/{operation_id}/disown"
+    refused = restorable.stage.post(path)
+    assert (refused.status_code, "redrive" in refused.json["detail"]) == (409, True)
+    bridge.sap.booked.append(own)
+    bridge.clock.advance(100 + READ_LAG_SECONDS)
+    assert restorable.stage.act(operation_id, "redrive") == "redriven"
+    restorable.let_all_go_on()
+    assert bridge.row(operation_id).found_documents == "1000/2026/1400000099,1000/2026/1400000001"
+    assert restorable.stage.act(operation_id, "disown") == "rejected"
