@@ -14,7 +14,7 @@ from bridge.storage import recovered_steps, unplaced_documents
 from bridge.storage.recovered_steps import LostStep
 from bridge.storage.recoveries import latest
 from bridge.storage.restores import require_recovered
-from bridge.storage.unplaced_documents import SettledAs
+from bridge.storage.unplaced_documents import NO_VALID_STEP, SettledAs
 
 _log = structlog.get_logger(__name__)
 
@@ -79,9 +79,10 @@ class UnplacedDocuments:
     def _accept(self, connection: Connection, row: Row[tuple[object, ...]]) -> str | None:
         now = self._clock.now()
         if row.reason == ENDED:
-            return unplaced_documents.revive(connection, row.sap_reference, now=now)
+            document = SapDocument(row.company_code, row.fiscal_year, row.document_number)
+            return unplaced_documents.revive(connection, row.sap_reference, document, now=now)
         recovery = latest(connection)
-        if row.kind is None or recovery is None:
+        if row.kind is None or row.reason == NO_VALID_STEP or recovery is None:
             return str(row.reason)
         if recovered_steps.find_reference(connection, row.sap_reference) is not None:
             return "second-document"

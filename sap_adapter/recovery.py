@@ -16,10 +16,11 @@ from bridge.errors import TransientError
 from bridge.payment import OperationKind, OperationStatus
 from bridge.storage import audit, recovered, recovered_steps, recoveries, restores, unplaced_documents
 from bridge.storage.failures import constraint_of, sqlstate
+from bridge.storage.read_lag import read_lag_excess_seconds
 from bridge.storage.recovered import FeedStart
 from bridge.storage.recovered_steps import KnownReference, LostStep
 from bridge.storage.recoveries import LaneWalk, Recovery
-from bridge.storage.unplaced_documents import SettledAs, Unplaced
+from bridge.storage.unplaced_documents import NO_VALID_STEP, SettledAs, Unplaced
 from sap_adapter.connector import DocumentPage, DocumentSource, PostedDocument, UnreadableDocument
 from sap_adapter.document_mark import partners_by_hash, read_mark
 
@@ -31,7 +32,8 @@ MAX_EXTERNAL_ID_CHARACTERS = 35
 EARLIER = timedelta(days=1)
 RETRY_SECONDS = 5.0
 # Classes of SQLSTATE: a value that a column can't hold, a constraint that a row breaks.
-UNWRITABLE = ("22", "23")
+BROKEN_CONSTRAINT = "23"
+UNWRITABLE = ("22", BROKEN_CONSTRAINT)
 # Payments before what follows them; a refund follows a capture.
 PASSES = (
     frozenset({OperationKind.PAYMENT, OperationKind.AUTHORIZE}),
@@ -71,7 +73,7 @@ class RecoveryJob:
         self._wait = wait
 
     def run(self) -> bool:
-        """Work until the recovery is finished; False if there is none.
+        """Work until the recovery is finished, or another one has taken its place; False if there is none.
 
         NotConfiguredError, RestoredRecoveryError: it can't be, and the text says what to do.
         """
@@ -80,9 +82,10 @@ class RecoveryJob:
             return False
         while self._mark():
             pass
-        self._wait_until_settled(recovery)
         with self._engine.begin() as connection:
             walks = recoveries.lane_walks(connection, recovery.recovery_id)
+            excesses = [read_lag_excess_seconds(connection, walk.sap_system) for walk in walks]
+        self._wait_until_settled(recovery, max(excesses, default=0.0))
         for walk in walks:
             self._walk(recovery, walk)
         self._finish()
@@ -119,9 +122,13 @@ class RecoveryJob:
         _log.info("recovery marked", feeds=feeds_resumed, operations=len(page))
         return True
 
-    def _wait_until_settled(self, recovery: Recovery) -> None:
-        """Let SAP end, and its read side show, what was on its way when the old database went away."""
-        seconds = (recovery.started_at + self._settling - self._clock.now()).total_seconds()
+    def _wait_until_settled(self, recovery: Recovery, excess_seconds: float) -> None:
+        """Let SAP end, and its read side show, what was on its way when the old database went away.
+
+        `excess_seconds`: by how much the slowest read side is known to be later than configured.
+        """
+        settled_at = recovery.started_at + self._settling + timedelta(seconds=excess_seconds)
+        seconds = (settled_at - self._clock.now()).total_seconds()
         if seconds > 0:
             _log.info("recovery waits until SAP has settled", seconds=round(seconds))
             self._wait(seconds)
@@ -144,7 +151,10 @@ class RecoveryJob:
         """Place a page's documents and note where the next begins, in one transaction."""
         now = self._clock.now()
         with self._engine.begin() as connection:
-            if recoveries.lock_running(connection) is None:
+            running = recoveries.lock_running(connection)
+            if running is None or running.recovery_id != recovery.recovery_id:
+                # what this one takes for the moment of the backup may be wrong
+                _log.warning("recovery is over or abandoned", recovery_id=recovery.recovery_id)
                 return replace(walk, finished_at=now)
             (stored,) = [
                 each
@@ -211,11 +221,16 @@ def _place_one(
         with connection.begin_nested():
             why = _place_document(connection, recovery, walk, document, partners, placed, now)
     except DBAPIError as error:
-        if (sqlstate(error) or "")[:2] not in UNWRITABLE:
+        error_class = (sqlstate(error) or "")[:2]
+        if error_class not in UNWRITABLE:
             raise
         # what the document says makes no row: it stops only itself
         _log.error("document not placed", sap_system=walk.sap_system, constraint=constraint_of(error))
-        why = "no-valid-step", None
+        lost = _lost_step(walk.sap_system, document, partners)
+        # what can be written is kept: nothing is sent of the payment that the document names
+        why = NO_VALID_STEP, None
+        if isinstance(lost, LostStep) and error_class == BROKEN_CONSTRAINT:
+            why = NO_VALID_STEP, lost
     if why is None:
         return
     reason, step = why

@@ -20,6 +20,7 @@ from bridge.storage.operations import lock_payment
 from bridge.storage.recovered_steps import (
     STEP_WITH_SAP,
     LostStep,
+    find_reference,
     is_any_claimed,
     let_turn_come,
     wait_for_their_turn,
@@ -94,6 +95,10 @@ REVIVE_PAYMENT = text("""
 """)
 
 
+# Why a document can have no operation, whatever is out of its way: what it says makes no row.
+NO_VALID_STEP = "no-valid-step"
+
+
 class SettledAs(StrEnum):
     """How a document left the list: it was given an operation, or an operator has dismissed it."""
 
@@ -153,8 +158,8 @@ def settle(
     connection.execute(SETTLE, parameters | document.as_json())
 
 
-def revive(connection: Connection, reference: str, *, now: datetime) -> str | None:
-    """Have SAP asked again about an operation that had ended here; return why that can't be.
+def revive(connection: Connection, reference: str, document: SapDocument, *, now: datetime) -> str | None:
+    """Have SAP asked again about the document's operation, which had ended here; return why that can't be.
 
     The caller's transaction is undone if it can't.
     """
@@ -163,6 +168,11 @@ def revive(connection: Connection, reference: str, *, now: datetime) -> str | No
         return None
     if is_any_claimed(connection, payment_id):
         return STEP_WITH_SAP
+    known = find_reference(connection, reference)
+    if known is not None and known.status not in ("cancelled", "rejected"):
+        # another document of the same reference has brought it back already
+        key = (document.company_code, document.fiscal_year, document.number)
+        return None if known.document == key else "second-document"
     # a later step may be unknown, and one at a time can be: it waits behind this one
     wait_for_their_turn(connection, payment_id, now=now)
     row = connection.execute(REVIVE, {"reference": reference, "now": now}).one_or_none()

@@ -1,5 +1,7 @@
 """What had ended is brought back by a document of SAP: it meets what has taken its place meanwhile."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import text
 
@@ -125,3 +127,22 @@ def test_a_lost_refund_was_given_to_another_payment_with_the_external_id(restora
     restorable.let_all_go_on()
     (payment,) = restorable.rows("SELECT status, refunded_minor FROM payments WHERE status <> 'rejected'")
     assert tuple(payment) == ("partially_refunded", 1000)
+
+
+def test_the_second_document_of_an_operation_left_the_list_as_if_it_were_placed(restorable, bridge):
+    """SAP had booked an ended operation twice; accepting the other document as well was answered with 500."""
+    operation_id = bridge.accept()
+    restorable.back_up()
+    bridge.step(operation_id)
+    posted = bridge.sap.posted[0]
+    twin = replace(posted.found, document=replace(posted.found.document, number="1400000002"))
+    bridge.sap.posted.append(replace(posted, found=twin))
+    restorable.restore()
+    restorable.cancel(bridge.row(operation_id).payment_id)
+    restorable.recover()
+    assert accept_document(restorable, 1400000001).json == {"changed": True}
+    restorable.let_all_go_on()
+    assert bridge.row(operation_id).sap_document_number == "1400000001"
+    refused = accept_document(restorable, 1400000002)
+    assert (refused.status_code, "second-document" in refused.json["detail"]) == (409, True)
+    assert [one["number"] for one in restorable.unplaced()] == ["1400000002"]

@@ -400,3 +400,14 @@ def test_every_feed_goes_on_above_a_jump_in_a_new_epoch(restorable, bridge):
     assert first == head.jumped_to + 1
     restorable.begin()
     assert not restorable.job().run()
+
+
+def test_documents_were_read_before_a_read_side_that_lags_had_shown_them(restorable, bridge):
+    restorable.back_up()
+    lost = bridge.accept()
+    bridge.step(lost)
+    restorable.restore()
+    with bridge.engine.begin() as connection:
+        connection.execute(text("UPDATE sap_systems SET read_lag_excess_seconds = 100"))
+    restorable.recover()
+    assert restorable.waits == [SETTLING_SECONDS + 100]

@@ -64,6 +64,26 @@ def test_a_document_whose_reference_was_changed_by_hand_ended_the_job(restorable
     ]
 
 
+def test_a_payment_was_posted_beside_the_document_whose_reference_was_changed_by_hand(
+    restorable, bridge, lost
+):
+    """The list did not say whose it is, although the document does."""
+    bridge.sap.posted[1] = replace(bridge.sap.posted[1], reference="changed by hand")
+    restorable.recover()
+    again = bridge.accept()
+    restorable.send_again_as(again, lost[1])
+    restorable.let_all_go_on()
+    bridge.step(again)
+    assert (bridge.row(again).status, bridge.row(again).parked_reason) == ("parked", "reference-conflict")
+    place = "/admin/unplaced-documents/s4-main/1000/2026/1400000002"
+    refused = restorable.stage.post(f"{place}/accept")
+    assert (refused.status_code, "no-valid-step" in refused.json["detail"]) == (409, True)
+    assert restorable.stage.post(f"{place}/dismiss").json == {"changed": True}
+    assert restorable.stage.act(again, "redrive") == "redriven"
+    restorable.let_all_go_on()
+    assert bridge.row(again).status == "succeeded"
+
+
 def test_a_payment_that_was_sent_again_at_the_same_moment_ended_the_job(restorable, bridge, lost):
     restorable.begin()
     with bridge.engine.begin() as accepting:

@@ -81,6 +81,42 @@ def test_a_recovery_that_was_restored_elsewhere_was_carried_on(restorable, bridg
     assert [row.status for row in restorable.operations()] == ["succeeded"]
 
 
+class Restarting:
+    """SAP's list of documents; while a job reads it, another recovery is begun, since an earlier moment."""
+
+    def __init__(self, restorable, since):
+        self.restorable, self.since, self.begun = restorable, since, None
+
+    def documents_since(self, day, offset):
+        page = self.restorable.bridge.sap.documents_since(day, offset)
+        self.begun = self.begun or self.restorable.begin(self.since, restart=True)
+        return page
+
+
+def test_the_job_of_an_abandoned_recovery_went_on_placing_documents_by_its_own_moment(restorable, bridge):
+    """A lost refund was then taken for another one than the partner had sent again: refunded twice."""
+    first = bridge.accept()
+    bridge.step(first)
+    restorable.back_up()
+    since = restorable.since
+    bridge.step(bridge.queue(first, "refund", 50000))
+    restorable.restore()
+    bridge.clock.advance(1)
+    bridge.queue(first, "refund", 50000)
+    bridge.clock.advance(1)
+    # a wrong moment: the partner had sent the refund again before it
+    assert restorable.begin(bridge.clock.now()).status_code == 201
+    source = Restarting(restorable, since)
+    assert restorable.job(source).run()
+    assert source.begun.status_code == 201
+    assert restorable.latest()["recovery"]["status"] == "running"
+    assert len(restorable.operations()) == 2
+    assert restorable.job().run()
+    restorable.let_all_go_on()
+    assert [row.status for row in restorable.operations()] == ["succeeded", "succeeded"]
+    assert len(bridge.sap.booked) == 2
+
+
 @pytest.mark.parametrize("restart", ["yes", 1, None])
 def test_restart_is_true_or_false(restorable, restart):
     body = {"since": "2026-11-20T04:00:00Z", "restart": restart}
