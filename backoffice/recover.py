@@ -78,8 +78,8 @@ class Recover:
 def _is_running(running: Recovery) -> RejectedError:
     if not running.is_at_home:
         return invalid_state(
-            "The recovery that runs came out of the backup, which was made during it, and can't be carried"
-            " on: begin with --restart."
+            "PostgreSQL has started since the recovery was begun, perhaps on a backup that was made during"
+            " it. It can't be carried on: begin with --restart; if it was such a backup, --since its moment."
         )
     return invalid_state(
         f"A recovery since {rfc3339(running.since)} is running; `bridge recover` tells how far it is. If the"

@@ -17,9 +17,10 @@ from bridge.storage.recovered import FeedStart
 BEGIN = text("""
     /* a recovery; the unique index lets one run at a time */
     INSERT INTO recoveries (recovery_id, since, reads_since, started_by, system_identifier, timeline_id,
-                            started_at, updated_at)
+                            begun_start, begun_table, started_at, updated_at)
     SELECT :recovery_id, :since, least(:since, CAST(:reads_since AS timestamptz)), :started_by,
-           system_identifier, greatest(timeline_id, min_recovery_end_timeline), :now, :now
+           system_identifier, greatest(timeline_id, min_recovery_end_timeline),
+           pg_postmaster_start_time(), CAST('recoveries' AS regclass), :now, :now
     FROM pg_control_system(), pg_control_checkpoint(), pg_control_recovery()
 """)
 
@@ -34,9 +35,12 @@ ABANDON = text("""
 """)
 
 IS_AT_HOME = text("""
-    /* whether the database is still where the recovery was begun */
+    /* whether the database is still the one that the recovery was begun in: nobody can put a copy in its
+       place without starting PostgreSQL, or making its tables, again */
     SELECT system_identifier = :system_identifier
            AND greatest(timeline_id, min_recovery_end_timeline) = :timeline_id
+           AND pg_postmaster_start_time() = :begun_start
+           AND CAST('recoveries' AS regclass) = CAST(:begun_table AS oid)
     FROM pg_control_system(), pg_control_checkpoint(), pg_control_recovery()
 """)
 
@@ -88,7 +92,7 @@ class Recovery:
     """A recovery as it stands; `marked_to` is the operation that the walk through them has come to.
 
     `since` is the moment of the backup, `reads_since` where the documents are read from. Unless it
-    `is_at_home` it was restored with the database, and knows nothing of what has happened since.
+    `is_at_home` it may have been restored with the database, and know nothing of what has happened since.
     """
 
     recovery_id: str
@@ -114,12 +118,12 @@ class LaneWalk:
 
 
 class RestoredRecoveryError(BridgeError):
-    """The recovery that runs came out of the backup; another one has to be begun in its place."""
+    """The recovery that runs may have come out of a backup; another one has to be begun in its place."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the database was restored again, from a backup that was made during this recovery;"
-            " begin another by `bridge recover --since … --restart`"
+            "PostgreSQL has started since this recovery was begun, perhaps on a backup that was made during"
+            " it; begin another by `bridge recover --since … --restart`"
         )
 
 
@@ -267,7 +271,12 @@ def view(connection: Connection) -> dict[str, Any] | None:
 
 
 def _recovery(connection: Connection, row: Row[tuple[object, ...]]) -> Recovery:
-    home = {"system_identifier": row.system_identifier, "timeline_id": row.timeline_id}
+    home = {
+        "system_identifier": row.system_identifier,
+        "timeline_id": row.timeline_id,
+        "begun_start": row.begun_start,
+        "begun_table": row.begun_table,
+    }
     return Recovery(
         recovery_id=row.recovery_id,
         since=row.since,

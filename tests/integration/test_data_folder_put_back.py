@@ -16,6 +16,7 @@ from bridge.storage.delays import tell_delay
 from bridge.storage.events import put_back as queue
 from bridge.storage.feed import feed_page
 from bridge.storage.recovered import FEED_JUMP
+from bridge.storage.recoveries import RestoredRecoveryError
 from dispatcher.mark_keeper import MarkKeeper, MarkSettings
 from dispatcher.relay import OperationsRelay, RelaySettings
 from dispatcher.sequencer import Sequencer
@@ -134,3 +135,56 @@ def test_a_copy_of_the_data_folder_was_put_back_and_everything_went_on(put_back)
     fresh = fed(put_back).items() - numbered.items()
     assert fresh
     assert min(sequence for sequence, _ in fresh) > FEED_JUMP
+
+
+class KilledError(Exception):
+    """The recovery's job was killed."""
+
+
+class KillingTheJob:
+    """SAP's list of documents, at the first look for which the job dies: it has marked the operations."""
+
+    def documents_since(self, _day, _offset):
+        raise KilledError
+
+
+def refuses_to_carry_on(put_back):
+    refused = put_back.begin()
+    with pytest.raises(RestoredRecoveryError, match="--restart"):
+        put_back.job().run()
+    return (refused.status_code, "--restart" in refused.json["detail"]) == (409, True)
+
+
+def test_a_copy_of_the_data_folder_made_during_a_recovery_gave_numbers_twice_when_it_was_put_back(put_back):
+    bridge, store = put_back.bridge, InMemoryMarkStore()
+    keeper = MarkKeeper(put_back.dispatcher, store, bridge.clock, MarkSettings())
+    sequencer = Sequencer(put_back.dispatcher, lambda: None)
+    keeper.go_round()
+    put_back.since = bridge.clock.now()
+    assert put_back.begin().status_code == 201
+    with pytest.raises(KilledError):
+        put_back.job(KillingTheJob()).run()
+    put_back.back_up()
+    # PostgreSQL has only started again, which looks no different
+    assert refuses_to_carry_on(put_back)
+    assert put_back.begin(restart=True).status_code == 201
+    assert put_back.job().run()
+    keeper.go_round()
+    bridge.step(bridge.accept())
+    sequencer.go_round()
+    numbered = fed(put_back)
+    assert numbered
+    assert len(bridge.sap.booked) == 1
+
+    put_back.restore()
+    keeper.go_round()
+    assert refuses_to_carry_on(put_back)
+    assert put_back.begin(restart=True).status_code == 201
+    assert put_back.job().run()
+    keeper.go_round()
+    bridge.step(bridge.accept())
+    put_back.let_all_go_on()
+    sequencer.go_round()
+    assert {row.payment_status for row in put_back.operations()} == {"paid"}
+    assert len(put_back.operations()) == len(set(put_back.references())) == len(bridge.sap.booked) == 2
+    assert not fed(put_back).keys() & numbered.keys()

@@ -342,9 +342,12 @@ CREATE TABLE recoveries (
     -- documents are read from here on: `since`, or earlier if this recovery replaces one that had not finished
     reads_since       timestamptz NOT NULL CHECK (reads_since <= since),
     started_by        text NOT NULL,
-    -- where it was begun. Found elsewhere, it came out of a backup itself and is not carried on
+    -- where it was begun: cluster, timeline, start of PostgreSQL, and this table as it was made then. Found elsewhere,
+    -- or after another start, it may have come out of a backup or a copy itself, and is not carried on
     system_identifier bigint NOT NULL,
     timeline_id       integer NOT NULL,
+    begun_start       timestamptz NOT NULL,
+    begun_table       oid NOT NULL,
     -- NULL until the feeds go on above a jump; then no feed has a number up to the floor that is not older
     feeds_resumed     integer,
     feed_floor        bigint,
