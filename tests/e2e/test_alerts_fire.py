@@ -139,6 +139,7 @@ def test_what_is_told_is_what_is_listed_and_alerts_fire_when_they_should_and_not
     wait_until(lambda: lanes_state(stack) == "closed", what="the closed lane")
     quiet = {"lane-closed", "outbox-age", "feed-lag", "webhook-age", "state-not-told", "work-keeps-failing"}
     assert not watch.fired & quiet
+    leave_a_document_unplaced(stack)
     give_a_number_twice(stack)
     pay(stack)
     expect(watch, {"work-keeps-failing"})
@@ -164,6 +165,25 @@ def show_documents_late(stack, watch):
         what="the read lag is measured",
     )
     stack.sap("PUT", "/_control/faults", json={})
+
+
+def leave_a_document_unplaced(stack):
+    """A recovery has finished and left a document of SAP that no payment has."""
+    with open_database(RunningStack.read(stack.layout.stack_file)).begin() as connection:
+        connection.execute(
+            text("""
+                WITH recovery AS (
+                    INSERT INTO recoveries (recovery_id, since, reads_since, started_by, system_identifier,
+                                            timeline_id, started_at, updated_at, finished_at)
+                    VALUES ('rec_1', now(), now(), 'nobody', 1, 1, now(), now(), now())
+                    RETURNING recovery_id
+                )
+                INSERT INTO unplaced_documents (sap_system, company_code, fiscal_year, document_number,
+                                                recovery_id, sap_reference, reason)
+                SELECT min(sap_system), '1000', '2026', '1400000000', min(recovery_id), 'PPB1', 'unreadable'
+                FROM recovery CROSS JOIN sap_systems
+            """)
+        )
 
 
 def skip_a_number(stack):

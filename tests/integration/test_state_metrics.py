@@ -47,7 +47,7 @@ def figure(state, name, /, **attributes):
 
 
 def test_every_gauge_that_is_listed_is_told_of_an_idle_bridge_with_its_attributes(state):
-    # each process tells its own clock, the dispatcher how old its mark is; the backoffice tells what all share
+    # each process tells its own clock, the dispatcher its mark's age; the backoffice tells what all share
     listed = {
         name: metric
         for name, metric in catalogue().items()
