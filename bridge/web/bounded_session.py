@@ -13,7 +13,10 @@ from bridge.web.transport import BoundedAdapter
 
 
 def bounded_session(total_seconds: float, *, retry: Retry | None = None) -> requests.Session:
-    """Return a session whose requests end after `total_seconds`, repetitions and pauses included."""
+    """Return a session whose requests end after `total_seconds`, repetitions included.
+
+    A pause of `retry` is its own backoff, whatever Retry-After says; the last one may end a little later.
+    """
     return bound(requests.Session(), total_seconds, retry=retry)
 
 
@@ -32,7 +35,8 @@ class _SelfBoundAdapter(BoundedAdapter):
         self._own_deadlines = Deadlines(total_seconds)
         super().__init__(self._own_deadlines, max_hosts=1, max_connections=1)
         if retry is not None:
-            self.max_retries = retry
+            # the other side's Retry-After would be slept through, up to hours, whatever the time that is left
+            self.max_retries = retry.new(respect_retry_after_header=False)
 
     def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
         """See HTTPAdapter; a request whose time is over raises requests' Timeout."""

@@ -66,6 +66,24 @@ def test_a_boot_does_not_wait_for_cloud_kms_for_ever(dripping, monkeypatch):
         wrapper.unwrap(KEY, b"wrapped", b"bound")
 
 
+def test_a_boot_did_not_wait_for_as_long_as_cloud_kms_said():
+    """urllib3 sleeps through Retry-After, which no deadline ends."""
+
+    def busy(connection, _closing):
+        connection.recv(65_536)
+        connection.sendall(
+            b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+        )
+
+    refused = pytest.raises(TransientError, match="answers 503")
+    with (
+        serving(busy) as server,
+        kms.cloud_kms(f"127.0.0.1:{server.port}", backoff_seconds=0.01) as wrapper,
+        refused,
+    ):
+        wrapper.unwrap(KEY, b"wrapped", b"bound")
+
+
 def test_certificates_that_never_arrive_do_not_hold_every_push(url, monkeypatch):
     monkeypatch.setattr(identity, "CERTIFICATES_TIMEOUT_SECONDS", TOTAL_SECONDS)
     certificates = identity.google_certificates(ManualClock(None))
