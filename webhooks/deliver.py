@@ -305,6 +305,4 @@ class Deliver:
     def _go_on(self, partner_id: str, endpoint_id: str, followers: int) -> None:
         """Call the partner's next, and whoever has waited for the workers that all slow endpoints share."""
         self._turns.call(Turn(partner_id, endpoint_id, max(followers, 0), MAX_FOLLOWERS))
-        refused = self._shares.next_refused()
-        if refused is not None:
-            self._turns.call(Turn(refused, limit=1))
+        self._turns.call_refused()

@@ -55,7 +55,7 @@ class Shares:
         self._endpoints: dict[str, set[str]] = {}
         self._running: dict[str, _Share] = {}
         self._waiting = 0
-        # partners with an attempt that found the workers of all slow endpoints taken, the first first
+        # partners with an attempt, or a turn, that found the workers of all slow endpoints taken, in order
         self._refused: OrderedDict[str, None] = OrderedDict()
 
     def begin(self, endpoint_id: str, partner_id: str, *, is_failing: bool) -> float | None:
@@ -97,15 +97,27 @@ class Shares:
             return self._room(share)
 
     def room(self, endpoint_id: str, partner_id: str) -> int:
-        """Return how many attempts could begin now."""
+        """Return how many attempts could begin now, for one that `begin` has refused and that waits by now.
+
+        Its partner may have been told of a worker before it waited: it is told again.
+        """
         with self._changed:
-            return self._room(self._share(endpoint_id, partner_id))
+            share = self._share(endpoint_id, partner_id)
+            if share.is_slow:
+                self._refused[partner_id] = None
+            return self._room(share)
 
     def full(self, partner_id: str) -> list[str]:
-        """Return the partner's endpoints for which no attempt could begin now."""
+        """Return the partner's endpoints for which no attempt could begin now.
+
+        If others have the workers of slow endpoints, the partner counts as refused: they know of nobody here.
+        """
         with self._changed:
             endpoints = self._endpoints.get(partner_id, ())
-            return [each for each in endpoints if self._room(self._shares[each]) < 1]
+            full = [each for each in endpoints if self._room(self._shares[each]) < 1]
+            if any(self._shares[each].is_slow and not self._shares[each].started for each in full):
+                self._refused[partner_id] = None
+            return full
 
     def next_refused(self) -> str | None:
         """Return the partner that has waited longest for a worker of those that slow endpoints share.

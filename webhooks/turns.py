@@ -10,7 +10,7 @@ from bridge.storage import webhook_turns
 from bridge.storage.transactions import single_statements
 from bridge.storage.webhook_turns import Turn
 from webhooks.shares import Shares
-from webhooks.tasks import DeliveryTasks, tasks_for
+from webhooks.tasks import DeliveryTask, DeliveryTasks, tasks_for
 
 
 class Turns:
@@ -30,11 +30,26 @@ class Turns:
 
         Endpoints without room in this process are left out: their tasks would come for nothing.
         """
+        return self._tasks.create(self._take(turn))
+
+    def call_refused(self) -> None:
+        """Call one of those that have found no worker among those that slow endpoints share, if one is free.
+
+        What a partner was refused for may have been sent meanwhile: then it is the next partner's turn.
+        """
+        while (partner_id := self._shares.next_refused()) is not None:
+            # a probe as well: its own task has come, and found no worker
+            tasks = self._take(Turn(partner_id, limit=1, with_probes=True))
+            if tasks:
+                self._tasks.create(tasks)
+                return
+
+    def _take(self, turn: Turn) -> list[DeliveryTask]:
         now = self._clock.now()
         turn = replace(turn, without=self._shares.full(turn.partner_id))
         with single_statements(self._engine) as connection:
             taken = webhook_turns.take_turn(connection, turn, now=now, lost_after=self._lost_after)
-        return self._tasks.create(tasks_for(taken, now))
+        return tasks_for(taken, now)
 
     def free_places(self, connection: Connection, partner_id: str) -> int:
         """Return how many more tasks of the partner may stand in the queue."""

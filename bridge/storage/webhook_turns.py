@@ -8,7 +8,7 @@ handled, or has been due for so long that it must be lost. Whoever handles a tas
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, text
 
@@ -22,6 +22,8 @@ MAX_QUEUED_PER_PARTNER = 8
 MAX_PLACE_AHEAD = timedelta(seconds=40.0 + MAX_CLOCK_DIFFERENCE_SECONDS)
 # An endpoint is at its rate when its next place is not now: the bucket holds a second's worth.
 _BUCKET = timedelta(seconds=1)
+# Before any probe.
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 _QUEUED = """
     SELECT count(*) FROM (
@@ -39,13 +41,15 @@ COUNT_QUEUED = text(f"""
 
 TAKE_TURN = text(f"""
     /* the next waiting deliveries of the partner, as far as it has places in the queue: one of each endpoint
-       in turn, behind the one served last. Left out are endpoints that fail (they are probed), those at their
-       rate (whoever is sent at a place calls the next) and those without room in the calling process */
+       in turn, behind the one served last. Left out are endpoints that fail (they are probed, and called only
+       if a probe that was due has found no worker), those at their rate (whoever is sent at a place calls the
+       next) and those without room in the calling process */
     WITH turn AS MATERIALIZED (
         SELECT cursor.endpoint_id,
                CASE WHEN cursor.endpoint_id = :endpoint_id THEN CAST(:own AS integer) ELSE 1 END AS most
         FROM webhooks.cursors AS cursor
-        WHERE cursor.partner_id = :partner_id AND cursor.status <> 'deleted' AND cursor.probe_at IS NULL
+        WHERE cursor.partner_id = :partner_id AND cursor.status <> 'deleted'
+          AND (cursor.probe_at IS NULL OR cursor.probe_at <= :probed_by)
           AND (cursor.endpoint_id = :endpoint_id OR cursor.paced_until IS NULL
                OR cursor.paced_until <= :paced_by OR cursor.paced_until > :possible_by)
           AND (cursor.endpoint_id <> :endpoint_id OR :own > 0)
@@ -109,7 +113,8 @@ _TAKE_TURN = Prepared(TAKE_TURN)
 class Turn:
     """Whose turn it is: the endpoints of the partner behind `after`, in the order of ids, round and round.
 
-    At most `limit` deliveries are taken, one of each endpoint, and `own` of `after` itself.
+    At most `limit` deliveries are taken, one of each endpoint, and `own` of `after` itself. `with_probes`:
+    also of endpoints that fail and may be probed now.
     """
 
     partner_id: str
@@ -117,6 +122,7 @@ class Turn:
     own: int = 1
     limit: int = MAX_QUEUED_PER_PARTNER
     without: Sequence[str] = ()
+    with_probes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +187,7 @@ def take_turn(
             "own": turn.own,
             "limit": turn.limit,
             "without": list(turn.without),
+            "probed_by": now if turn.with_probes else _NEVER,
             "now": now,
             "paced_by": now + _BUCKET,
             "possible_by": now + MAX_PLACE_AHEAD,

@@ -234,3 +234,32 @@ def test_fan_out_made_tasks_for_an_endpoint_without_room_that_came_for_nothing(s
     attempt.join()
     run_all(stage)
     assert len(sent(stage)) == 7
+
+
+@contextmanager
+def slow_workers_taken(stage):
+    """Other partners' endpoints hang: they have all workers that slow endpoints share."""
+    shares = stage.instance.deliver._shares
+    names = [(f"whe_{number}", f"par_{number % 2}") for number in range(stage.settings.threads // 4)]
+    taken = [(name, shares.begin(name, partner, is_failing=True)) for name, partner in names]
+    assert None not in [started for _, started in taken]
+    yield
+    for name, started in taken:
+        shares.end(name, started, is_success=None)
+
+
+def test_a_probe_that_found_no_worker_waited_for_the_sweeper(stage, other):
+    failing = endpoint(stage.receiver.url)
+    stage.set_endpoints(failing)
+    stage.receiver.statuses[:] = [500] * 3
+    tell(stage, 3)
+    run_all(stage)
+    stage.clock.advance((stage.cursor(failing).probe_at - stage.now()).total_seconds())
+    with slow_workers_taken(stage):
+        run_all(stage)
+    assert len(stage.attempts()) == 3
+    with acting_for(stage, other):
+        tell(stage)
+        run_all(stage)
+    assert stage.cursor(failing).probe_at is None
+    assert {row.status for row in stage.deliveries()} == {"delivered"}

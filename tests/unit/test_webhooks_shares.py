@@ -126,3 +126,26 @@ def test_endpoints_without_room_are_those_of_their_partner_only(shares):
     assert begin(shares, "a-1", "a") is not None
     assert begin(shares, "b-1", "b") is not None
     assert (shares.full("a"), shares.full("b"), shares.full("c")) == (["a-1"], ["b-1"], [])
+
+
+def test_a_partner_left_out_while_others_had_the_slow_workers_was_told_of_none_that_became_free(shares):
+    shares.end("c-1", begin(shares, "c-1", "c"), is_success=False)
+    for partner_id in "ab":
+        for number in range(WORKERS // 8):
+            assert begin(shares, f"{partner_id}-{number}", partner_id, is_failing=True) is not None
+    assert shares.full("c") == ["c-1"]
+    assert shares.next_refused() is None
+    shares.end("a-0", 0.0, is_success=False)
+    assert shares.next_refused() == "c"
+    assert shares.full("c") == []
+    assert shares.next_refused() is None
+
+
+def test_a_partner_that_was_told_of_a_worker_before_its_attempt_waited_is_told_again(shares):
+    started = begin(shares, "a-1", "a", is_failing=True)
+    assert begin(shares, "a-1", "a", is_failing=True) is None
+    shares.end("a-1", started, is_success=False)
+    assert shares.next_refused() == "a"
+    assert shares.room("a-1", "a") == 1
+    assert shares.next_refused() == "a"
+    assert shares.next_refused() is None
