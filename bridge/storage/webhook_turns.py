@@ -35,7 +35,7 @@ _QUEUED = """
 """
 
 COUNT_QUEUED = text(f"""
-    /* how many of the partner's tasks stand in the queue */
+    /* how many tasks of the partner stand in the queue */
     {_QUEUED.format(partner_id=":partner_id")}
 """)
 
