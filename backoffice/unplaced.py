@@ -12,7 +12,6 @@ from bridge.money import Money
 from bridge.payment import OperationKind, SapDocument
 from bridge.storage import recovered_steps, unplaced_documents
 from bridge.storage.recovered_steps import LostStep
-from bridge.storage.recoveries import latest
 from bridge.storage.restores import require_recovered
 from bridge.storage.unplaced_documents import NO_VALID_STEP, SettledAs
 
@@ -81,8 +80,7 @@ class UnplacedDocuments:
         if row.reason == ENDED:
             document = SapDocument(row.company_code, row.fiscal_year, row.document_number)
             return unplaced_documents.revive(connection, row.sap_reference, document, now=now)
-        recovery = latest(connection)
-        if row.kind is None or row.reason == NO_VALID_STEP or recovery is None:
+        if row.kind is None or row.reason == NO_VALID_STEP:
             return str(row.reason)
         if recovered_steps.find_reference(connection, row.sap_reference) is not None:
             return "second-document"
@@ -95,6 +93,5 @@ class UnplacedDocuments:
             sap_system=row.sap_system,
             company_code=row.company_code,
         )
-        return recovered_steps.place(
-            connection, lost, since=recovery.reads_since, lanes_are_held=False, now=now
-        )
+        since = unplaced_documents.lost_since(connection, row.recovery_id)
+        return recovered_steps.place(connection, lost, since=since, lanes_are_held=False, now=now)

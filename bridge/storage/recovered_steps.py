@@ -228,11 +228,11 @@ def _give_to_the_first(
     first = _steps(connection, payment_id)[0]
     if first.status in FINAL_OPERATION_STATUSES or not _has_own_reference(first):
         return "external-id-taken"
-    if not lanes_are_held and _may_be_with_sap(first):
-        return STEP_WITH_SAP
     if not _is_same(first, lost):
         _park(connection, first, now)
         return "sent-again-otherwise"
+    if not lanes_are_held and _may_be_with_sap(first):
+        return STEP_WITH_SAP
     _adopt(connection, first.operation_id, lost, now)
     put_back(connection, first.operation_id, not_before=now, now=now)
     return None
@@ -282,7 +282,8 @@ def _is_asked_after(step: _Step, since: datetime) -> bool:
 
 
 def _may_be_with_sap(step: _Step) -> bool:
-    return bool(step.sent_unresolved and step.claims_started)
+    """A restored database knows of no claim that was made in the time that was lost."""
+    return bool(step.sent_unresolved)
 
 
 def _has_own_reference(step: _Step) -> bool:

@@ -35,10 +35,18 @@ INSERT = text("""
             :amount_minor, :currency, CAST(:partner_id AS text), CAST(:external_id AS text),
             CAST(:kind AS text))
     ON CONFLICT (sap_system, company_code, fiscal_year, document_number) DO UPDATE
-    SET recovery_id = excluded.recovery_id, sap_reference = excluded.sap_reference, reason = excluded.reason,
+    SET sap_reference = excluded.sap_reference, reason = excluded.reason,
         amount_minor = excluded.amount_minor, currency = excluded.currency, partner_id = excluded.partner_id,
         external_id = excluded.external_id, kind = excluded.kind, settled_at = NULL, settled_as = NULL
     WHERE unplaced_documents.settled_as IS DISTINCT FROM 'dismissed'
+""")
+
+LOST_SINCE = text("""
+    /* the backup that the document was lost after: that of the recovery which has found it, or of one since
+       then which reads from earlier on, because the first was begun with a wrong moment */
+    SELECT min(later.reads_since)
+    FROM recoveries AS first JOIN recoveries AS later ON later.started_at >= first.started_at
+    WHERE first.recovery_id = :recovery_id
 """)
 
 SELECT_OPEN = text("""
@@ -143,6 +151,12 @@ def note(connection: Connection, recovery_id: str, found: Unplaced) -> None:
 def lock(connection: Connection, sap_system: str, document: SapDocument) -> Row[tuple[object, ...]] | None:
     """Lock the document's row and return it."""
     return connection.execute(LOCK, {"sap_system": sap_system} | document.as_json()).one_or_none()
+
+
+def lost_since(connection: Connection, recovery_id: str) -> datetime:
+    """Return the moment since when what was asked for may be a document of the recovery, sent again."""
+    since: datetime = connection.execute(LOST_SINCE, {"recovery_id": recovery_id}).scalar_one()
+    return since
 
 
 def is_dismissed(connection: Connection, sap_system: str, document: SapDocument) -> bool:

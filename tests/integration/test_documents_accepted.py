@@ -373,3 +373,39 @@ def test_an_operation_was_disowned_before_a_read_side_that_lags_had_shown_its_do
     restorable.let_all_go_on()
     assert bridge.row(operation_id).found_documents == "1000/2026/1400000099,1000/2026/1400000001"
     assert restorable.stage.act(operation_id, "disown") == "rejected"
+
+
+def test_a_document_was_placed_beside_the_step_sent_again_after_a_second_recovery(restorable, bridge):
+    """What was asked for since the backup was judged by the backup of the last recovery, not of its own."""
+    first = bridge.accept()
+    bridge.step(first)
+    restorable.back_up()
+    bridge.step(bridge.queue(first, "refund", 50000))
+    restorable.restore()
+    posted = bridge.sap.posted
+    posted[-1] = replace(posted[-1], external_id="another")
+    restorable.recover()
+    restorable.let_all_go_on()
+    with bridge.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE unplaced_documents SET external_id = :id"), {"id": bridge.row(first).payment_id}
+        )
+    again = bridge.queue(first, "refund", 50000)
+    bridge.step(again)
+    assert bridge.row(again).parked_reason == "reference-conflict"
+    # the second one reads from days later on
+    posted.clear()
+    bridge.clock.advance(3 * 86400)
+    restorable.back_up()
+    restorable.restore()
+    restorable.recover()
+    place = f"{ADMIN}/s4-main/1000/2026/1400000002/accept"
+    # it may have been sent itself in the time that was lost
+    assert "step-with-sap" in restorable.stage.post(place).json["detail"]
+    assert restorable.stage.act(again, "redrive") == "redriven"
+    restorable.let_all_go_on()
+    assert bridge.row(again).parked_reason == "reference-conflict"
+    assert restorable.stage.post(place).json == {"changed": True}
+    restorable.let_all_go_on()
+    assert (bridge.row(again).status, bridge.row(again).sap_document_number) == ("succeeded", "1400000002")
+    assert len(restorable.operations()) == len(bridge.sap.booked) == 2
