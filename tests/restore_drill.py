@@ -173,7 +173,8 @@ class RestoreDrill:
             assert not counted["second window", act, "done" if is_closed else "waits"], (act, counted)
         assert counted["window", SENT_AGAIN, "done"] >= 2, counted
         for act in AFTERWARDS:
-            assert counted["after", act, "done"], (act, counted)
+            # at the first try, or once what stood in its way was settled
+            assert counted["after", act, "done"] or counted["settling", act, "done"], (act, counted)
 
     def judge(self):
         """Compare the books of SAP with those of the bridge."""
