@@ -70,8 +70,10 @@ CLAIM_ATTEMPT = text("""
 """)
 
 LET_WAIT = text("""
-    /* the endpoint has no room for the attempt now; whoever ends one of its attempts makes the task */
-    UPDATE webhooks.deliveries SET task = 'waiting'
+    /* the endpoint has no room for the attempt now; whoever ends one of its attempts makes the task. A first
+       attempt gets its place in the line back, which it has left when its task was made */
+    UPDATE webhooks.deliveries
+    SET task = 'waiting', next_attempt_at = CASE WHEN attempts = 0 THEN created_at ELSE next_attempt_at END
     WHERE delivery_id = :delivery_id AND status = 'pending' AND attempts + 1 = :attempt_number
       AND next_attempt_at <= :due_by AND (lease_until IS NULL OR lease_until <= :now)
     RETURNING delivery_id

@@ -263,3 +263,25 @@ def test_a_probe_that_found_no_worker_waited_for_the_sweeper(stage, other):
         run_all(stage)
     assert stage.cursor(failing).probe_at is None
     assert {row.status for row in stage.deliveries()} == {"delivered"}
+
+
+def test_what_found_no_room_where_its_task_came_went_behind_the_whole_backlog(stage):
+    """Shares are per process: whoever calls does not know of the room where the task comes."""
+    which = endpoint(stage.receiver.url)
+    stage.set_endpoints(which)
+    backlog = tell(stage, 2 * MAX_QUEUED_PER_PARTNER)
+    stage.clock.advance(1)
+    backlog += tell(stage, BACKLOG)
+    stage.clock.advance(1)
+    for _ in range(MAX_QUEUED_PER_PARTNER):
+        stage.take(stage.queue.waiting.pop(0))
+    shares, taken = stage.instance.deliver._shares, []
+    while (started := shares.begin(which.endpoint_id, stage.partner_id, is_failing=False)) is not None:
+        taken.append(started)
+    stage.take(stage.queue.waiting.pop(0))
+    for started in taken:
+        shares.end(which.endpoint_id, started, is_success=None)
+    run_all(stage)
+    assert sorted(sent(stage)) == sorted(backlog)
+    # behind those whose tasks stood in the queue already
+    assert sent(stage).index(backlog[MAX_QUEUED_PER_PARTNER]) < 4 * MAX_QUEUED_PER_PARTNER
