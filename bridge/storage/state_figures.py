@@ -11,6 +11,8 @@ from sqlalchemy import Connection, text
 MAX_COUNTED_ROWS = 100_000
 # A delivery is late when its attempt has been due for longer than tasks and sweeper need.
 OVERDUE = timedelta(seconds=60)
+# A partner whose endpoints are at their rates has a task that is due by then.
+_NEXT_TASK = timedelta(seconds=60)
 
 SELECT_STATE = text("""
     /* what waits outside the lanes, how much of it and since when */
@@ -70,6 +72,32 @@ SELECT_DUE_DELIVERY = text("""
          WHERE status = 'pending' AND task = 'made' AND swept_until IS NOT NULL AND next_attempt_at < :now
          ORDER BY swept_until LIMIT :max_rows)
     ) AS bounded
+""")
+
+SELECT_STALLED_TURN = text("""
+    /* when the delivery was due that has waited longest for a turn of a partner who has no task: whoever
+       handles one calls the next, so that turn has stalled. Failing endpoints are probed instead */
+    WITH RECURSIVE waiting AS (
+        (SELECT endpoint_id FROM webhooks.deliveries WHERE task = 'waiting' ORDER BY endpoint_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT next.endpoint_id FROM webhooks.deliveries AS next
+                WHERE next.task = 'waiting' AND next.endpoint_id > waiting.endpoint_id
+                ORDER BY next.endpoint_id LIMIT 1)
+        FROM waiting WHERE waiting.endpoint_id IS NOT NULL
+    )
+    SELECT min(first.next_attempt_at)
+    FROM (SELECT endpoint_id FROM waiting WHERE endpoint_id IS NOT NULL LIMIT :max_rows) AS bounded
+    JOIN webhooks.cursors AS cursor USING (endpoint_id)
+    CROSS JOIN LATERAL (
+        SELECT next_attempt_at FROM webhooks.deliveries AS delivery
+        WHERE delivery.endpoint_id = cursor.endpoint_id AND task = 'waiting' AND next_attempt_at < :now
+        ORDER BY next_attempt_at LIMIT 1
+    ) AS first
+    WHERE cursor.status = 'enabled' AND cursor.probe_at IS NULL
+      AND NOT EXISTS (
+          SELECT FROM webhooks.deliveries AS queued
+          WHERE queued.partner_id = cursor.partner_id AND queued.status = 'pending' AND queued.task = 'made'
+            AND queued.next_attempt_at < :soon)
 """)
 
 COUNT_HOLES = text("""
@@ -171,11 +199,14 @@ def unknown_by_lane(connection: Connection, now: datetime, *, settling_seconds: 
 
 
 def overdue_delivery(connection: Connection, now: datetime) -> datetime | None:
-    """Return when the webhook attempt was due that has waited longest beyond its time."""
-    due_at: datetime | None = connection.execute(
-        SELECT_DUE_DELIVERY, {"now": now, "max_rows": MAX_COUNTED_ROWS}
-    ).scalar()
-    return due_at
+    """Return when the webhook attempt was due that has waited longest beyond its time.
+
+    What waits for a turn counts where nothing will call it any more.
+    """
+    bounds = {"now": now, "max_rows": MAX_COUNTED_ROWS}
+    due_at = connection.execute(SELECT_DUE_DELIVERY, bounds).scalar()
+    stalled_at = connection.execute(SELECT_STALLED_TURN, bounds | {"soon": now + _NEXT_TASK}).scalar()
+    return min((moment for moment in (due_at, stalled_at) if moment is not None), default=None)
 
 
 def feeds_with_holes(connection: Connection) -> int:

@@ -117,27 +117,51 @@ def test_what_is_parked_waits_for_an_operator_unless_one_holds_its_partner(state
     assert figure(state, "operation.parked") == 1
 
 
-def test_a_delivery_is_overdue_from_its_time_on(state, owner, clock):
+def add_endpoint(owner, endpoint_id):
+    statement = text("""
+        INSERT INTO webhooks.cursors (endpoint_id, partner_id, sequence, status, configuration_version,
+                                      created_at)
+        VALUES (:endpoint_id, 'par_1', 0, 'enabled', 1, :now)
+    """)
     with owner.begin() as connection:
-        connection.execute(
-            text("""
-            INSERT INTO webhooks.cursors (endpoint_id, partner_id, sequence, status, configuration_version,
-                                          created_at)
-            VALUES ('whe_1', 'par_1', 0, 'enabled', 1, :now)
-            """),
-            {"now": NOW},
-        )
-        connection.execute(
-            text("""
-            INSERT INTO webhooks.deliveries (delivery_id, endpoint_id, partner_id, sequence,
-                                             previous_sequence, status, next_attempt_at, created_at)
-            VALUES ('dlv_1', 'whe_1', 'par_1', 0, 0, 'pending', :due_at, :now)
-            """),
-            {"now": NOW, "due_at": NOW + timedelta(seconds=30)},
-        )
+        connection.execute(statement, {"endpoint_id": endpoint_id, "now": NOW})
+
+
+def add_delivery(owner, delivery_id, endpoint_id, *, task, due_at):
+    statement = text("""
+        INSERT INTO webhooks.deliveries (delivery_id, endpoint_id, partner_id, sequence, previous_sequence,
+                                         status, task, next_attempt_at, created_at)
+        VALUES (:delivery_id, :endpoint_id, 'par_1', 0, 0, 'pending', :task, :due_at, :now)
+    """)
+    with owner.begin() as connection:
+        values = {"delivery_id": delivery_id, "endpoint_id": endpoint_id, "task": task, "due_at": due_at}
+        connection.execute(statement, values | {"now": NOW})
+
+
+def test_a_delivery_is_overdue_from_its_time_on(state, owner, clock):
+    add_endpoint(owner, "whe_1")
+    add_delivery(owner, "dlv_1", "whe_1", task="made", due_at=NOW + timedelta(seconds=30))
     assert figure(state, "webhook.delivery.age") == 0
     clock.advance(45)
     assert figure(state, "webhook.delivery.age") == 15
+
+
+def test_a_turn_that_nobody_called_any_more_was_not_told(state, owner, clock):
+    """What waits for a turn has no task. It counts only where no task of its partner will call it."""
+    for endpoint_id in ("whe_1", "whe_2"):
+        add_endpoint(owner, endpoint_id)
+    add_delivery(owner, "dlv_1", "whe_1", task="made", due_at=NOW + timedelta(seconds=30))
+    add_delivery(owner, "dlv_2", "whe_2", task="waiting", due_at=NOW)
+    clock.advance(20)
+    assert figure(state, "webhook.delivery.age") == 0
+    with owner.begin() as connection:
+        connection.execute(text("DELETE FROM webhooks.deliveries WHERE delivery_id = 'dlv_1'"))
+    clock.advance(READ_INTERVAL_SECONDS)
+    assert figure(state, "webhook.delivery.age") == 20 + READ_INTERVAL_SECONDS
+    with owner.begin() as connection:
+        connection.execute(text("UPDATE webhooks.cursors SET probe_at = :at"), {"at": NOW})
+    clock.advance(READ_INTERVAL_SECONDS)
+    assert figure(state, "webhook.delivery.age") == 0, "a failing endpoint is probed"
 
 
 def test_the_database_is_asked_no_more_often_than_the_interval(state, owner, clock):
