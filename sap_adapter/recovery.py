@@ -281,6 +281,8 @@ def _place_document(
         reason = _contradiction(known, document)
     elif not isinstance(lost, LostStep):
         reason = lost
+    elif unplaced_documents.is_found_earlier(connection, walk.sap_system, key):
+        reason = unplaced_documents.FOUND_EARLIER
     else:
         reason = recovered_steps.place(
             connection, lost, since=recovery.reads_since, lanes_are_held=True, now=now

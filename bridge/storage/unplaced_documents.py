@@ -27,7 +27,8 @@ from bridge.storage.recovered_steps import (
 )
 
 INSERT = text("""
-    /* an operator has to look at it, unless one has dismissed it already */
+    /* an operator has to look at it, unless one has dismissed it already. The recovery that found it first
+       stays while it is on the list: what was asked for since is judged by its backup */
     INSERT INTO unplaced_documents
         (sap_system, company_code, fiscal_year, document_number, recovery_id, sap_reference, reason,
          amount_minor, currency, partner_id, external_id, kind)
@@ -80,6 +81,16 @@ IS_DISMISSED = text("""
     )
 """)
 
+IS_FOUND_EARLIER = text("""
+    /* whether it is on the list of a recovery that has finished */
+    SELECT EXISTS (
+        SELECT FROM unplaced_documents JOIN recoveries USING (recovery_id)
+        WHERE sap_system = :sap_system AND company_code = :company_code AND fiscal_year = :fiscal_year
+          AND document_number = :number AND settled_at IS NULL
+          AND finished_at IS NOT NULL AND NOT is_abandoned
+    )
+""")
+
 FIND_PAYMENT = text("""
     /* the payment of the operation that has this reference */
     SELECT payment_id FROM operations WHERE sap_reference = :reference
@@ -103,6 +114,9 @@ REVIVE_PAYMENT = text("""
 """)
 
 
+# Why a recovery places no document that an earlier one has left on the list: what was asked for since has to
+# be judged by the earlier backup, and what may have been sent since the later one is lost again.
+FOUND_EARLIER = "found-earlier"
 # Why a document can have no operation, whatever is out of its way: what it says makes no row.
 NO_VALID_STEP = "no-valid-step"
 
@@ -162,6 +176,12 @@ def lost_since(connection: Connection, recovery_id: str) -> datetime:
 def is_dismissed(connection: Connection, sap_system: str, document: SapDocument) -> bool:
     parameters = {"sap_system": sap_system} | document.as_json()
     return bool(connection.execute(IS_DISMISSED, parameters).scalar_one())
+
+
+def is_found_earlier(connection: Connection, sap_system: str, document: SapDocument) -> bool:
+    """Tell whether a recovery that has finished has left the document to an operator."""
+    parameters = {"sap_system": sap_system} | document.as_json()
+    return bool(connection.execute(IS_FOUND_EARLIER, parameters).scalar_one())
 
 
 def settle(

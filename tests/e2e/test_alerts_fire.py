@@ -174,8 +174,9 @@ def leave_a_document_unplaced(stack):
             text("""
                 WITH recovery AS (
                     INSERT INTO recoveries (recovery_id, since, reads_since, started_by, system_identifier,
-                                            timeline_id, started_at, updated_at, finished_at)
-                    VALUES ('rec_1', now(), now(), 'nobody', 1, 1, now(), now(), now())
+                                            timeline_id, begun_start, begun_table, started_at, updated_at,
+                                            finished_at)
+                    VALUES ('rec_1', now(), now(), 'nobody', 1, 1, now(), 1, now(), now(), now())
                     RETURNING recovery_id
                 )
                 INSERT INTO unplaced_documents (sap_system, company_code, fiscal_year, document_number,

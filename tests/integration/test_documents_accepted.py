@@ -409,3 +409,32 @@ def test_a_document_was_placed_beside_the_step_sent_again_after_a_second_recover
     restorable.let_all_go_on()
     assert (bridge.row(again).status, bridge.row(again).sap_document_number) == ("succeeded", "1400000002")
     assert len(restorable.operations()) == len(bridge.sap.booked) == 2
+
+
+def test_a_later_recovery_placed_a_document_that_an_earlier_one_had_left_to_an_operator(restorable, bridge):
+    """By the later backup nothing was asked for since: it became a step beside the one sent again."""
+    first = bridge.accept()
+    bridge.step(first)
+    restorable.back_up()
+    bridge.step(bridge.queue(first, "refund", 50000))
+    restorable.restore()
+    posted = bridge.sap.posted
+    whole = posted[-1]
+    posted[-1] = replace(whole, external_id="another")
+    restorable.recover()
+    restorable.let_all_go_on()
+    again = bridge.queue(first, "refund", 50000)
+    restorable.back_up()
+    restorable.restore()
+    posted[-1] = whole
+    restorable.recover()
+    assert [row.operation_id for row in restorable.operations()][1:] == [again], "no step is made of it"
+    assert [one["reason"] for one in restorable.unplaced()] == ["found-earlier"]
+    restorable.let_all_go_on()
+    assert restorable.stage.act(again, "redrive") == "redriven"
+    restorable.let_all_go_on()
+    place = f"{ADMIN}/s4-main/1000/2026/1400000002/accept"
+    assert restorable.stage.post(place).json == {"changed": True}
+    restorable.let_all_go_on()
+    assert (bridge.row(again).status, bridge.row(again).sap_document_number) == ("succeeded", "1400000002")
+    assert len(restorable.operations()) == len(bridge.sap.booked) == 2

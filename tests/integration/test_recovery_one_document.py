@@ -106,18 +106,21 @@ def waits_for_a_lock(restorable):
 
 @pytest.mark.parametrize("settled_as", ["placed", "dismissed"])
 def test_a_document_that_was_dealt_with_came_back_on_the_list(restorable, bridge, lost, settled_as):
-    """One that a later recovery can place stayed on the list; one that was dismissed got an operation."""
+    """One on the list did not say that it can be placed by now; a dismissed one got an operation."""
     posted = bridge.sap.posted
     posted[0] = replace(posted[0], external_id="")
     restorable.recover()
     assert [one["reason"] for one in restorable.unplaced()] == ["no-external-id"]
+    place = "/admin/unplaced-documents/s4-main/1000/2026/1400000001"
     if settled_as == "dismissed":
-        place = "/admin/unplaced-documents/s4-main/1000/2026/1400000001"
         assert restorable.stage.post(f"{place}/dismiss").json == {"changed": True}
     posted[0] = replace(posted[0], external_id=lost[0])
     restorable.back_up()
     restorable.restore()
     restorable.recover()
+    if settled_as == "placed":
+        assert [one["reason"] for one in restorable.unplaced()] == ["found-earlier"]
+        assert restorable.stage.post(f"{place}/accept").json == {"changed": True}
     restorable.let_all_go_on()
     assert restorable.unplaced() == []
     assert (lost[0] in paid(restorable)) == (settled_as == "placed")
