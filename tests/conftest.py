@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import hypothesis
 import pytest
 from databases import Database, local_engine
+from plain_logs import log_plainly
 from scratch import scratch_folder
 from sqlalchemy import Connection, text
 
@@ -26,6 +27,8 @@ hypothesis.settings.load_profile("bridge")
 # A test that calls make gets the same answer whether or not make runs the tests, with whatever flags.
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
     os.environ.pop(name, None)
+
+log_plainly()
 
 TEMPLATE = "migrated_template"
 _numbers = itertools.count(1)

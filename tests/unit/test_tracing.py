@@ -9,6 +9,7 @@ import sys
 import pytest
 import structlog
 from flask import Flask
+from plain_logs import log_plainly
 
 from bridge.errors import SettingsError
 from bridge.messages import EventMessage
@@ -169,7 +170,7 @@ def log_lines():
     configure_logs("test", stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     root.handlers, root.level = before, level
-    structlog.reset_defaults()
+    log_plainly()
     structlog.contextvars.clear_contextvars()
 
 

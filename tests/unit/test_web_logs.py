@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import structlog
+from plain_logs import log_plainly
 
 from bridge.web.logs import configure_logs
 
@@ -21,7 +22,7 @@ def lines():
     configure_logs("test", stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     root.handlers, root.level = before, level
-    structlog.reset_defaults()
+    log_plainly()
     structlog.contextvars.clear_contextvars()
 
 
