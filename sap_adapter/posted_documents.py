@@ -79,7 +79,7 @@ def _key(item: Item) -> SapDocument:
 
 
 def _found(key: SapDocument, items: Sequence[Item]) -> FoundDocument:
-    # Lines that SAP adds by itself (withholding tax, document splitting) carry no mark of ours.
+    # SAP adds lines of its own (withholding tax, document splitting), which do not carry our mark.
     marked = [item for item in items if read_mark(item["Reference3IDByBusinessPartner"])]
     debit = sum((max(amount, Decimal(0)) for amount in _amounts(marked or items)), start=Decimal(0))
     money = Money.parse(_plain(debit), items[-1]["TransactionCurrency"])

@@ -272,8 +272,9 @@ def test_a_lost_document_was_given_to_a_refund_that_sap_was_just_booking(restora
     assert bridge.row(first).refunded_minor == 100000
 
 
-def test_an_operation_was_disowned_while_sap_was_still_booking_it(restorable, bridge):
-    """SAP listed somebody else's document when it was asked, and the operation's own a little later."""
+@pytest.fixture
+def conflict(restorable, bridge):
+    """A lost call: SAP has listed somebody else's document, and the operation's own is still to come."""
     operation_id = bridge.accept()
     bridge.sap.script.append("drop")
     bridge.step(operation_id)
@@ -281,6 +282,12 @@ def test_an_operation_was_disowned_while_sap_was_still_booking_it(restorable, br
     bridge.sap._book(sent)
     reference, own = bridge.sap.booked.pop()
     bridge.sap.booked.append((reference, _another(own)))
+    return operation_id, (reference, own)
+
+
+def test_an_operation_was_disowned_while_sap_was_still_booking_it(restorable, bridge, conflict):
+    """SAP listed somebody else's document when it was asked, and the operation's own a little later."""
+    operation_id, (reference, own) = conflict
     restorable.let_all_go_on()
     assert bridge.row(operation_id).parked_reason == "reference-conflict"
     path = f"/admin/payments/{operation_id}/disown"
@@ -295,15 +302,9 @@ def test_an_operation_was_disowned_while_sap_was_still_booking_it(restorable, br
     assert restorable.stage.act(operation_id, "accept", document=str(own.document)) == "accepted"
 
 
-def test_a_slow_question_counted_as_asked_when_its_answer_came(restorable, bridge, monkeypatch):
+def test_a_slow_question_counted_as_asked_when_its_answer_came(restorable, bridge, conflict, monkeypatch):
     """SAP looked before the call had settled and answered afterwards: its list was taken for final."""
-    operation_id = bridge.accept()
-    bridge.sap.script.append("drop")
-    bridge.step(operation_id)
-    (sent,) = bridge.sap.sendings
-    bridge.sap._book(sent)
-    reference, own = bridge.sap.booked.pop()
-    bridge.sap.booked.append((reference, _another(own)))
+    operation_id, (reference, own) = conflict
     find = bridge.sap.find
 
     def find_slowly(*question):
@@ -322,19 +323,6 @@ def test_a_slow_question_counted_as_asked_when_its_answer_came(restorable, bridg
     assert restorable.stage.act(operation_id, "redrive") == "redriven"
     restorable.let_all_go_on()
     assert restorable.stage.act(operation_id, "accept", document=str(own.document)) == "accepted"
-
-
-@pytest.fixture
-def conflict(restorable, bridge):
-    """A lost call: SAP has listed somebody else's document, and the operation's own is still to come."""
-    operation_id = bridge.accept()
-    bridge.sap.script.append("drop")
-    bridge.step(operation_id)
-    (sent,) = bridge.sap.sendings
-    bridge.sap._book(sent)
-    reference, own = bridge.sap.booked.pop()
-    bridge.sap.booked.append((reference, _another(own)))
-    return operation_id, (reference, own)
 
 
 def test_an_operation_was_disowned_by_a_list_that_came_out_of_the_backup(restorable, bridge, conflict):
