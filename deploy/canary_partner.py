@@ -70,7 +70,7 @@ class CanaryPartner:
         Return how many payments were made, and whether the partner has an endpoint that webhooks went to.
         """
         token = self._token()
-        is_told = bool(self._endpoints(token))
+        is_told = any(endpoint["status"] == "enabled" for endpoint in self._endpoints(token))
         made = [self._pay(token, f"canary-{name}-{percent}-{n}") for n in range(payments_at(percent))]
         self._until(
             PAID_WITHIN_SECONDS,

@@ -136,7 +136,7 @@ def pay(plan: Plan, percent: int) -> None:
         plan.sleep,
     )
     made, is_told = partner.pay(percent, f"{datetime.now(UTC):%Y%m%d%H%M%S}")
-    told = " and told" if is_told else "; it has no webhook endpoint: webhooks were not tried"
+    told = " and told" if is_told else "; without an enabled endpoint webhooks were not tried"
     tell(f"{percent} %: {made} payments of the canary partner are paid{told}")
 
 

@@ -208,7 +208,7 @@ def google():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     server.ready, server.errors, server.requests, server.slow = True, 0, 1000, 0
     server.payments, server.payment_status, server.undelivered = [], "paid", False
-    server.endpoints = [{"id": "we_1"}]
+    server.endpoints = [{"id": "we_1", "status": "enabled"}]
     server.looks, server.away, server.away_status, server.nonsense = 0, 0, 503, False
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -256,11 +256,14 @@ def test_the_canary_partner_pays_at_each_step_so_often_that_each_revision_meets_
     assert len(set(google.payments)) == len(google.payments)
 
 
-def test_a_canary_partner_without_an_endpoint_tries_no_webhooks_and_it_is_said(tmp_path, google):
-    google.endpoints = []
+@pytest.mark.parametrize("endpoints", [[], [{"id": "we_1", "status": "disabled"}]])
+def test_a_canary_partner_without_an_enabled_endpoint_tries_no_webhooks_and_it_is_said(
+    tmp_path, google, endpoints
+):
+    google.endpoints = endpoints
     done = Project(tmp_path, google.url).run(google.url)
     assert done.returncode == 0
-    assert "10 %: 29 payments of the canary partner are paid; it has no webhook endpoint" in done.stderr
+    assert "10 %: 29 payments of the canary partner are paid; without an enabled endpoint" in done.stderr
 
 
 @pytest.mark.parametrize("status", ["rejected", "cancelled"])
